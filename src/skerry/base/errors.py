@@ -1,0 +1,100 @@
+"""What can go wrong, by what the caller can do about it.
+
+Every error carries a message that names what was tried, on what, and why it failed; the hint, what
+to do about it, stands apart. Two families never share a type: `SkerryError` (a request or the
+engine is at fault) and `GuestFault` (the program in the container is at fault).
+
+The API maps a class to an HTTP status in one place (`skerry.api.errors`), the command lines to an
+exit code (`exit_code`), both as Docker's.
+"""
+
+
+class SkerryError(Exception):
+    """Base of all errors that skerry raises on purpose.
+
+    `message` is one line, `hint` what the user can do (may be empty).
+    """
+
+    exit_code = 125
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+class InvalidInput(SkerryError):
+    """The request itself cannot be meant: malformed, out of range, contradictory. HTTP 400."""
+
+
+class LimitExceeded(InvalidInput):
+    """Input that is well-formed but larger or deeper than the reader accepts. HTTP 400."""
+
+
+class DigestMismatch(InvalidInput):
+    """Bytes whose digest or size is not the declared one. HTTP 400."""
+
+
+class NotFound(SkerryError):
+    """No such container, image, path. HTTP 404."""
+
+
+class Conflict(SkerryError):
+    """The object's state forbids it now: name taken, container running. HTTP 409."""
+
+
+class NotModified(SkerryError):
+    """Already in the wanted state: started, stopped. HTTP 304."""
+
+
+class Forbidden(SkerryError):
+    """A policy says no. HTTP 403."""
+
+
+class Unsupported(SkerryError):
+    """Neither this host nor this version can do it. HTTP 501."""
+
+
+class Unavailable(SkerryError):
+    """The engine, the keeper or a peer cannot be reached now. HTTP 503."""
+
+
+class SystemFault(SkerryError):
+    """The host refused an operation that should have worked. HTTP 500."""
+
+
+class KernelFault(SystemFault):
+    """A system call failed. `errno` is kept; the message names the call and the object."""
+
+    def __init__(self, action: str, errno: int, *, hint: str = "") -> None:
+        import os
+
+        super().__init__(f"{action}: {os.strerror(errno)}", hint=hint)
+        self.action = action
+        self.errno = errno
+
+
+class GuestFault(Exception):
+    """The guest program's fault: shown to the user with the exit code that Docker gives it."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class CommandNotFound(GuestFault):
+    """The image holds no such executable. Exit code 127."""
+
+    exit_code = 127
+
+
+class CommandNotExecutable(GuestFault):
+    """The file exists and cannot be executed. Exit code 126."""
+
+    exit_code = 126

@@ -1,0 +1,1 @@
+"""The services, one a noun, and the recovery after a crash."""

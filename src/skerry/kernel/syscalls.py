@@ -1,0 +1,48 @@
+"""System calls through ctypes: one small wrapper per call, errno kept, the object named.
+
+This module and its neighbours are imported by processes that fork containers, so they stay lean:
+ctypes and os, nothing heavier. Constants cite the kernel header that defines them.
+"""
+
+import ctypes
+import os
+from typing import Any
+
+from skerry.base.errors import KernelFault
+
+libc = ctypes.CDLL(None, use_errno=True)
+_syscall = libc.syscall
+_syscall.restype = ctypes.c_long
+
+# asm/unistd_64.h; the calls above 423 have the same number on every architecture.
+_MACHINE = os.uname().machine
+NR_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}.get(_MACHINE, -1)
+NR_OPEN_TREE = 428
+NR_MOVE_MOUNT = 429
+NR_FSOPEN = 430
+NR_FSCONFIG = 431
+NR_FSMOUNT = 432
+NR_PIDFD_OPEN = 434
+NR_CLONE3 = 435
+NR_CLOSE_RANGE = 436
+NR_OPENAT2 = 437
+NR_MOUNT_SETATTR = 442
+
+
+def syscall(number: int, *args: Any, action: str) -> int:
+    """Make a raw system call; KernelFault with `action` when it returns -1.
+
+    Integers are passed as C longs, so a caller may give 64-bit flags without a cast.
+    """
+    words = [ctypes.c_long(a) if isinstance(a, int) else a for a in args]
+    result: int = _syscall(ctypes.c_long(number), *words)
+    if result == -1:
+        raise KernelFault(action, ctypes.get_errno())
+    return result
+
+
+def checked(result: int, action: str) -> int:
+    """`result` of a libc function, or KernelFault when it is -1."""
+    if result == -1:
+        raise KernelFault(action, ctypes.get_errno())
+    return result

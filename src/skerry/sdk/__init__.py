@@ -1,0 +1,1 @@
+"""A Python client of the engine's API. Holds no engine code."""

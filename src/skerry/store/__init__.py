@@ -1,0 +1,1 @@
+"""Images at rest: blobs, layers, snapshots and the records about them."""

@@ -1,0 +1,143 @@
+"""What an engine leaves on the host, found from the outside: from /proc and the cgroup trees.
+
+A process belongs to an engine when its command line, environment, working folder, mounts or open
+files lie below the engine's folders. That holds for the engine, its spawner, keepers and the
+programs in containers (their root is an overlay whose upper folder is there), whatever their
+parent has become.
+"""
+
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+class Footprint(NamedTuple):
+    """Everything that has to go when containers go; each entry reads as a line of a report."""
+
+    mounts: frozenset[str]
+    cgroups: frozenset[str]
+    processes: frozenset[str]
+    files: frozenset[str]
+
+    def beyond(self, earlier: "Footprint") -> list[str]:
+        """What is here and was not in `earlier`, sorted."""
+        return sorted(
+            entry for now, then in zip(self, earlier, strict=True) for entry in now - then
+        )
+
+
+def take(folders: Iterable[Path], run_roots: Iterable[Path] = ()) -> Footprint:
+    """The footprint of the engines that live in `folders`; `run_roots` are listed file by file."""
+    inside = [str(folder).encode() for folder in folders]
+    ours = {pid: name for pid in _pids() if (name := _belongs(pid, inside)) is not None}
+    return Footprint(
+        mounts=frozenset(_mounts(inside)),
+        cgroups=frozenset(_cgroups(set(ours))),
+        processes=frozenset(f"process {pid} {name}" for pid, name in ours.items()),
+        files=frozenset(f"file {path}" for root in run_roots for path in _files(root)),
+    )
+
+
+def settle(
+    earlier: Footprint,
+    folders: Iterable[Path],
+    run_roots: Iterable[Path] = (),
+    seconds: float = 10,
+) -> list[str]:
+    """Wait until nothing is beyond `earlier`; what still is after `seconds` is returned."""
+    folders, run_roots = list(folders), list(run_roots)
+    deadline = time.monotonic() + seconds
+    while True:
+        left = take(folders, run_roots).beyond(earlier)
+        if not left or time.monotonic() > deadline:
+            return left
+        time.sleep(0.1)
+
+
+def processes(folders: Iterable[Path]) -> dict[int, str]:
+    """Pid to command line of every process that belongs to the engines in `folders`."""
+    inside = [str(folder).encode() for folder in folders]
+    return {pid: name for pid in _pids() if (name := _belongs(pid, inside)) is not None}
+
+
+def _pids() -> list[int]:
+    mine = os.getpid()
+    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and int(entry) != mine]
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
+def _belongs(pid: int, inside: list[bytes]) -> str | None:
+    base = f"/proc/{pid}"
+    command = _read(f"{base}/cmdline")
+    if not command:
+        return None  # a kernel thread or a zombie: a zombie is its parent's, not a leak
+    name = command.replace(b"\0", b" ").decode(errors="replace").strip()[:120]
+    if any(folder in command for folder in inside):
+        return name
+    places = [_link(f"{base}/cwd"), *(_link(f"{base}/fd/{fd}") for fd in _list(f"{base}/fd"))]
+    if any(place.startswith(folder) for place in places for folder in inside):
+        return name
+    # The host's own mount table also lists our mounts, so only a private namespace tells.
+    if _link(f"{base}/ns/mnt") != _link("/proc/self/ns/mnt"):
+        mounts = _read(f"{base}/mountinfo")
+        if any(folder in mounts for folder in inside):
+            return name
+    return None
+
+
+def _link(path: str) -> bytes:
+    try:
+        return os.readlink(path).encode()
+    except OSError:
+        return b""
+
+
+def _list(path: str) -> list[str]:
+    try:
+        return os.listdir(path)
+    except OSError:
+        return []
+
+
+def _mounts(inside: list[bytes]) -> list[str]:
+    lines = _read("/proc/self/mountinfo").splitlines()
+    return [
+        f"mount {line.split()[4].decode(errors='replace')}"
+        for line in lines
+        if any(folder in line for folder in inside)
+    ]
+
+
+def _cgroups(ours: set[int]) -> list[str]:
+    """Groups named after skerry that are empty or hold one of our processes.
+
+    Another engine's tests may run beside these, so a group with somebody else's processes is left
+    out; an empty one of theirs is gone before `settle` gives up.
+    """
+    found = []
+    for folder, _, _ in os.walk(CGROUPS):
+        if "skerry" not in folder:
+            continue
+        pids = {int(pid) for pid in _read(f"{folder}/cgroup.procs").split()}
+        if not pids or pids & ours:
+            found.append(f"cgroup {folder}")
+    return found
+
+
+def _files(root: Path) -> list[str]:
+    return [
+        os.path.join(folder, name)
+        for folder, folders, files in os.walk(root)
+        for name in [*folders, *files]
+    ]

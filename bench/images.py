@@ -146,9 +146,14 @@ def tar_of(rootfs: Path) -> bytes:
     return out.getvalue()
 
 
-def docker_archive(target: Path, reference: str, layers: Sequence[bytes]) -> Path:
-    """An image of uncompressed tar `layers` as `docker load` reads it, written to `target`."""
-    ids = [hashlib.sha256(layer).hexdigest() for layer in layers]
+def docker_archive(
+    target: Path, reference: str, layers: Sequence[bytes], plain: Sequence[bytes] | None = None
+) -> Path:
+    """An image of tar `layers` as `docker load` reads it, written to `target`.
+
+    When `layers` are compressed, `plain` holds the same tars uncompressed, for the diff ids.
+    """
+    ids = [hashlib.sha256(layer).hexdigest() for layer in plain or layers]
     config = {
         "architecture": "amd64",
         "os": "linux",
@@ -159,11 +164,11 @@ def docker_archive(target: Path, reference: str, layers: Sequence[bytes]) -> Pat
     }
     raw = json.dumps(config).encode()
     config_name = f"{hashlib.sha256(raw).hexdigest()}.json"
-    manifest = [
-        {"Config": config_name, "RepoTags": [reference], "Layers": [f"{i}/layer.tar" for i in ids]}
-    ]
+    tagged = reference if ":" in reference else f"{reference}:latest"
+    names = [f"{one}/layer.tar" for one in ids]
+    manifest = [{"Config": config_name, "RepoTags": [tagged], "Layers": names}]
     members = [(config_name, raw), ("manifest.json", json.dumps(manifest).encode())]
-    members += [(f"{one}/layer.tar", layer) for one, layer in zip(ids, layers, strict=True)]
+    members += zip(names, layers, strict=True)
     with tarfile.open(target, mode="w") as tar:
         for name, data in members:
             info = tarfile.TarInfo(name)

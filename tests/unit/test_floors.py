@@ -14,9 +14,33 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 
 HEAVY = frozenset(
-    "dataclasses pathlib subprocess asyncio logging tempfile argparse inspect typing_extensions "
-    "shutil urllib http email ssl threading concurrent multiprocessing sqlite3 "
-    "aiohttp msgspec cryptography zstandard isal yarl multidict".split()
+    [
+        "dataclasses",
+        "pathlib",
+        "subprocess",
+        "asyncio",
+        "logging",
+        "tempfile",
+        "argparse",
+        "inspect",
+        "typing_extensions",
+        "shutil",
+        "urllib",
+        "http",
+        "email",
+        "ssl",
+        "threading",
+        "concurrent",
+        "multiprocessing",
+        "sqlite3",
+        "aiohttp",
+        "msgspec",
+        "cryptography",
+        "zstandard",
+        "isal",
+        "yarl",
+        "multidict",
+    ]
 )
 """Each costs a command line milliseconds, or a forking process pages and threads."""
 

@@ -16,7 +16,12 @@ _syscall.restype = ctypes.c_long
 
 # asm/unistd_64.h; the calls above 423 have the same number on every architecture.
 _MACHINE = os.uname().machine
-NR_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}.get(_MACHINE, -1)
+_SLOT = {"x86_64": 0, "aarch64": 1}.get(_MACHINE, 2)
+NR_PIVOT_ROOT = (155, 41, -1)[_SLOT]
+NR_KEYCTL = (250, 219, -1)[_SLOT]
+NR_IOPRIO_SET = (251, 30, -1)[_SLOT]
+NR_SCHED_SETATTR = (314, 274, -1)[_SLOT]
+NR_EXECVEAT = (322, 281, -1)[_SLOT]
 NR_OPEN_TREE = 428
 NR_MOVE_MOUNT = 429
 NR_FSOPEN = 430

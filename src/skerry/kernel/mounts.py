@@ -70,6 +70,7 @@ _FSCONFIG_SET_STRING = 1
 _FSCONFIG_CMD_CREATE = 6
 _F_EMPTY_PATH = 0x04
 _T_EMPTY_PATH = 0x40
+_CLOEXEC = 1  # FSOPEN_CLOEXEC, FSMOUNT_CLOEXEC
 _PAGE = 4096
 
 
@@ -177,7 +178,7 @@ def move_mount(fd: int, target: str | int) -> None:
 
 def fsopen(fstype: str) -> int:
     """Begin a new file system of this type (fsopen(2))."""
-    return syscall(NR_FSOPEN, fstype.encode(), os.O_CLOEXEC, action=f"open file system {fstype}")
+    return syscall(NR_FSOPEN, fstype.encode(), _CLOEXEC, action=f"open file system {fstype}")
 
 
 def fsconfig(fs_fd: int, key: str, value: str | None = None) -> None:
@@ -201,7 +202,7 @@ def fsmount(fs_fd: int, attributes: int = 0, what: str = "file system") -> int:
         syscall(NR_FSCONFIG, fs_fd, _FSCONFIG_CMD_CREATE, None, None, 0, action=f"create {what}")
     except KernelFault as fault:
         raise KernelFault(fault.action, fault.errno, hint=_messages(fs_fd)) from None
-    return syscall(NR_FSMOUNT, fs_fd, os.O_CLOEXEC and 1, attributes, action=f"mount {what}")
+    return syscall(NR_FSMOUNT, fs_fd, _CLOEXEC, attributes, action=f"mount {what}")
 
 
 def _messages(fs_fd: int) -> str:

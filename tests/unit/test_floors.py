@@ -14,7 +14,7 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 
 HEAVY = frozenset(
-    [
+    {
         "dataclasses",
         "pathlib",
         "subprocess",
@@ -40,7 +40,7 @@ HEAVY = frozenset(
         "isal",
         "yarl",
         "multidict",
-    ]
+    }
 )
 """Each costs a command line milliseconds, or a forking process pages and threads."""
 

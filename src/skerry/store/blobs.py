@@ -1,0 +1,145 @@
+"""Blobs by digest, in an OCI image layout: `<root>/blobs/sha256/<hex>`.
+
+A blob is written to `tmp/` while it is hashed, flushed, and renamed into place: either the whole
+verified content has its name, or nothing has.
+"""
+
+import os
+from typing import BinaryIO, Final
+
+from skerry.base.digests import Verifier, hex_of
+from skerry.base.errors import InvalidInput, NotFound
+from skerry.store.leases import Leases
+from skerry.store.scratch import Scratch
+
+LAYOUT_VERSION: Final = b'{"imageLayoutVersion":"1.0.0"}'
+
+
+class Blobs:
+    """Content-addressed files. Thread-safe."""
+
+    def __init__(self, root: str, scratch: Scratch, leases: Leases) -> None:
+        self._scratch = scratch
+        self._leases = leases
+        self._folder = os.path.join(root, "blobs", "sha256")
+        os.makedirs(self._folder, mode=0o700, exist_ok=True)
+        layout = os.path.join(root, "oci-layout")
+        if not os.path.exists(layout):
+            write_atomically(layout, LAYOUT_VERSION, scratch)
+
+    def path(self, digest: str) -> str:
+        """Where the blob is or would be."""
+        if not digest.startswith("sha256:"):
+            raise InvalidInput(f"{digest:.100}: only sha256 digests can be stored")
+        return os.path.join(self._folder, hex_of(digest))
+
+    def has(self, digest: str) -> bool:
+        """Whether the blob is here; if so it outlives the leases that are held now."""
+        with self._leases.lock:
+            found = os.path.exists(self.path(digest))
+            if found:
+                self._leases.touch(digest)
+        return found
+
+    def size(self, digest: str) -> int:
+        """Bytes, or NotFound."""
+        try:
+            return os.stat(self.path(digest)).st_size
+        except FileNotFoundError:
+            raise NotFound(f"no such blob: {digest}") from None
+
+    def open(self, digest: str) -> BinaryIO:
+        """The blob's content, unbuffered; the caller closes. NotFound when it is not here."""
+        try:
+            return open(self.path(digest), "rb", buffering=0)
+        except FileNotFoundError:
+            raise NotFound(f"no such blob: {digest}") from None
+
+    def read(self, digest: str, limit: int = 8 << 20) -> bytes:
+        """A small blob's content, verified; InvalidInput when it is over `limit` bytes."""
+        with self.open(digest) as file:
+            data = file.read(limit + 1)
+        if len(data) > limit:
+            raise InvalidInput(f"blob {digest}: more than {limit} bytes")
+        seen = Verifier()
+        seen.update(data)
+        seen.check(digest, what=f"blob {digest}")
+        return data
+
+    def ingest(self) -> "Writer":
+        """A writer for one new blob, to be used in a `with` block."""
+        return Writer(self, self._scratch, self._leases)
+
+    def put(self, data: bytes) -> str:
+        """Store a small document; its digest."""
+        with self.ingest() as writer:
+            writer.write(data)
+            return writer.commit()
+
+    def all(self) -> list[str]:
+        """The digests of all blobs, in order."""
+        return [f"sha256:{name}" for name in sorted(os.listdir(self._folder))]
+
+
+class Writer:
+    """A blob on its way in. Leaving the `with` block without `commit` leaves nothing behind."""
+
+    def __init__(self, blobs: Blobs, scratch: Scratch, leases: Leases) -> None:
+        self._blobs = blobs
+        self._leases = leases
+        self._path = scratch.path("blob")
+        self._seen = Verifier()
+        self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far."""
+        return self._seen.size
+
+    def write(self, chunk: bytes | memoryview) -> int:
+        """Append; the number of bytes, as files do."""
+        self._seen.update(chunk)
+        view = memoryview(chunk)
+        while view:
+            view = view[os.write(self._fd, view) :]
+        return len(chunk)
+
+    def commit(self, digest: str | None = None, size: int | None = None) -> str:
+        """Verify against what was declared, flush, give it its name; the digest.
+
+        DigestMismatch when the bytes are others than declared. Storing what is already there is fine.
+        """
+        if digest is not None:
+            self._seen.check(digest, size, what="blob")
+        target = self._blobs.path(self._seen.digest)
+        with self._leases.lock:
+            self._leases.touch(self._seen.digest)
+            known = os.path.exists(target)
+        if not known:
+            os.fdatasync(self._fd)
+            os.rename(self._path, target)
+        return self._seen.digest
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+            try:
+                os.unlink(self._path)
+            except FileNotFoundError:
+                return
+
+
+def write_atomically(path: str, data: bytes, scratch: Scratch) -> None:
+    """Replace a small file: a reader sees the old content or the new, also after a crash."""
+    temporary = scratch.path("file")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, data)
+        os.fdatasync(fd)
+    finally:
+        os.close(fd)
+    os.rename(temporary, path)

@@ -71,6 +71,11 @@ class Client:
             self._kept.close()
             self._kept = None
 
+    def ensure(self) -> None:
+        """Connect now, if not connected; errors as `connect`."""
+        if not self._kept or not self._kept.reusable:
+            self._kept = self.connect()
+
     def connect(self) -> Connection:
         """A fresh connection of the caller's own.
 

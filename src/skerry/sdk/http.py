@@ -91,20 +91,21 @@ class Connection:
         """Send a request; an iterable body goes out in chunks."""
         head = [f"{method} {target} HTTP/1.1", "Host: skerry"]
         head += [f"{name}: {value}" for name, value in (headers or {}).items()]
-        whole = isinstance(body, (bytes, bytearray))
-        if whole or (body is None and method in ("POST", "PUT")):
-            head.append(f"Content-Length: {len(body or b'')}")  # type: ignore[arg-type]
+        whole = body if isinstance(body, bytes) else None
+        parts = () if body is None or isinstance(body, bytes) else body
+        if whole is not None or (body is None and method in ("POST", "PUT")):
+            head.append(f"Content-Length: {len(whole or b'')}")
         elif body is not None:
             head.append("Transfer-Encoding: chunked")
         if any("\r" in line or "\n" in line for line in head):
             raise InvalidInput(f"a line break in the request {method} {target!r:.80}")
         data = ("\r\n".join(head) + "\r\n\r\n").encode("latin-1")
         try:
-            self._socket.sendall(data + body if whole else data)  # type: ignore[operator]
-            if body is not None and not whole:
-                for part in body:
-                    if part:
-                        self._socket.sendall(b"%x\r\n%b\r\n" % (len(part), part))
+            self._socket.sendall(data + (whole or b""))
+            for part in parts:
+                if part:
+                    self._socket.sendall(b"%x\r\n%b\r\n" % (len(part), part))
+            if body is not None and whole is None:
                 self._socket.sendall(b"0\r\n\r\n")
         except (BrokenPipeError, ConnectionResetError):
             # The engine may have answered (413, 404) before it read the whole body.

@@ -39,7 +39,7 @@ except ImportError:  # another interpreter than CPython
     def _encode(value: Any) -> str:
         return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 else:
-    _scan = make_scanner(_Strict)  # type: ignore[arg-type]
+    _scan = make_scanner(_Strict)  # type: ignore[assignment,arg-type]
 
     def _encode(value: Any) -> str:
         encoder = make_encoder({}, _refuse, encode_basestring, None, ":", ",", False, False, True)

@@ -1,0 +1,113 @@
+"""Where each command lives. A command's module is imported when it is called, never before."""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from skerry.cli.options import Command
+
+COMMANDS: dict[str, str] = {
+    "run": "run",
+    "create": "run",
+    "exec": "exec",
+    "attach": "attach",
+    "ps": "ps",
+    "logs": "logs",
+    "start": "lifecycle",
+    "stop": "lifecycle",
+    "restart": "lifecycle",
+    "kill": "lifecycle",
+    "pause": "lifecycle",
+    "unpause": "lifecycle",
+    "wait": "lifecycle",
+    "rename": "lifecycle",
+    "rm": "lifecycle",
+    "update": "update",
+    "top": "top",
+    "stats": "stats",
+    "inspect": "inspect",
+    "events": "events",
+    "cp": "copy",
+    "diff": "changes",
+    "commit": "changes",
+    "export": "archives",
+    "save": "archives",
+    "load": "archives",
+    "import": "archives",
+    "images": "images",
+    "rmi": "images",
+    "tag": "images",
+    "history": "images",
+    "pull": "pull",
+    "bootstrap": "bootstrap",
+    "info": "system",
+    "version": "system",
+    "doctor": "doctor",
+    "engine": "engine",
+    "completion": "completion",
+    "help": "help",
+}
+"""Command to the module in `skerry.cli.commands` whose COMMANDS has it."""
+
+_CONTAINER_VERBS = (
+    *("attach", "commit", "cp", "create", "diff", "exec", "export", "kill", "logs", "pause"),
+    *("rename", "restart", "rm", "run", "start", "stats", "stop", "top", "unpause", "update"),
+    "wait",
+)
+
+GROUPS: dict[str, dict[str, tuple[str, str]]] = {
+    "container": {name: (COMMANDS[name], name) for name in _CONTAINER_VERBS}
+    | {
+        "ls": ("ps", "ps"),
+        "ps": ("ps", "ps"),
+        "list": ("ps", "ps"),
+        "inspect": ("inspect", "container inspect"),
+        "prune": ("prune", "container prune"),
+    },
+    "image": {
+        "ls": ("images", "images"),
+        "list": ("images", "images"),
+        "rm": ("images", "rmi"),
+        "remove": ("images", "rmi"),
+        "tag": ("images", "tag"),
+        "history": ("images", "history"),
+        "exists": ("images", "image exists"),
+        "inspect": ("inspect", "image inspect"),
+        "prune": ("prune", "image prune"),
+        "pull": ("pull", "pull"),
+        "save": ("archives", "save"),
+        "load": ("archives", "load"),
+        "import": ("archives", "import"),
+    },
+    "system": {
+        "df": ("usage", "system df"),
+        "prune": ("prune", "system prune"),
+        "info": ("system", "info"),
+        "events": ("events", "events"),
+    },
+}
+"""Group to its commands: module and the name in that module's COMMANDS."""
+
+GROUP_SUMMARIES = {
+    "container": "Manage containers",
+    "image": "Manage images",
+    "system": "Manage the engine and its disk space",
+}
+
+
+def load(module: str, name: str) -> Command:
+    """The command `name` of `skerry.cli.commands.<module>`."""
+    full = f"skerry.cli.commands.{module}"
+    __import__(full)
+    commands: dict[str, Command] = sys.modules[full].COMMANDS
+    return commands[name]
+
+
+def every() -> list[tuple[str, Command]]:
+    """All commands, as (path, command): for the help, the manual and the completions."""
+    found = [(name, load(module, name)) for name, module in COMMANDS.items()]
+    for group, members in GROUPS.items():
+        found += [(f"{group} {name}", load(*place)) for name, place in members.items()]
+    return found

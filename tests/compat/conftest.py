@@ -5,6 +5,7 @@ wrong expectation, not an incompatibility of ours.
 """
 
 import fcntl
+import json
 import os
 import pty
 import select
@@ -44,16 +45,32 @@ def leaves_nothing(daemon: Daemon) -> Iterator[None]:
         assert not left, "left behind:\n" + "\n".join(left)
 
 
-@pytest.fixture
-def docker(daemon: Daemon) -> Callable[..., str]:
-    """`docker("ps", "-q")`: the docker CLI's stdout, stripped; its exit code has to be `code`."""
+class Docker:
+    """The docker CLI against the engine under test."""
 
-    def call(*args: str, code: int = 0, stdin: bytes = b"") -> str:
-        done = daemon.docker(*args, check=False, stdin=stdin)
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+
+    def __call__(self, *args: str, code: int = 0, stdin: bytes = b"") -> str:
+        """`docker("ps", "-q")`: stdout, stripped; the exit code has to be `code`."""
+        done = self._daemon.docker(*args, check=False, stdin=stdin)
         assert done.returncode == code, f"docker {' '.join(args)}: {done.stderr or done.stdout}"
         return done.stdout.strip()
 
-    return call
+    def field(self, name: str, template: str) -> str:
+        """`docker inspect --format`."""
+        return self("inspect", "--format", template, name)
+
+    def inspect(self, name: str) -> dict[str, Any]:
+        """`docker inspect`, decoded."""
+        found: dict[str, Any] = json.loads(self("inspect", name))[0]
+        return found
+
+
+@pytest.fixture
+def docker(daemon: Daemon) -> Docker:
+    """The docker CLI, called like a function."""
+    return Docker(daemon)
 
 
 @pytest.fixture
@@ -76,7 +93,7 @@ def name(daemon: Daemon, request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture
-def sleeper(docker: Callable[..., str], name: str) -> str:
+def sleeper(docker: Docker, name: str) -> str:
     """The name of a running container that does nothing and ends at once on SIGTERM."""
     docker("run", "-d", "--network", "none", "--init", "--name", name, "busybox", "sleep", "1000")
     return name

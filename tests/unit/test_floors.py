@@ -63,7 +63,11 @@ def lean_modules() -> list[str]:
         for path in sorted((SOURCE / "skerry" / room).rglob("*.py")):
             parts = path.relative_to(SOURCE).with_suffix("").parts
             found.append(".".join(parts).removesuffix(".__init__"))
-    return [name for name in found if name not in NOT_LEAN]
+    return [
+        name
+        for name in found
+        if not any(name == other or name.startswith(f"{other}.") for other in NOT_LEAN)
+    ]
 
 
 def imported_by(module: str) -> set[str]:

@@ -1,0 +1,357 @@
+"""`RuntimeDriver`: the life cycle of containers and execs, on the event loop."""
+
+import asyncio
+import json
+import os
+import signal as signals
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from skerry.base.errors import Conflict, GuestFault, SkerryError, Unavailable
+from skerry.base.isolation import Attach, ExecTask, Exit, Started, Stats, Task
+from skerry.base.oci_runtime import Spec
+from skerry.kernel import cgroups
+from skerry.runtime import bundle, plan, rundir
+from skerry.runtime.driver import leftovers, readings
+from skerry.runtime.driver.link import Control
+from skerry.runtime.driver.spawning import Spawner
+from skerry.runtime.driver.streams import AttachStream, stream_pair
+from skerry.runtime.programs import process_to_wire
+
+OnExit = Callable[[str, Exit], None]
+CONFIG = "config.json"
+_RECOVERY_PATIENCE = 30.0
+_KILL_PATIENCE = 10.0
+_POLL = 0.005
+_LOST = "the keeper was killed, and the program with it"
+
+
+class _Kept(NamedTuple):
+    """A running program and the line to its keeper."""
+
+    id: str
+    run_dir: str
+    control: Control
+    started: Started
+    facts: dict[str, Any]
+
+
+class RuntimeDriver:
+    """Containers of namespaces, cgroups and capabilities on this host."""
+
+    name = "container"
+
+    def __init__(self, *, cgroup_parent: str = "/skerry", spawner: Spawner | None = None) -> None:
+        """`cgroup_parent` is where containers go whose configuration names no cgroup."""
+        self._cgroup_parent = cgroup_parent.rstrip("/")
+        self._spawner = spawner or Spawner()
+        self._layout = cgroups.detect()
+        self._kept: dict[str, _Kept] = {}
+        self._containers: dict[str, _Kept] = {}
+        self._plans: dict[str, tuple[Task, plan.Plan]] = {}
+        self._background: set[asyncio.Task[None]] = set()
+
+    # Life cycle
+
+    async def create(self, task: Task) -> None:
+        """Check and plan, write the bundle; InvalidInput when the spec cannot be run here."""
+        self._plans[task.id] = (task, self._plan(task))
+        self._spawner.ensure()
+
+    def _plan(self, task: Task) -> plan.Plan:
+        text = json.dumps(task.spec).encode()
+        spec = bundle.parse(text)
+        made = plan.plan(
+            spec,
+            bundle=task.state_dir,
+            container_id=task.id,
+            layout=self._layout,
+            rootfs=task.rootfs,
+            cgroup_path=self._cgroup_path(task.id, spec),
+        )
+        leftovers.write_file(task.state_dir, CONFIG, text)
+        return made
+
+    def _cgroup_path(self, container_id: str, spec: Spec | None = None) -> str:
+        kept = self._containers.get(container_id)
+        if kept is not None:
+            return str(kept.facts["cgroup"])
+        named = (spec or {}).get("linux", {}).get("cgroupsPath", "")
+        return named if named.startswith("/") else f"{self._cgroup_parent}/{container_id}"
+
+    async def start(
+        self, task: Task, on_exit: OnExit, *, attach: Attach | None = None
+    ) -> tuple[Started, AttachStream | None]:
+        """Run it; returns once the program was executed. `on_exit(id, exit)` is called once."""
+        planned, made = self._plans.pop(task.id, (None, None))
+        if made is None or planned != task:
+            made = self._plan(task)
+        assert made.process is not None
+        head = {
+            "op": "start",
+            "run_dir": task.run_dir,
+            "log": task.log,
+            "terminal": made.process.terminal,
+            "open_stdin": task.open_stdin,
+            "stdin_once": task.stdin_once,
+            "attach": attach,
+            "facts": {
+                "id": task.id,
+                "container": task.id,
+                "cgroup": made.cgroup_path,
+                "state_dir": task.state_dir,
+            },
+        }
+        return await self._run(task.id, head, made.to_wire(), on_exit, attach)
+
+    async def exec(
+        self, task: ExecTask, on_exit: OnExit, *, attach: Attach | None
+    ) -> tuple[Started, AttachStream | None]:
+        """Run a further process behind the wall; errors as `start`."""
+        container = self._containers.get(task.container_id)
+        if container is None:
+            raise Conflict(f"container {task.container_id} is not running")
+        spec = bundle.load(str(container.facts["state_dir"]))
+        process = plan.plan_process(bundle.parse_process(json.dumps(task.process).encode()), spec)
+        head = {
+            "op": "exec",
+            "run_dir": task.run_dir,
+            "log": ["none", "", 0, 0],
+            "terminal": process.terminal,
+            "open_stdin": task.open_stdin,
+            "stdin_once": True,
+            "attach": attach,
+            "pid": container.started.pid,
+            "start_time": container.started.start_time,
+            "cgroup": container.facts["cgroup"],
+            "facts": {"id": task.id, "container": task.container_id, "exec": True},
+        }
+        return await self._run(task.id, head, process_to_wire(process), on_exit, attach)
+
+    async def _run(
+        self, id_: str, head: dict[str, Any], body: bytes, on_exit: OnExit, attach: Attach | None
+    ) -> tuple[Started, AttachStream | None]:
+        """Ask the spawner for a keeper, and wait until the program runs."""
+        run_dir = str(head["run_dir"])
+        if run_dir in self._kept:
+            raise Conflict(f"{id_} is running already")
+        os.makedirs(run_dir, 0o700, exist_ok=True)
+        for _ in range(2):
+            control, stream = self._request(id_, head, body, on_exit, attach)
+            starting = asyncio.ensure_future(self._await_start(id_, head, control))
+            try:
+                started = await asyncio.shield(starting)
+            except asyncio.CancelledError:
+                self._in_background(self._stop_unwanted(starting, control))
+                raise
+            except BaseException as error:
+                if stream is not None:
+                    await stream.close()
+                if not isinstance(error, Unavailable) or control.taken:
+                    raise
+            else:
+                control.release()
+                return started, stream
+        raise Unavailable(
+            f"cannot start {id_}: the spawner ends before it takes a request",
+            hint="its complaint is in the engine's standard error",
+        )
+
+    def _request(
+        self, id_: str, head: dict[str, Any], body: bytes, on_exit: OnExit, attach: Attach | None
+    ) -> tuple[Control, AttachStream | None]:
+        run_dir = str(head["run_dir"])
+        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        fds: tuple[int, ...] = (theirs.detach(),)
+        stream = None
+        if attach is not None:
+            stream, end = stream_pair()
+            fds = (*fds, end)
+        control = Control(mine, lambda end: self._ended(id_, run_dir, head["facts"], on_exit, end))
+        self._spawner.send(head, body, fds)
+        return control, stream
+
+    async def _await_start(self, id_: str, head: dict[str, Any], control: Control) -> Started:
+        run_dir, facts = str(head["run_dir"]), head["facts"]
+        try:
+            started = await control.started
+        except Unavailable:
+            if control.taken:
+                # The keeper died while it was launching: nobody else will tidy up.
+                await asyncio.to_thread(leftovers.end, run_dir, facts)
+            control.close()
+            raise
+        except BaseException:
+            control.close()
+            raise
+        self._remember(_Kept(id_, run_dir, control, started, facts))
+        return started
+
+    async def _stop_unwanted(self, starting: "asyncio.Future[Started]", control: Control) -> None:
+        """Whoever asked for the program has gone before it ran, so nobody would ever end it."""
+        with suppress(SkerryError, GuestFault):
+            leftovers.send_signal(await starting, signals.SIGKILL)
+            control.release()
+
+    def _remember(self, kept: _Kept) -> None:
+        self._kept[kept.run_dir] = kept
+        if not kept.facts.get("exec"):
+            self._containers[kept.id] = kept
+
+    def _ended(
+        self, id_: str, run_dir: str, facts: dict[str, Any], on_exit: OnExit, end: Exit | None
+    ) -> None:
+        """The keeper told the end, or has gone without a word (None)."""
+        kept = self._kept.pop(run_dir, None)
+        if not facts.get("exec"):
+            self._containers.pop(id_, None)
+        if kept is not None:
+            kept.control.close()
+        if end is not None:
+            on_exit(id_, end)
+        else:
+            self._in_background(self._lost(id_, run_dir, facts, on_exit))
+
+    async def _lost(self, id_: str, run_dir: str, facts: dict[str, Any], on_exit: OnExit) -> None:
+        on_exit(id_, await asyncio.to_thread(leftovers.settle, run_dir, facts, _LOST))
+
+    async def recover(
+        self, container_id: str, run_dir: str, on_exit: OnExit
+    ) -> Started | Exit | None:
+        """Find a task of an earlier engine: Started when it runs, Exit when it has ended."""
+        if run_dir in self._kept:
+            return self._kept[run_dir].started
+        deadline = asyncio.get_running_loop().time() + _RECOVERY_PATIENCE
+        while rundir.keeper_pid(run_dir):
+            if asyncio.get_running_loop().time() > deadline:
+                await asyncio.to_thread(leftovers.kill_keeper, run_dir)
+                break
+            sock = rundir.connect(run_dir)
+            if sock is None:  # It is about to listen, or about to leave.
+                await asyncio.sleep(_POLL)
+                continue
+            started = await self._rejoin(container_id, run_dir, sock, on_exit)
+            if started is not None:
+                return started
+        return await asyncio.to_thread(
+            leftovers.look, run_dir, self._cgroup_path(container_id), _LOST
+        )
+
+    async def _rejoin(
+        self, id_: str, run_dir: str, sock: socket.socket, on_exit: OnExit
+    ) -> Started | None:
+        facts: dict[str, Any] = {}
+        control = Control(sock, lambda end: self._ended(id_, run_dir, facts, on_exit, end))
+        try:
+            answer = await asyncio.wait_for(control.request("status"), _RECOVERY_PATIENCE)
+        except (Unavailable, TimeoutError):
+            control.close()
+            return None
+        facts.update(answer["facts"])
+        started = Started(answer["pid"], answer["start_time"])
+        if not control.started.done():
+            control.started.set_result(started)
+        self._remember(_Kept(id_, run_dir, control, started, facts))
+        control.release()
+        return started
+
+    async def delete(self, container_id: str, state_dir: str, run_dir: str) -> None:
+        """Kill what still runs and remove every trace but the caller's own files."""
+        self._plans.pop(container_id, None)
+        kept = self._kept.get(run_dir)
+        if kept is not None:
+            await self._kill(kept)
+        facts = dict(kept.facts) if kept else leftovers.facts_of(run_dir, state_dir, CONFIG)
+        facts.setdefault("cgroup", self._cgroup_path(container_id))
+        if leftovers.is_anything_left(run_dir, facts, self._layout):
+            await asyncio.to_thread(leftovers.end, run_dir, facts)
+        leftovers.remove_files(run_dir, state_dir, CONFIG)
+
+    async def _kill(self, kept: _Kept) -> None:
+        """In good order: the keeper writes the record and tells."""
+        with suppress(Conflict):
+            await self.signal(kept.id, kept.run_dir, signals.SIGKILL)
+        await asyncio.wait([kept.control.ended], timeout=_KILL_PATIENCE)
+
+    async def close(self) -> None:
+        """Let go of everything without ending any task."""
+        for kept in list(self._kept.values()):
+            kept.control.close()
+        self._kept.clear()
+        self._containers.clear()
+        for task in list(self._background):
+            with suppress(SkerryError):
+                await task
+        self._spawner.close()
+
+    # What runs
+
+    async def attach(self, container_id: str, run_dir: str, how: Attach) -> AttachStream:
+        """Join the streams of a running task or exec."""
+        control = self._control(container_id, run_dir)
+        stream, end = stream_pair()
+        try:
+            await control.request("attach", (end,), how=how)
+        except BaseException:
+            await stream.close()
+            raise
+        return stream
+
+    async def resize(self, run_dir: str, rows: int, columns: int) -> None:
+        """Set the terminal's size. Conflict when there is no terminal."""
+        await self._control("the program", run_dir).request("resize", rows=rows, columns=columns)
+
+    def _control(self, id_: str, run_dir: str) -> Control:
+        kept = self._kept.get(run_dir)
+        if kept is None:
+            raise Conflict(f"{id_} is not running")
+        return kept.control
+
+    async def signal(self, container_id: str, run_dir: str, signal: int) -> None:
+        """Send a signal to the init; with SIGKILL the whole task ends."""
+        kept = self._kept.get(run_dir)
+        if kept is None or not leftovers.send_signal(kept.started, signal):
+            raise Conflict(f"cannot signal {container_id or run_dir}: it is not running")
+        if signal == signals.SIGKILL and "cgroup" in kept.facts:
+            # A frozen process does not die of it before it is thawed.
+            cgroup = self._cgroup(kept.id)
+            if cgroup.frozen():
+                await asyncio.to_thread(cgroup.thaw)
+
+    async def pause(self, container_id: str) -> None:
+        """Freeze every process of the task."""
+        await asyncio.to_thread(self._running_cgroup(container_id).freeze)
+
+    async def resume(self, container_id: str) -> None:
+        """Thaw them."""
+        await asyncio.to_thread(self._running_cgroup(container_id).thaw)
+
+    async def update(self, container_id: str, resources: dict[str, object]) -> None:
+        """Change limits of a running task; `resources` is OCI `linux.resources`."""
+        cgroup = self._running_cgroup(container_id)
+        writes = cgroups.plan(self._cgroup_path(container_id), resources, self._layout)
+        await asyncio.to_thread(cgroup.apply, writes)
+
+    async def stats(self, container_id: str) -> Stats:
+        """One reading of the counters."""
+        cgroup = self._running_cgroup(container_id)
+        return readings.stats(cgroup, self._containers[container_id].started.pid)
+
+    async def pids(self, container_id: str) -> list[int]:
+        """Every process of the task, in the host's pid namespace."""
+        return self._running_cgroup(container_id).pids()
+
+    def _running_cgroup(self, container_id: str) -> cgroups.Cgroup:
+        if container_id not in self._containers:
+            raise Conflict(f"container {container_id} is not running")
+        return self._cgroup(container_id)
+
+    def _cgroup(self, container_id: str) -> cgroups.Cgroup:
+        return cgroups.Cgroup(self._cgroup_path(container_id), self._layout)
+
+    def _in_background(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)

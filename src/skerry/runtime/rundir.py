@@ -1,0 +1,197 @@
+"""The files by which a keeper can be found again: the task's run directory.
+
+    keeper.pid   the keeper's pid; locked (fcntl) for as long as the keeper lives
+    keeper.sock  where the keeper listens while the program runs
+    task.json    what runs: init's pid and start time, cgroup, bundle; written once it runs
+    exit.json    how it ended; written before anybody is told
+
+The lock is what tells a living keeper from a dead one: the kernel drops it with the process and
+names its holder, so neither a stale pid nor a reused one can mislead. All files are replaced
+atomically; sockets are reached through the directory's descriptor, because a socket's path may not
+exceed 107 bytes.
+"""
+
+import fcntl
+import json
+import os
+import socket
+import struct
+from typing import Any
+
+from skerry.base.errors import Conflict, KernelFault, SystemFault
+from skerry.base.isolation import Exit, Started
+
+PID = "keeper.pid"
+SOCKET = "keeper.sock"
+TASK = "task.json"
+EXIT = "exit.json"
+VERSION = 1
+_LIMIT = 256 * 1024
+# struct flock on 64-bit Linux (fcntl.h): type, whence, start, len, pid.
+_FLOCK = struct.Struct("hhqqi4x")
+
+
+def take_lock(run_dir: str) -> int:
+    """Become the keeper of `run_dir`: the locked pid file's descriptor, open as long as it lives.
+
+    Conflict when another keeper lives. The descriptor must be the process's only one of that file:
+    closing any of them drops a lock of this kind.
+    """
+    path = os.path.join(run_dir, PID)
+    try:
+        while True:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(fd)
+                raise Conflict(f"{run_dir} already has a keeper that lives") from None
+            if os.fstat(fd).st_nlink:
+                break
+            os.close(fd)  # Removed by a `delete` between open and lock.
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+    except OSError as error:
+        raise KernelFault(f"locking {path}", error.errno or 0) from None
+    return fd
+
+
+def keeper_pid(run_dir: str) -> int:
+    """The pid of the keeper that holds the lock; 0 when none lives."""
+    try:
+        fd = os.open(os.path.join(run_dir, PID), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return 0
+    try:
+        answer = fcntl.fcntl(fd, fcntl.F_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+    finally:
+        os.close(fd)
+    kind, _, _, _, pid = _FLOCK.unpack(answer)
+    return pid if kind != fcntl.F_UNLCK else 0
+
+
+def listen(run_dir: str) -> socket.socket:
+    """The keeper's listening socket, SOCK_SEQPACKET, reachable by the same user only."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+    try:
+        directory = os.open(run_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            remove(run_dir, SOCKET)
+            os.fchmod(sock.fileno(), 0o600)
+            sock.bind(f"/proc/self/fd/{directory}/{SOCKET}")
+        finally:
+            os.close(directory)
+        sock.listen(64)
+    except OSError as error:
+        sock.close()
+        raise KernelFault(f"listening on {run_dir}/{SOCKET}", error.errno or 0) from None
+    return sock
+
+
+def connect(run_dir: str) -> socket.socket | None:
+    """A connection to the keeper of `run_dir`, None when nobody listens there."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        directory = os.open(run_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            sock.connect(f"/proc/self/fd/{directory}/{SOCKET}")
+        finally:
+            os.close(directory)
+    except OSError:
+        sock.close()
+        return None
+    return sock
+
+
+def write_json(directory: str, name: str, value: dict[str, Any]) -> None:
+    """Replace a file atomically (temporary file, then rename); KernelFault."""
+    path = os.path.join(directory, name)
+    fresh = f"{path}.new"
+    try:
+        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            view = memoryview(json.dumps(value, separators=(",", ":")).encode())
+            while view:
+                view = view[os.write(fd, view) :]
+        finally:
+            os.close(fd)
+        os.rename(fresh, path)
+    except OSError as error:
+        raise KernelFault(f"writing {path}", error.errno or 0) from None
+
+
+def read_json(directory: str, name: str) -> dict[str, Any] | None:
+    """A file's object, None when there is no such file; SystemFault when it is damaged."""
+    path = os.path.join(directory, name)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise KernelFault(f"reading {path}", error.errno or 0) from None
+    try:
+        data = os.read(fd, _LIMIT)
+    finally:
+        os.close(fd)
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict) or value.get("version") != VERSION:
+        raise SystemFault(f"{path} is damaged or of another version")
+    return value
+
+
+def write_exit(run_dir: str, record: Exit, signal: int = 0) -> None:
+    """Record how the task ended."""
+    write_json(run_dir, EXIT, {"version": VERSION, "signal": signal, **record._asdict()})
+
+
+def read_exit(run_dir: str) -> Exit | None:
+    """How the task ended, None when that is not recorded."""
+    value = read_json(run_dir, EXIT)
+    return None if value is None else exit_from(value)
+
+
+def exit_from(value: dict[str, Any]) -> Exit:
+    """An Exit from a record or a message."""
+    return Exit(
+        int(value["code"]),
+        bool(value["oom_killed"]),
+        float(value["finished_at"]),
+        str(value.get("error", "")),
+    )
+
+
+def write_task(run_dir: str, started: Started, facts: dict[str, Any]) -> None:
+    """Record what runs, with the `facts` that a later engine needs (cgroup, bundle, ...)."""
+    write_json(run_dir, TASK, {**facts, "version": VERSION, **started._asdict()})
+
+
+def remove(run_dir: str, *names: str) -> None:
+    """Remove files that may not be there; KernelFault for any other reason."""
+    for name in names:
+        path = os.path.join(run_dir, name)
+        try:
+            os.unlink(path)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise KernelFault(f"removing {path}", error.errno or 0) from None
+
+
+def start_time(pid: int) -> int:
+    """The process's start time in clock ticks since boot (proc(5), stat field 22); 0 when gone."""
+    try:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        stat = os.read(fd, 1024)
+    except OSError:
+        return 0
+    finally:
+        os.close(fd)
+    # The command's name, in parentheses, may hold anything.
+    fields = stat[stat.rfind(b")") + 2 :].split()
+    return int(fields[19]) if fields and fields[0] != b"Z" else 0

@@ -1,0 +1,92 @@
+"""The spawner: a lean, single-threaded process that forks a keeper for each request.
+
+Theory. Forking from the engine would copy its page tables, take its threads' locks along and put
+the engine's memory in reach of what runs in a half-made container. So the engine starts one spawner
+when it comes up, while there is nothing secret in it, and sends it requests:
+
+    descriptor 0 of the message   the control socket of the keeper to be
+    descriptor 1, if any          the stream socket of the first client
+    head and body                 for the keeper; the spawner does not look at them
+
+It forks and goes back to reading; it never waits for a container and keeps nothing of a request, so
+one container's plan is not in the memory that the next one's init is forked from. When the engine
+dies the spawner reads the end of its socket, after the requests still queued there (their keepers
+see that nobody is left, and leave), and goes too.
+
+Privileges: it keeps root and stays in the host's namespaces; it is not dumpable, so nobody inside a
+container can trace what was forked from it until it executes the program; its executable is
+read-only (`skerry.runtime.interpreter`). Every module is imported and the garbage collector frozen
+before the first fork: a page that nobody writes to is shared by all keepers.
+"""
+
+import gc
+import os
+import signal
+import socket
+import sys
+from typing import Any, NoReturn
+
+from skerry.base.errors import KernelFault, SystemFault
+from skerry.kernel.cgroups import detect
+from skerry.kernel.descriptors import set_dumpable
+from skerry.runtime import wire
+from skerry.runtime.keeper import MakeProgram, Program, keep
+from skerry.runtime.programs import make_program
+
+
+def serve(sock: socket.socket, make: MakeProgram) -> None:
+    """Fork a keeper for each message until the other end closes."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # Nobody waits for keepers.
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    while True:
+        try:
+            datagram, fds = wire.receive_datagram(sock)
+        except SystemFault:
+            continue  # The engine sees its control socket closed.
+        if not datagram:
+            return
+        try:
+            if os.fork() == 0:
+                _become_keeper(sock, datagram, fds, make)
+        except OSError as error:
+            _refuse(fds, error)
+        for fd in fds:
+            os.close(fd)
+
+
+def _become_keeper(
+    sock: socket.socket, datagram: bytes, fds: list[int], make: MakeProgram
+) -> NoReturn:
+    """In the forked process; ends it."""
+    try:
+        sock.close()
+        os.setsid()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        keep(wire.unpack(datagram, fds), make)
+    finally:
+        os._exit(0)
+
+
+def _refuse(fds: list[int], error: OSError) -> None:
+    fault = KernelFault("starting a keeper", error.errno or 0)
+    with socket.socket(fileno=os.dup(fds[0])) as control:
+        wire.send(control, {"event": "failed", "error": wire.error_to_wire(fault)})
+
+
+def main(fd: int) -> None:
+    """The spawner's process, started by `skerry.runtime.driver`; `fd` is its end of the socket."""
+    set_dumpable(False)
+    layout = detect()
+
+    def make(head: dict[str, Any], body: bytes) -> Program:
+        return make_program(head, body, layout)
+
+    with socket.socket(fileno=fd) as sock:
+        os.set_inheritable(fd, False)
+        serve(sock, make)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

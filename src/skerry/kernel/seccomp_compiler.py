@@ -52,7 +52,7 @@ class _Machine(NamedTuple):
 _MACHINES = {
     "SCMP_ARCH_X86_64": _Machine(0xC000003E, "x86_64", True),
     "SCMP_ARCH_X86": _Machine(0x40000003, "x86", False),
-    "SCMP_ARCH_X32": _Machine(0xC000003E, "x32", True),
+    "SCMP_ARCH_X32": _Machine(0xC000003E, "x32", False),
     "SCMP_ARCH_AARCH64": _Machine(0xC00000B7, "aarch64", True),
     "SCMP_ARCH_ARM": _Machine(0x40000028, "arm", False),
 }
@@ -87,6 +87,8 @@ class Decision(NamedTuple):
 
     branches: tuple[Branch, ...]
     otherwise: int
+    wide: bool = True
+    """Arguments are compared with all 64 bits, else with the lower 32 only."""
 
 
 def compile_policy(policy: Policy, machine: str) -> bytes:
@@ -108,24 +110,25 @@ def compile_policy(policy: Policy, machine: str) -> bytes:
         if known is None or name == "SCMP_ARCH_X32":
             continue
         x32 = _X32_BIT if name == "SCMP_ARCH_X86_64" else 0
-        ranges = _ranges(policy, known.table, _X32_BIT if x32 else 1 << 32)
+        ranges = _ranges(policy, known, _X32_BIT if x32 else 1 << 32)
         if x32 and "SCMP_ARCH_X32" in names:
-            ranges += [(start + x32, d) for start, d in _ranges(policy, "x32", 1 << 32)]
+            second = _ranges(policy, _MACHINES["SCMP_ARCH_X32"], 1 << 32)
+            ranges += [(start + x32, decision) for start, decision in second]
         elif x32:
             # Number -1 is what a tracer leaves behind to skip a call; it is no x32 call.
             ranges += [(x32, Decision((), KILL_THREAD)), (_LOW, Decision((), policy.default))]
-        found = _search(asm, ranges, known.wide)
+        found = _search(asm, ranges)
         sections[known.audit] = asm.load(_NR, found)
     for audit, section in sections.items():
         entry = asm.compare(EQUAL, audit, section, entry)
     return asm.program(asm.load(_ARCH, entry))
 
 
-def _ranges(policy: Policy, table_name: str, end: int) -> list[tuple[int, Decision]]:
+def _ranges(policy: Policy, machine: _Machine, end: int) -> list[tuple[int, Decision]]:
     """Call numbers of one architecture as sorted ranges below `end`, each with its decision."""
-    table = numbers(table_name)
+    table = numbers(machine.table)
     default = Decision((), policy.default)
-    by_number = _decisions(policy, table, table_name == "x86")
+    by_number = _decisions(policy, table, machine)
     ranges: list[tuple[int, Decision]] = [(0, default)]
 
     def put(start: int, decision: Decision) -> None:
@@ -144,7 +147,7 @@ def _ranges(policy: Policy, table_name: str, end: int) -> list[tuple[int, Decisi
     return ranges
 
 
-def _decisions(policy: Policy, table: dict[str, int], i386: bool) -> dict[int, Decision]:
+def _decisions(policy: Policy, table: dict[str, int], machine: _Machine) -> dict[int, Decision]:
     plain: dict[int, int] = {}
     branches: dict[int, list[Branch]] = {}
     for rule in policy.rules:
@@ -156,11 +159,12 @@ def _decisions(policy: Policy, table: dict[str, int], i386: bool) -> dict[int, D
                     branches.setdefault(number, []).append((rule.conditions, rule.verdict))
                 else:
                     plain.setdefault(number, rule.verdict)
-            if i386:
+            if machine.table == "x86":
                 for old, branch in _multiplexed(rule, name, policy.default):
                     branches.setdefault(table[old], []).append(branch)
     conditional = {
-        number: Decision(tuple(found), policy.default) for number, found in branches.items()
+        number: Decision(tuple(found), policy.default, machine.wide)
+        for number, found in branches.items()
     }
     return conditional | {number: Decision((), verdict) for number, verdict in plain.items()}
 
@@ -186,16 +190,16 @@ def _strictness(verdict: int) -> int:
     return STRICTNESS.index(verdict & ACTION_MASK)
 
 
-def _search(asm: Assembler, ranges: list[tuple[int, Decision]], wide: bool) -> int:
+def _search(asm: Assembler, ranges: list[tuple[int, Decision]]) -> int:
     def leaf(decision: Decision) -> int:
         if not decision.branches:
             return asm.ret(decision.otherwise)
-        intervals = _intervals(decision, wide)
+        intervals = _intervals(decision)
         if intervals is None:
-            return _branches(asm, decision, wide)
+            return _branches(asm, decision)
         index = decision.branches[0][0][0].argument
         low = asm.load(_ARGS + 8 * index, asm.search(intervals, asm.ret))
-        if not wide:
+        if not decision.wide:
             return low
         beyond = asm.ret(_evaluate(decision, 1 << 32))
         return asm.load(_ARGS + 8 * index + 4, asm.compare(EQUAL, 0, low, beyond))
@@ -203,7 +207,7 @@ def _search(asm: Assembler, ranges: list[tuple[int, Decision]], wide: bool) -> i
     return asm.search(ranges, leaf)
 
 
-def _intervals(decision: Decision, wide: bool) -> list[tuple[int, int]] | None:
+def _intervals(decision: Decision) -> list[tuple[int, int]] | None:
     """A decision on one argument, by order and below 2**32 only, as ranges of that argument.
 
     None when it cannot be put so. A dozen alternatives (socket families, personalities) then cost
@@ -211,7 +215,7 @@ def _intervals(decision: Decision, wide: bool) -> list[tuple[int, int]] | None:
     """
     conditions = [condition for branch, _ in decision.branches for condition in branch]
     if len({condition.argument for condition in conditions}) != 1 or any(
-        condition.operator == "SCMP_CMP_MASKED_EQ" or (wide and condition.value > _LOW)
+        condition.operator == "SCMP_CMP_MASKED_EQ" or (decision.wide and condition.value > _LOW)
         for condition in conditions
     ):
         return None
@@ -219,18 +223,17 @@ def _intervals(decision: Decision, wide: bool) -> list[tuple[int, int]] | None:
     edges = sorted({0} | values | {value + 1 for value in values if value < _LOW})
     found: list[tuple[int, int]] = []
     for edge in edges:
-        verdict = _evaluate(decision, edge, narrow=not wide)
+        verdict = _evaluate(decision, edge)
         if not found or found[-1][1] != verdict:
             found.append((edge, verdict))
     return found
 
 
-def _evaluate(decision: Decision, argument: int, *, narrow: bool = False) -> int:
+def _evaluate(decision: Decision, argument: int) -> int:
     """The verdict when the one argument that is looked at has this value."""
+    width = (1 << 64) - 1 if decision.wide else _LOW
     for conditions, verdict in decision.branches:
-        if all(
-            _holds(c.operator, argument, c.value & _LOW if narrow else c.value) for c in conditions
-        ):
+        if all(_holds(c.operator, argument, c.value & width) for c in conditions):
             return verdict
     return decision.otherwise
 
@@ -246,12 +249,12 @@ def _holds(operator: str, argument: int, value: int) -> bool:
     }[operator]
 
 
-def _branches(asm: Assembler, decision: Decision, wide: bool) -> int:
+def _branches(asm: Assembler, decision: Decision) -> int:
     following = asm.ret(decision.otherwise)
     for conditions, verdict in reversed(decision.branches):
         label = asm.ret(verdict)
         for condition in reversed(conditions):
-            label = _condition(asm, condition, wide, label, following)
+            label = _condition(asm, condition, decision.wide, label, following)
         following = label
     return following
 

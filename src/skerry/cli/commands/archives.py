@@ -1,0 +1,170 @@
+"""`export`, `save`, `load`, `import`: containers and images as tar archives."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from skerry.base.errors import InvalidInput
+from skerry.cli.commands.pull import show_progress, split_tag
+from skerry.cli.context import Context, out, terminal, write
+from skerry.cli.options import Command, Parsed, many, switch, text
+from skerry.sdk.client import query, quote
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from skerry.sdk.http import Response
+
+_BLOCK = 1 << 18
+
+
+def export(context: Context, parsed: Parsed) -> int:
+    """A container's file system."""
+    _check_output(parsed)
+    target = f"/containers/{quote(parsed.arguments[0])}/export"
+    return _save(context.client.open("GET", target), parsed.text("output"))
+
+
+def save(context: Context, parsed: Parsed) -> int:
+    """Images with their names and layers."""
+    _check_output(parsed)
+    target = "/images/get" + query(names=parsed.arguments)
+    return _save(context.client.open("GET", target), parsed.text("output"))
+
+
+def _check_output(parsed: Parsed) -> None:
+    if not parsed.text("output") and terminal(1):
+        raise InvalidInput(
+            "cowardly refusing to save to a terminal",
+            hint="use the -o flag or redirect: skerry … -o FILE",
+        )
+
+
+def _save(response: Response, path: str) -> int:
+    """To `path` at once when complete: a broken transfer leaves no file that looks whole."""
+    try:
+        if not path or path == "-":
+            for chunk in response.chunks():
+                write(1, chunk)
+            return 0
+        fresh = f"{path}.{os.getpid()}.part"
+        try:
+            with open(fresh, "xb") as file:
+                for chunk in response.chunks():
+                    file.write(chunk)
+            os.rename(fresh, path)
+        except BaseException:
+            if os.path.exists(fresh):
+                os.unlink(fresh)
+            raise
+    except OSError as error:
+        raise InvalidInput(f"cannot write {path or 'the output'}: {error.strerror}") from None
+    finally:
+        response.connection.close()
+    return 0
+
+
+def load(context: Context, parsed: Parsed) -> int:
+    """Images from an archive of `save`."""
+    path = parsed.text("input")
+    if not path and terminal(0):
+        raise InvalidInput("requested load from stdin, but stdin is a terminal", hint="use --input")
+    quiet = parsed.on("quiet") or not terminal(1)
+    target = "/images/load" + query(quiet=True if quiet else None)
+    headers = {"Content-Type": "application/x-tar"}
+    response = context.client.open("POST", target, read_file(path), headers)
+    show_progress(response, quiet=False, stream=1)
+    return 0
+
+
+def import_(context: Context, parsed: Parsed) -> int:
+    """An image from a tar archive of a file system."""
+    source = parsed.arguments[0]
+    name, tag = split_tag(parsed.arguments[1]) if len(parsed.arguments) > 1 else ("", "")
+    remote = "://" in source
+    target = "/images/create" + query(
+        fromSrc=source if remote else "-",
+        repo=name,
+        tag=tag if name else "",
+        message=parsed.text("message"),
+        changes=parsed.many("change") or None,
+        platform=parsed.text("platform"),
+    )
+    body = None if remote else read_file("" if source == "-" else source)
+    headers = {"Content-Type": "application/x-tar"}
+    response = context.client.open("POST", target, body, headers)
+    try:
+        for message in response.json_lines():
+            if message.get("error"):
+                raise InvalidInput(str(message["error"]))
+            if str(message.get("status", "")).startswith("sha256:"):
+                out(message["status"])
+    finally:
+        response.connection.close()
+    return 0
+
+
+def read_file(path: str) -> Iterator[bytes]:
+    """A file's blocks, standard input's when `path` is empty or `-`; opened at once."""
+    try:
+        file = open(path, "rb") if path and path != "-" else None  # noqa: SIM115
+    except OSError as error:
+        raise InvalidInput(f"cannot read {path}: {error.strerror}") from None
+
+    def blocks() -> Iterator[bytes]:
+        fd = file.fileno() if file else sys.__stdin__.fileno() if sys.__stdin__ else 0
+        try:
+            while data := os.read(fd, _BLOCK):
+                yield data
+        finally:
+            if file:
+                file.close()
+
+    return blocks()
+
+
+_OUTPUT = text("output", "Write to a file instead of standard output", "FILE", "o", "files")
+COMMANDS = {
+    "export": Command(
+        export,
+        "Write a container's file system as a tar archive",
+        "CONTAINER",
+        (_OUTPUT,),
+        least=1,
+        most=1,
+        complete="containers",
+    ),
+    "save": Command(
+        save,
+        "Write images as a tar archive",
+        "IMAGE [IMAGE...]",
+        (_OUTPUT,),
+        least=1,
+        complete="images",
+    ),
+    "load": Command(
+        load,
+        "Read images from a tar archive",
+        "",
+        (
+            text("input", "Read from a file instead of standard input", "FILE", "i", "files"),
+            switch("quiet", "Show no progress", "q"),
+        ),
+        most=0,
+    ),
+    "import": Command(
+        import_,
+        "Make an image from a tar archive of a file system",
+        "FILE|URL|- [NAME[:TAG]]",
+        (
+            many("change", "Apply a Dockerfile instruction: 'CMD [\"sh\"]'", "INSTRUCTION", "c"),
+            text("message", "What was done", "TEXT", "m"),
+            text("platform", "Platform of the image: linux/amd64", "OS/ARCH"),
+        ),
+        least=1,
+        most=2,
+        complete="files",
+    ),
+}

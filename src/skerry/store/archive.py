@@ -1,4 +1,4 @@
-"""Tar streams in and out of a directory tree that a container may change meanwhile (docker cp, export).
+"""Tar streams in and out of a tree that a container may change meanwhile: docker cp, export.
 
 Paths resolve inside the given root (openat2 RESOLVE_IN_ROOT): no symbolic link leads out of it.
 """
@@ -8,7 +8,7 @@ from typing import BinaryIO, NamedTuple
 
 
 class PathStat(NamedTuple):
-    """Docker's X-Docker-Container-Path-Stat. `mode` has Go's os.FileMode bits, `mtime` is RFC 3339."""
+    """Docker's X-Docker-Container-Path-Stat: `mode` in Go's os.FileMode bits, `mtime` RFC 3339."""
 
     name: str
     size: int

@@ -107,7 +107,7 @@ class Writer:
     def commit(self, digest: str | None = None, size: int | None = None) -> str:
         """Verify against what was declared, flush, give it its name; the digest.
 
-        DigestMismatch when the bytes are others than declared. Storing what is already there is fine.
+        DigestMismatch when they are others than declared. Storing what is there already is fine.
         """
         if digest is not None:
             self._seen.check(digest, size, what="blob")

@@ -12,17 +12,17 @@ from skerry.store.snapshots import Snapshots
 
 
 class Category(NamedTuple):
-    """Bytes on disk (`st_blocks` * 512, hard links once), and how many of them a prune gives back."""
+    """Bytes on disk (`st_blocks` * 512, hard links once), and how many a prune gives back."""
 
     bytes: int
     reclaimable: int
-    count: int
+    items: int
 
 
 class Usage(NamedTuple):
     """`categories` adds up to `total`, which is what `du -s --block-size=1 ROOT` says.
 
-    Categories: images (blobs, layers), snapshots, containers, records, temporary (tmp, trash), other.
+    Categories: images (blobs, layers), snapshots, containers, records, temporary, other.
     """
 
     total: int
@@ -65,7 +65,7 @@ class Collector:
         raise NotImplementedError
 
     def usage(self, in_use: Iterable[str] = (), *, unused: bool = False) -> Usage:
-        """Where the bytes are. `collect` with the same arguments frees what is called reclaimable."""
+        """Where the bytes are. `collect` with the same arguments frees the reclaimable."""
         raise NotImplementedError
 
     def empty_trash(self) -> int:

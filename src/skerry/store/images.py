@@ -67,6 +67,12 @@ class Removed(NamedTuple):
     deleted: str = ""
 
 
+ImageList = list[Image]
+HistoryLines = list[HistoryLine]
+RemovedLines = list[Removed]
+ContainerList = list[tuple[str, bool]]
+
+
 class Images:
     """Images by name and id. Thread-safe."""
 
@@ -81,7 +87,7 @@ class Images:
     ) -> None:
         raise NotImplementedError
 
-    def list(self) -> "list[Image]":
+    def list(self) -> ImageList:
         """All images, newest first."""
         raise NotImplementedError
 
@@ -94,7 +100,7 @@ class Images:
         """The whole configuration document."""
         raise NotImplementedError
 
-    def history(self, image: Image | str) -> "list[HistoryLine]":
+    def history(self, image: Image | str) -> HistoryLines:
         """How it was made, newest step first."""
         raise NotImplementedError
 
@@ -111,9 +117,9 @@ class Images:
         name: str,
         *,
         force: bool = False,
-        in_use: dict[str, "list[tuple[str, bool]]"] | None = None,
+        in_use: dict[str, ContainerList] | None = None,
         prune_parents: bool = True,
-    ) -> "list[Removed]":
+    ) -> RemovedLines:
         """Docker's rmi. `in_use` maps image ids to (container id, running) pairs.
 
         Conflict, with Docker's words, when containers or several names keep it.
@@ -132,11 +138,11 @@ class Images:
         """Take in an image whose blobs are all stored: check, unpack its layers, record it."""
         raise NotImplementedError
 
-    def import_layout(self, folder: str, *, progress: Progress | None = None) -> "list[Image]":
+    def import_layout(self, folder: str, *, progress: Progress | None = None) -> ImageList:
         """Take in every image of an OCI image layout folder."""
         raise NotImplementedError
 
-    def load(self, stream: BinaryIO, *, progress: Progress | None = None) -> "list[Image]":
+    def load(self, stream: BinaryIO, *, progress: Progress | None = None) -> ImageList:
         """`docker load`: a docker-archive or oci-archive tar, plain or compressed."""
         raise NotImplementedError
 
@@ -153,7 +159,7 @@ class Images:
         created: float | None = None,
         compression: str = "gzip",
     ) -> Image:
-        """A new image: the parent's layers and the snapshot's changes; `config` becomes its Config."""
+        """A new image: the parent's layers and the snapshot's changes; `config` is its Config."""
         raise NotImplementedError
 
 

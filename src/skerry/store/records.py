@@ -147,7 +147,7 @@ class Records:
             version = self._run("PRAGMA user_version", ()).fetchone()[0]
             if version > len(_MIGRATIONS):
                 raise Unsupported(
-                    f"{self.path} has schema version {version}, this skerry knows {len(_MIGRATIONS)}",
+                    f"{self.path} has schema version {version}, not up to {len(_MIGRATIONS)}",
                     hint="use the newer skerry that wrote it, or another --root",
                 )
             for number, step in enumerate(_MIGRATIONS[version:], version + 1):

@@ -23,6 +23,10 @@ class Change(NamedTuple):
     path: str
 
 
+Changes = list[Change]
+Ids = list[str]
+
+
 class Snapshots:
     """Writable layers by container id. Thread-safe."""
 
@@ -43,11 +47,11 @@ class Snapshots:
         """The id of the image it was made from."""
         raise NotImplementedError
 
-    def list(self) -> list[str]:
+    def list(self) -> Ids:
         """The ids of all snapshots."""
         raise NotImplementedError
 
-    def changes(self, id: str) -> "list[Change]":  # noqa: A002
+    def changes(self, id: str) -> Changes:  # noqa: A002
         """What the container changed, by path, as `docker diff`."""
         raise NotImplementedError
 

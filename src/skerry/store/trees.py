@@ -1,6 +1,8 @@
 """Directory trees that somebody hostile may have made: any depth, any name, changing meanwhile.
 
-Nothing here follows a symbolic link, recurses, or holds more than a few descriptors.
+Nothing here follows a symbolic link, recurses, or holds more than two descriptors. Going up is by
+`..`, and the inode there must be the one that was left: a directory that was moved away while we
+were inside it ends the walk instead of leading it out of the tree.
 """
 
 import os
@@ -11,33 +13,35 @@ from typing import Final, NamedTuple
 
 from skerry.base.errors import Conflict
 
-_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FLATTEN_DEPTH: Final = 32
+DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_VANISHED = (FileNotFoundError, NotADirectoryError)
 
 
 class Visit(NamedTuple):
     """One entry of a walk. `directory` is open on the entry's parent during the visit only."""
 
     directory: int
-    name: bytes
+    name: str
     depth: int
+    """1 for entries of the directory that is walked."""
     stat: os.stat_result
 
 
 class _Level(NamedTuple):
-    pending: list[bytes]
+    name: str
+    pending: list[str]
     identity: tuple[int, int]
 
 
 def walk(directory: int) -> Iterator[Visit]:
-    """Every entry below an open directory, parents before children, names in byte order.
+    """Every entry below an open directory, parents before children, names in order.
 
     Entries that vanish meanwhile are left out. Conflict when a directory is moved away while the
     walk is inside it.
     """
-    current = os.open(".", _DIRECTORY, dir_fd=directory)
+    current = os.open(".", DIRECTORY, dir_fd=directory)
     try:
-        levels = [_level(current)]
+        levels = [_level(current, "")]
         while levels:
             level = levels[-1]
             if not level.pending:
@@ -52,23 +56,108 @@ def walk(directory: int) -> Iterator[Visit]:
                 continue
             yield Visit(current, name, len(levels), status)
             if stat.S_ISDIR(status.st_mode):
-                with suppress(FileNotFoundError, NotADirectoryError):
-                    below = os.open(name, _DIRECTORY, dir_fd=current)
-                    os.close(current)
-                    current = below
-                    levels.append(_level(current))
+                with suppress(*_VANISHED):
+                    current = _descend(current, name)
+                    levels.append(_level(current, name))
     finally:
         os.close(current)
 
 
-def _level(directory: int) -> _Level:
+def remove_tree(path: str) -> None:
+    """Delete a file or a whole tree; nothing happens when it is not there."""
+    parent, name = os.path.split(path)
+    try:
+        directory = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        remove_at(directory, name)
+    finally:
+        os.close(directory)
+
+
+def remove_at(directory: int, name: str) -> None:
+    """Delete the file or tree `name` of an open directory; nothing happens when it is not there."""
+    if _unlink(directory, name):
+        return
+    current = os.open(name, DIRECTORY, dir_fd=directory)
+    try:
+        levels = [_level(current, name)]
+        while True:
+            if levels[-1].pending:
+                child = levels[-1].pending.pop()
+                if not _unlink(current, child):
+                    current = _descend(current, child)
+                    levels.append(_level(current, child))
+                continue
+            done = levels.pop()
+            if not levels:
+                break
+            current = _climb(current, levels[-1].identity)
+            os.rmdir(done.name, dir_fd=current)
+    finally:
+        os.close(current)
+    os.rmdir(name, dir_fd=directory)
+
+
+def empty_directory(path: str) -> None:
+    """Delete everything below a directory."""
+    directory = os.open(path, DIRECTORY)
+    try:
+        for name in os.listdir(directory):
+            remove_at(directory, name)
+    finally:
+        os.close(directory)
+
+
+class DiskUsage:
+    """Adds up `st_blocks` * 512 as du(1): a file with several names counts once."""
+
+    def __init__(self) -> None:
+        self._seen: set[tuple[int, int]] = set()
+
+    def of(self, status: os.stat_result) -> int:
+        """What this entry adds."""
+        if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
+            identity = (status.st_dev, status.st_ino)
+            if identity in self._seen:
+                return 0
+            self._seen.add(identity)
+        return status.st_blocks * 512
+
+    def tree(self, path: str) -> int:
+        """Bytes of a file or of a directory with everything below it; 0 when it is not there."""
+        try:
+            status = os.lstat(path)
+        except FileNotFoundError:
+            return 0
+        total = self.of(status)
+        if not stat.S_ISDIR(status.st_mode):
+            return total
+        try:
+            directory = os.open(path, DIRECTORY)
+        except _VANISHED:
+            return total
+        try:
+            return total + sum(self.of(visit.stat) for visit in walk(directory))
+        finally:
+            os.close(directory)
+
+
+def _level(directory: int, name: str) -> _Level:
     status = os.fstat(directory)
-    names = sorted((os.fsencode(name) for name in os.listdir(directory)), reverse=True)
-    return _Level(names, (status.st_dev, status.st_ino))
+    names = sorted(os.listdir(directory), reverse=True)
+    return _Level(name, names, (status.st_dev, status.st_ino))
+
+
+def _descend(current: int, name: str) -> int:
+    below = os.open(name, DIRECTORY, dir_fd=current)
+    os.close(current)
+    return below
 
 
 def _climb(current: int, identity: tuple[int, int]) -> int:
-    above = os.open("..", _DIRECTORY, dir_fd=current)
+    above = os.open("..", DIRECTORY, dir_fd=current)
     status = os.fstat(above)
     if (status.st_dev, status.st_ino) != identity:
         os.close(above)
@@ -77,58 +166,12 @@ def _climb(current: int, identity: tuple[int, int]) -> int:
     return above
 
 
-def remove_tree(path: str | bytes) -> None:
-    """Delete a file or a whole tree; nothing happens when it is not there.
-
-    The parent directory must be one that only we write: deep subtrees are moved up into it.
-    """
-    parent, name = os.path.split(os.fsencode(path))
-    directory = os.open(parent, _DIRECTORY)
+def _unlink(directory: int, name: str) -> bool:
+    """False when it is a directory."""
     try:
-        _remove(directory, name)
-    finally:
-        os.close(directory)
-
-
-def empty_directory(path: str) -> None:
-    """Delete everything below a directory that only we write."""
-    directory = os.open(path, _DIRECTORY)
-    try:
-        while names := os.listdir(directory):
-            for name in names:
-                _remove(directory, os.fsencode(name))
-    finally:
-        os.close(directory)
-
-
-def _remove(top: int, name: bytes) -> None:
-    moved = [name]
-    while moved:
-        name = moved.pop()
-        try:
-            os.unlink(name, dir_fd=top)
-            continue
-        except FileNotFoundError:
-            continue
-        except (IsADirectoryError, PermissionError):
-            pass
-        _remove_directory(top, top, name, 1, moved)
-
-
-def _remove_directory(top: int, parent: int, name: bytes, depth: int, moved: list[bytes]) -> None:
-    directory = os.open(name, _DIRECTORY, dir_fd=parent)
-    try:
-        with os.scandir(directory) as entries:
-            listed = [(os.fsencode(e.name), e.is_dir(follow_symlinks=False)) for e in entries]
-        for child, is_directory in listed:
-            if not is_directory:
-                os.unlink(child, dir_fd=directory)
-            elif depth < _FLATTEN_DEPTH:
-                _remove_directory(top, directory, child, depth + 1, moved)
-            else:
-                fresh = b"deep-" + os.urandom(8).hex().encode()
-                os.rename(child, fresh, src_dir_fd=directory, dst_dir_fd=top)
-                moved.append(fresh)
-    finally:
-        os.close(directory)
-    os.rmdir(name, dir_fd=parent)
+        os.unlink(name, dir_fd=directory)
+    except FileNotFoundError:
+        return True
+    except IsADirectoryError:
+        return False
+    return True

@@ -44,5 +44,5 @@ class Bootstrap:
         tag: str = "",
         progress: Report | None = None,
     ) -> str:
-        """`alpine:<version>` from the signed minirootfs of a mirror. `key` is a path to a keyring."""
+        """`alpine:<version>` from the signed minirootfs of a mirror; `key` is a keyring's path."""
         raise NotImplementedError

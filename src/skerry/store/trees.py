@@ -111,10 +111,14 @@ def empty_directory(path: str) -> None:
 
 
 class DiskUsage:
-    """Adds up `st_blocks` * 512 as du(1): a file with several names counts once."""
+    """Adds up `st_blocks` * 512 as du(1): a file with several names counts once.
 
-    def __init__(self) -> None:
+    With `apparent` it adds up the sizes of regular files and symbolic links instead.
+    """
+
+    def __init__(self, *, apparent: bool = False) -> None:
         self._seen: set[tuple[int, int]] = set()
+        self._apparent = apparent
 
     def of(self, status: os.stat_result) -> int:
         """What this entry adds."""
@@ -123,6 +127,9 @@ class DiskUsage:
             if identity in self._seen:
                 return 0
             self._seen.add(identity)
+        if self._apparent:
+            mode = status.st_mode
+            return status.st_size if stat.S_ISREG(mode) or stat.S_ISLNK(mode) else 0
         return status.st_blocks * 512
 
     def tree(self, path: str) -> int:

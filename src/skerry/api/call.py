@@ -1,0 +1,135 @@
+"""One request as the routes see it: its parameters read with limits, its answers made."""
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from skerry.api.versions import Version
+from skerry.base.errors import InvalidInput, LimitExceeded
+from skerry.engine.engine import Engine
+
+BODY_LIMIT = 8 << 20
+"""Bytes of a JSON body."""
+FILTER_LIMIT = 64
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Call:
+    """A request, its route's parameters and the engine."""
+
+    __slots__ = ("engine", "params", "query", "request", "version")
+
+    def __init__(
+        self,
+        request: web.BaseRequest,
+        engine: Engine,
+        version: Version,
+        params: Mapping[str, str],
+    ) -> None:
+        self.request = request
+        self.engine = engine
+        self.version = version
+        self.params = params
+        self.query = request.rel_url.query
+
+    def text(self, name: str, default: str = "") -> str:
+        """A parameter of the query."""
+        return self.query.get(name, default)
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        """A truth value, as Docker reads it: anything but empty, 0, no, false and none."""
+        value = self.query.get(name)
+        if value is None:
+            return default
+        return value.strip().lower() not in ("", "0", "no", "false", "none")
+
+    def number(self, name: str, default: int = 0) -> int:
+        """A whole number; InvalidInput otherwise."""
+        value = self.query.get(name, "")
+        if not value:
+            return default
+        try:
+            return int(value[:32])
+        except ValueError:
+            raise InvalidInput(f"invalid value for {name}: {value!r:.60}") from None
+
+    def filters(self) -> dict[str, frozenset[str]]:
+        """`filters`: `{"key": ["value"]}` or the older `{"key": {"value": true}}`."""
+        raw = self.query.get("filters")
+        if not raw:
+            return {}
+        try:
+            data = json.loads(raw)
+            if not isinstance(data, dict) or len(data) > FILTER_LIMIT:
+                raise ValueError
+            result = {}
+            for key, values in data.items():
+                if isinstance(values, dict):
+                    values = [value for value, wanted in values.items() if wanted]
+                if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
+                    raise ValueError
+                result[key] = frozenset(values)
+        except (ValueError, RecursionError):
+            raise InvalidInput(f"invalid filter {raw!r:.80}") from None
+        return result
+
+    async def body(self) -> dict[str, Any]:
+        """The JSON object in the body, `{}` when there is none; InvalidInput, LimitExceeded."""
+        data = await self.whole(BODY_LIMIT)
+        if not data.strip():
+            return {}
+        try:
+            value = msgspec.json.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise InvalidInput(f"invalid JSON: {error}") from None
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            raise InvalidInput("invalid JSON: expected an object")
+        return value
+
+    async def whole(self, limit: int) -> bytes:
+        """The whole body."""
+        if (self.request.content_length or 0) > limit:
+            raise LimitExceeded(f"request body is larger than {limit} bytes")
+        if not self.request.body_exists:
+            return b""
+        chunks = bytearray()
+        async for chunk in self.chunks():
+            chunks += chunk
+            if len(chunks) > limit:
+                raise LimitExceeded(f"request body is larger than {limit} bytes")
+        return bytes(chunks)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it comes in."""
+        if self.request.body_exists:
+            async for chunk in self.request.content.iter_any():
+                yield chunk
+
+    def json(self, data: Any, status: int = 200) -> web.Response:
+        """An answer."""
+        return web.Response(
+            body=_encode(data) + b"\n", status=status, content_type="application/json"
+        )
+
+    async def stream(self, content_type: str = "application/json") -> web.StreamResponse:
+        """An answer of unknown length, its headers sent at once."""
+        response = web.StreamResponse(headers={"Content-Type": content_type})
+        response.enable_chunked_encoding()
+        await response.prepare(self.request)
+        return response
+
+
+def no_content() -> web.Response:
+    """204."""
+    return web.Response(status=204)
+
+
+def line(data: Any) -> bytes:
+    """One line of a JSON stream."""
+    return _encode(data) + b"\r\n"

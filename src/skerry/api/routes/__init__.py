@@ -1,0 +1,1 @@
+"""One file a noun: what each endpoint takes, calls and answers."""

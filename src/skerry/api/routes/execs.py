@@ -1,0 +1,97 @@
+"""/exec and /containers/{id}/exec."""
+
+import asyncio
+import contextlib
+
+from aiohttp import web
+
+from skerry.api import hijack, versions
+from skerry.api.call import Call
+from skerry.api.container_shapes import Json
+from skerry.api.router import Route
+from skerry.api.routes.containers import size_of
+from skerry.base.errors import SkerryError
+from skerry.base.isolation import Attach
+from skerry.engine import validation
+
+
+async def create(call: Call) -> web.StreamResponse:
+    """POST /containers/{id}/exec."""
+    wanted = validation.EXEC(await call.body(), "")
+    hijack.parse_keys(wanted.get("DetachKeys", ""))
+    exec = call.engine.execs.create(call.params["id"], wanted)
+    return call.json({"Id": exec.id}, 201)
+
+
+async def start(call: Call) -> web.StreamResponse:
+    """POST /exec/{id}/start."""
+    body = await call.body()
+    exec = call.engine.execs.get(call.params["id"])
+    terminal = bool(body["Tty"]) if "Tty" in body else None
+    console = validation.EXEC({"ConsoleSize": body.get("ConsoleSize")}, "").get("ConsoleSize")
+    if body.get("Detach"):
+        await call.engine.execs.start(exec, None, terminal=terminal, console=console)
+        return web.Response(status=200)
+    how = Attach(
+        bool(exec.wanted.get("AttachStdin")),
+        bool(exec.wanted.get("AttachStdout")),
+        bool(exec.wanted.get("AttachStderr")),
+    )
+    stream = await call.engine.execs.start(exec, how, terminal=terminal, console=console)
+    assert stream is not None
+    keys = hijack.parse_keys(exec.wanted.get("DetachKeys", "")) if exec.terminal else b""
+    try:
+        kind = versions.stream_type(call.version, terminal=exec.terminal)
+        client = hijack.take_over(call.request, kind)
+    except BaseException:
+        await stream.close()
+        raise
+
+    async def ended() -> None:
+        # Clients ask for the exit code as soon as the stream ends: it must be known by then.
+        with contextlib.suppress(SkerryError):
+            await asyncio.wait_for(asyncio.shield(exec.ended), 10)
+
+    return await hijack.join(client, stream, stdin=how.stdin, keys=keys, after=ended)
+
+
+async def inspect(call: Call) -> web.StreamResponse:
+    """GET /exec/{id}/json."""
+    exec = call.engine.execs.get(call.params["id"])
+    command = exec.wanted.get("Cmd") or [""]
+    result: Json = {
+        "ID": exec.id,
+        "Running": exec.running,
+        "ExitCode": exec.code,
+        "ProcessConfig": {
+            "tty": exec.terminal,
+            "entrypoint": command[0],
+            "arguments": command[1:],
+            "privileged": bool(exec.wanted.get("Privileged")),
+        },
+        "OpenStdin": bool(exec.wanted.get("AttachStdin")),
+        "OpenStderr": bool(exec.wanted.get("AttachStderr")),
+        "OpenStdout": bool(exec.wanted.get("AttachStdout")),
+        "CanRemove": exec.code is not None,
+        "ContainerID": exec.container.id,
+        "DetachKeys": exec.wanted.get("DetachKeys", ""),
+        "Pid": exec.pid,
+    }
+    if exec.wanted.get("User"):
+        result["ProcessConfig"]["user"] = exec.wanted["User"]
+    return call.json(result)
+
+
+async def resize(call: Call) -> web.StreamResponse:
+    """POST /exec/{id}/resize."""
+    exec = call.engine.execs.get(call.params["id"])
+    await call.engine.execs.resize(exec, *size_of(call))
+    return web.Response(status=200)
+
+
+ROUTES = [
+    Route("POST", "/containers/{id}/exec", create),
+    Route("POST", "/exec/{id}/start", start, streams=True),
+    Route("GET", "/exec/{id}/json", inspect),
+    Route("POST", "/exec/{id}/resize", resize),
+]

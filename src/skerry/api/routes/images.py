@@ -1,0 +1,245 @@
+"""/images, and /commit, which makes one."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from typing import Any
+
+from aiohttp import web
+
+from skerry.api import image_shapes
+from skerry.api.call import Call, line
+from skerry.api.errors import message_of
+from skerry.api.router import Route
+from skerry.api.routes.containers import until_as_time
+from skerry.base.errors import GuestFault, InvalidInput, SkerryError, Unsupported
+from skerry.base.references import parse_reference
+from skerry.engine import validation
+from skerry.engine.images import file_of
+
+
+async def list_all(call: Call) -> web.StreamResponse:
+    """GET /images/json."""
+    service = call.engine.images
+    images = service.select(until_as_time(call.filters()), all=call.flag("all"))
+    return call.json(
+        [
+            image_shapes.summary(each, call.version, containers=service.users(each))
+            for each in images
+        ]
+    )
+
+
+async def inspect(call: Call) -> web.StreamResponse:
+    """GET /images/{name}/json."""
+    return call.json(
+        image_shapes.inspect(call.engine.images.get(call.params["name"]), call.version)
+    )
+
+
+async def history(call: Call) -> web.StreamResponse:
+    """GET /images/{name}/history."""
+    lines = call.engine.images.history(call.params["name"])
+    return call.json([image_shapes.history(each) for each in lines])
+
+
+async def tag(call: Call) -> web.StreamResponse:
+    """POST /images/{name}/tag."""
+    repository, name = call.text("repo"), call.text("tag")
+    if not repository:
+        raise InvalidInput("missing parameter: repo")
+    call.engine.images.tag(call.params["name"], f"{repository}:{name}" if name else repository)
+    return web.Response(status=201)
+
+
+async def remove(call: Call) -> web.StreamResponse:
+    """DELETE /images/{name}."""
+    removed = await call.engine.images.remove(
+        call.params["name"], force=call.flag("force"), prune_parents=not call.flag("noprune")
+    )
+    return call.json([image_shapes.removed(each) for each in removed])
+
+
+async def prune(call: Call) -> web.StreamResponse:
+    """POST /images/prune."""
+    removed, freed = await call.engine.images.prune(until_as_time(call.filters()))
+    return call.json(
+        {
+            "ImagesDeleted": [image_shapes.removed(each) for each in removed] or None,
+            "SpaceReclaimed": freed,
+        }
+    )
+
+
+async def create(call: Call) -> web.StreamResponse:
+    """POST /images/create: pulling, which needs a registry client, and importing."""
+    if call.text("fromSrc"):
+        raise Unsupported("importing a file system is not supported yet")
+    name = call.text("fromImage")
+    if not name:
+        raise InvalidInput("missing parameter: fromImage")
+    tag_name = call.text("tag")
+    separator = "@" if tag_name.startswith("sha256:") else ":"
+    full = f"{name}{separator}{tag_name}" if tag_name else name
+    parse_reference(full)
+    raise Unsupported(
+        f"cannot pull {full}: this engine cannot reach registries yet",
+        hint="make a base image with `skerry bootstrap busybox`, or bring one with `docker load`",
+    )
+
+
+async def load(call: Call) -> web.StreamResponse:
+    """POST /images/load: a docker or OCI archive in the body."""
+    read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
+    feeding = asyncio.ensure_future(_feed(call, write_fd))
+    try:
+        return await progress(call, call.engine.images.load(file_of(read_fd)))
+    finally:
+        feeding.cancel()
+        await asyncio.gather(feeding, return_exceptions=True)
+
+
+async def _feed(call: Call, fd: int) -> None:
+    """The body into a pipe that the store reads from a thread."""
+    loop = asyncio.get_running_loop()
+    transport, protocol = await loop.connect_write_pipe(
+        asyncio.streams.FlowControlMixin, os.fdopen(fd, "wb", buffering=0)
+    )
+    writer = asyncio.StreamWriter(transport, protocol, None, loop)
+    try:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            async for chunk in call.chunks():
+                writer.write(chunk)
+                await writer.drain()
+    finally:
+        writer.close()
+
+
+async def progress(call: Call, lines: AsyncIterator[dict[str, Any]]) -> web.StreamResponse:
+    """Docker's progress stream: lines of JSON, an error as the last one."""
+    response = None
+    try:
+        async for each in lines:
+            if response is None:
+                response = await call.stream()
+            await response.write(line(each))
+    except (SkerryError, GuestFault) as error:
+        if response is None:
+            raise
+        text = message_of(error)
+        await response.write(line({"errorDetail": {"message": text}, "error": text}))
+    return response or await call.stream()
+
+
+async def commit(call: Call) -> web.StreamResponse:
+    """POST /commit."""
+    container = call.engine.containers.find(call.text("container"))
+    repository, name = call.text("repo"), call.text("tag")
+    target = f"{repository}:{name}" if repository and name else repository
+    if target:
+        parse_reference(target)
+    config = dict(container.record.config)
+    config.update(validation.CONFIG(await call.body(), ""))
+    for change in call.query.getall("changes", []):
+        apply_change(config, change)
+    for key in ("Image", "Hostname", "AttachStdin", "AttachStdout", "AttachStderr"):
+        config.pop(key, None)
+    pausing = call.flag("pause", True) and container.state.status == "running"
+    if pausing:
+        await call.engine.lifecycle.pause(container)
+    try:
+        id = await call.engine.images.commit(
+            container.id,
+            container.record.image_id,
+            config,
+            tag=target,
+            author=call.text("author"),
+            comment=call.text("comment"),
+        )
+    finally:
+        if pausing:
+            await call.engine.lifecycle.unpause(container)
+    call.engine.lifecycle.emit(container, "commit", imageID=id, imageRef=target)
+    return call.json({"Id": id}, 201)
+
+
+def apply_change(config: dict[str, Any], change: str) -> None:
+    """One `--change`: a Dockerfile instruction that only touches the configuration."""
+    import json
+    import shlex
+
+    word, _, rest = change.strip().partition(" ")
+    rest = rest.strip()
+    listed: list[str] | None = None
+    if rest.startswith("["):
+        try:
+            listed = validation.command(json.loads(rest), word)
+        except ValueError:
+            listed = None
+    match word.upper():
+        case "CMD" | "ENTRYPOINT":
+            key = "Cmd" if word.upper() == "CMD" else "Entrypoint"
+            config[key] = listed if listed is not None else ["/bin/sh", "-c", rest]
+        case "ENV" | "LABEL":
+            pairs = _pairs(rest, shlex.split(rest))
+            if word.upper() == "LABEL":
+                config["Labels"] = {**(config.get("Labels") or {}), **pairs}
+            else:
+                kept = [e for e in config.get("Env") or () if e.partition("=")[0] not in pairs]
+                config["Env"] = kept + [f"{key}={value}" for key, value in pairs.items()]
+        case "USER":
+            config["User"] = rest
+        case "WORKDIR":
+            config["WorkingDir"] = rest
+        case "EXPOSE":
+            ports: dict[str, Any] = {p if "/" in p else f"{p}/tcp": {} for p in rest.split()}
+            config["ExposedPorts"] = {**(config.get("ExposedPorts") or {}), **ports}
+        case "VOLUME":
+            config["Volumes"] = {
+                **(config.get("Volumes") or {}),
+                **{path: {} for path in listed or rest.split()},
+            }
+        case "STOPSIGNAL":
+            config["StopSignal"] = rest
+        case _:
+            raise InvalidInput(f"{word[:40]} is not a valid change command")
+
+
+def _pairs(rest: str, words: list[str]) -> dict[str, str]:
+    if words and "=" not in words[0]:
+        key, _, value = rest.partition(" ")
+        return {key: value.strip()}
+    return {key: value for key, _, value in (word.partition("=") for word in words)}
+
+
+async def no_registry(call: Call) -> web.StreamResponse:
+    """What needs a registry."""
+    raise Unsupported("this engine cannot reach registries yet")
+
+
+async def save(call: Call) -> web.StreamResponse:
+    """GET /images/get and /images/{name}/get."""
+    raise Unsupported(
+        "saving images is not supported yet",
+        hint="the engine's root is an OCI image layout that skopeo can copy from",
+    )
+
+
+ROUTES = [
+    Route("GET", "/images/json", list_all),
+    Route("POST", "/images/create", create),
+    Route("POST", "/images/load", load, streams=True),
+    Route("POST", "/images/prune", prune),
+    Route("GET", "/images/search", no_registry),
+    Route("GET", "/images/get", save),
+    Route("GET", "/images/{name:*}/json", inspect),
+    Route("GET", "/images/{name:*}/history", history),
+    Route("GET", "/images/{name:*}/get", save),
+    Route("POST", "/images/{name:*}/tag", tag),
+    Route("POST", "/images/{name:*}/push", no_registry),
+    Route("DELETE", "/images/{name:*}", remove),
+    Route("POST", "/commit", commit),
+    Route("GET", "/distribution/{name:*}/json", no_registry),
+    Route("POST", "/auth", no_registry),
+]

@@ -1,0 +1,170 @@
+"""/containers: what goes on for as long as the client stays: attach, logs, stats."""
+
+import asyncio
+import struct
+from collections.abc import Iterable
+
+from aiohttp import web
+
+from skerry.api import hijack, stats_shapes, versions
+from skerry.api.call import Call, line
+from skerry.api.formats import parse_time
+from skerry.api.router import Route
+from skerry.base.errors import Conflict, InvalidInput
+from skerry.base.isolation import Attach, Stats
+from skerry.engine import logs, processes
+from skerry.engine.container import Container
+
+
+def frame(entry: logs.Entry, *, terminal: bool, timestamps: bool) -> bytes:
+    """A log entry as it goes over the wire: framed, unless the container has a terminal."""
+    data = entry.log.encode("utf-8", "surrogateescape")
+    if timestamps:
+        data = entry.time.encode() + b" " + data
+    if terminal:
+        return data
+    kind = 2 if entry.stream == "stderr" else 1
+    return struct.pack(">BxxxI", kind, len(data)) + data
+
+
+def _frames(entries: Iterable[logs.Entry], container: Container, timestamps: bool) -> bytes:
+    terminal = bool(container.record.config.get("Tty"))
+    return b"".join(frame(e, terminal=terminal, timestamps=timestamps) for e in entries)
+
+
+async def attach(call: Call) -> web.StreamResponse:
+    """POST /containers/{id}/attach."""
+    containers = call.engine.containers
+    container = containers.find(call.params["id"])
+    terminal = bool(container.record.config.get("Tty"))
+    how = Attach(
+        stdin=call.flag("stdin") and bool(container.record.config.get("OpenStdin")),
+        stdout=call.flag("stdout"),
+        stderr=call.flag("stderr"),
+    )
+    keys = hijack.parse_keys(call.text("detachKeys")) if terminal else b""
+    past = logs.Query(how.stdout, how.stderr) if call.flag("logs") else None
+    path = containers.log_path(container) if past is not None else ""
+    if not call.flag("stream"):
+        return await _attach_past(call, container, path, past)
+    stream = await containers.attach(container.id, how)
+    call.engine.lifecycle.emit(container, "attach")
+    try:
+        kind = versions.stream_type(call.version, terminal=terminal)
+        client = hijack.take_over(call.request, kind)
+        if past is not None:
+            async for entries in logs.read(path, past, lambda: False):
+                await client.write(_frames(entries, container, False))
+        return await hijack.join(client, stream, stdin=how.stdin, keys=keys)
+    finally:
+        containers.withdraw(container.id, stream)
+        await stream.close()
+        if container.running:
+            call.engine.lifecycle.emit(container, "detach")
+
+
+async def _attach_past(
+    call: Call, container: Container, path: str, past: logs.Query | None
+) -> web.StreamResponse:
+    """`logs=1` without `stream`: what was said so far, then the end."""
+    terminal = bool(container.record.config.get("Tty"))
+    client = hijack.take_over(call.request, versions.stream_type(call.version, terminal=terminal))
+    if past is not None:
+        async for entries in logs.read(path, past, lambda: False):
+            await client.write(_frames(entries, container, False))
+    client.transport.close()
+    return hijack.finished()
+
+
+async def attach_ws(call: Call) -> web.StreamResponse:
+    """GET /containers/{id}/attach/ws: the same over a WebSocket, binary messages both ways."""
+    containers = call.engine.containers
+    container = containers.find(call.params["id"])
+    how = Attach(call.flag("stdin"), call.flag("stdout"), call.flag("stderr"))
+    socket = web.WebSocketResponse()
+    await socket.prepare(call.request)
+    stream = await containers.attach(container.id, how)
+
+    async def output() -> None:
+        while data := await stream.read():
+            await socket.send_bytes(data)
+        await socket.close()
+
+    out = asyncio.ensure_future(output())
+    try:
+        async for message in socket:
+            data = message.data.encode() if isinstance(message.data, str) else message.data
+            if how.stdin and data:
+                await stream.write(data)
+    finally:
+        out.cancel()
+        containers.withdraw(container.id, stream)
+        await stream.close()
+    return socket
+
+
+async def read_logs(call: Call) -> web.StreamResponse:
+    """GET /containers/{id}/logs."""
+    containers = call.engine.containers
+    container = containers.find(call.params["id"])
+    stdout, stderr = call.flag("stdout"), call.flag("stderr")
+    if not (stdout or stderr):
+        raise InvalidInput("Bad parameters: you must choose at least one stream")
+    text = call.text("tail", "all")
+    tail = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
+    path = containers.log_path(container)
+    query = logs.Query(
+        stdout,
+        stderr,
+        parse_time(call.text("since")),
+        parse_time(call.text("until")),
+        tail,
+        call.flag("follow"),
+    )
+    timestamps = call.flag("timestamps")
+    terminal = bool(container.record.config.get("Tty"))
+    response = await call.stream(versions.stream_type(call.version, terminal=terminal))
+    async for entries in logs.read(path, query, lambda: containers.has_log_to_come(container)):
+        await response.write(_frames(entries, container, timestamps))
+    return response
+
+
+Reading = tuple[Stats, processes.CpuTime]
+
+
+async def _reading(call: Call, container: Container) -> Reading | None:
+    try:
+        found = await call.engine.containers.stats(container)
+    except Conflict:
+        return None
+    return None if found is None else (found, processes.host_cpu())
+
+
+async def stats(call: Call) -> web.StreamResponse:
+    """GET /containers/{id}/stats: every second, or once."""
+    container = call.engine.containers.find(call.params["id"])
+    total = processes.memory_total()
+    if not call.flag("stream", True):
+        before = None
+        if not call.flag("one-shot"):
+            before = await _reading(call, container)
+            if before is not None:
+                await asyncio.sleep(1)
+        now = await _reading(call, container)
+        return call.json(stats_shapes.stats(container, now, before, memory_total=total))
+    response = await call.stream()
+    before = None
+    while not container.removing:
+        now = await _reading(call, container)
+        await response.write(line(stats_shapes.stats(container, now, before, memory_total=total)))
+        before = now
+        await asyncio.sleep(1)
+    return response
+
+
+ROUTES = [
+    Route("POST", "/containers/{id}/attach", attach, streams=True),
+    Route("GET", "/containers/{id}/attach/ws", attach_ws, streams=True),
+    Route("GET", "/containers/{id}/logs", read_logs, streams=True),
+    Route("GET", "/containers/{id}/stats", stats, streams=True),
+]

@@ -1,0 +1,220 @@
+"""/_ping, /version, /info, /events, /system/df."""
+
+import time
+from typing import Any
+
+from aiohttp import web
+
+from skerry.api import container_shapes, image_shapes, versions
+from skerry.api.call import Call, line
+from skerry.api.formats import parse_time, rfc3339
+from skerry.api.router import Route
+from skerry.api.routes.volumes import volume_shape
+from skerry.engine.events import Event
+
+Json = dict[str, Any]
+
+
+async def ping(call: Call) -> web.StreamResponse:
+    """GET and HEAD /_ping."""
+    headers = {
+        "Builder-Version": "1",
+        "Swarm": "inactive",
+        "Cache-Control": "no-cache, no-store, must-revalidate",
+        "Pragma": "no-cache",
+    }
+    text = "" if call.request.method == "HEAD" else "OK"
+    return web.Response(text=text, headers=headers)
+
+
+async def version(call: Call) -> web.StreamResponse:
+    """GET /version."""
+    facts = call.engine.system.version()
+    api = str(versions.NEWEST)
+    oldest = str(versions.OLDEST)
+    return call.json(
+        {
+            "Platform": {"Name": "skerry"},
+            "Components": [
+                {
+                    "Name": "Engine",
+                    "Version": facts["version"],
+                    "Details": {
+                        "ApiVersion": api,
+                        "MinAPIVersion": oldest,
+                        "Arch": facts["arch"],
+                        "Os": facts["os"],
+                        "KernelVersion": facts["kernel"],
+                        "Experimental": "false",
+                        "Python": facts["python"],
+                    },
+                }
+            ],
+            "Version": facts["version"],
+            "ApiVersion": api,
+            "MinAPIVersion": oldest,
+            "GitCommit": "",
+            "GoVersion": "",
+            "Os": facts["os"],
+            "Arch": facts["arch"],
+            "KernelVersion": facts["kernel"],
+            "BuildTime": "",
+        }
+    )
+
+
+async def info(call: Call) -> web.StreamResponse:
+    """GET /info."""
+    found = call.engine.system.info()
+    counts = found["counts"]
+    controllers = set(found["controllers"])
+    limits = {
+        "MemoryLimit": "memory",
+        "SwapLimit": "memory",
+        "CpuCfsPeriod": "cpu",
+        "CpuCfsQuota": "cpu",
+        "CPUShares": "cpu",
+        "CPUSet": "cpuset",
+        "PidsLimit": "pids",
+    }
+    return call.json(
+        {
+            "ID": found["id"],
+            "Containers": counts["all"],
+            "ContainersRunning": counts["running"],
+            "ContainersPaused": counts["paused"],
+            "ContainersStopped": counts["stopped"],
+            "Images": counts["images"],
+            "Driver": "overlay2",
+            "DriverStatus": [["Backing", "overlayfs"], ["Image layout", "OCI"]],
+            "Plugins": {
+                "Volume": ["local"],
+                "Network": ["host", "null"],
+                "Authorization": None,
+                "Log": ["json-file", "none"],
+            },
+            **{key: name in controllers for key, name in limits.items()},
+            "OomKillDisable": found["cgroup_version"] == 1,
+            "IPv4Forwarding": True,
+            "Debug": False,
+            "NFd": 0,
+            "NGoroutines": 0,
+            "SystemTime": rfc3339(time.time_ns()),
+            "LoggingDriver": "json-file",
+            "CgroupDriver": "cgroupfs",
+            "CgroupVersion": str(found["cgroup_version"]),
+            "NEventsListener": 0,
+            "KernelVersion": call.engine.system.version()["kernel"],
+            "OperatingSystem": found["operating_system"],
+            "OSVersion": found["os_version"],
+            "OSType": "linux",
+            "Architecture": found["machine"],
+            "IndexServerAddress": "https://index.docker.io/v1/",
+            "RegistryConfig": {
+                "InsecureRegistryCIDRs": [],
+                "IndexConfigs": {},
+                "Mirrors": [],
+            },
+            "NCPU": found["cpus"],
+            "MemTotal": found["memory"],
+            "GenericResources": None,
+            "DockerRootDir": found["root"],
+            "HttpProxy": "",
+            "HttpsProxy": "",
+            "NoProxy": "",
+            "Name": found["name"],
+            "Labels": [],
+            "ExperimentalBuild": False,
+            "ServerVersion": call.engine.system.version()["version"],
+            "Runtimes": {"skerry": {"path": "skerry-runtime"}},
+            "DefaultRuntime": "skerry",
+            "Swarm": {
+                "NodeID": "",
+                "NodeAddr": "",
+                "LocalNodeState": "inactive",
+                "ControlAvailable": False,
+                "Error": "",
+                "RemoteManagers": None,
+            },
+            "LiveRestoreEnabled": True,
+            "Isolation": "",
+            "InitBinary": "skerry-init",
+            "ContainerdCommit": {"ID": ""},
+            "RuncCommit": {"ID": ""},
+            "InitCommit": {"ID": ""},
+            "SecurityOptions": ["name=seccomp,profile=builtin"]
+            + (["name=cgroupns"] if found["cgroup_version"] == 2 else []),
+            "CDISpecDirs": [],
+            "Warnings": None,
+        }
+    )
+
+
+def event_shape(event: Event) -> Json:
+    """An event as Docker sends it; the first three fields are for old clients."""
+    result: Json = {
+        "Type": event.kind,
+        "Action": event.action,
+        "Actor": {"ID": event.id, "Attributes": event.attributes},
+        "scope": "local",
+        "time": event.time // 10**9,
+        "timeNano": event.time,
+    }
+    if event.kind == "container":
+        old = {"status": event.action, "id": event.id, "from": event.attributes.get("image", "")}
+        return old | result
+    if event.kind == "image":
+        return {"status": event.action, "id": event.id} | result
+    return result
+
+
+async def events(call: Call) -> web.StreamResponse:
+    """GET /events."""
+    filters = call.filters()
+    since = parse_time(call.text("since")) if call.text("since") else None
+    until = parse_time(call.text("until")) if call.text("until") else None
+    response = await call.stream()
+    async for event in call.engine.events.listen(filters, since, until):
+        await response.write(line(event_shape(event)))
+    return response
+
+
+async def disk_usage(call: Call) -> web.StreamResponse:
+    """GET /system/df."""
+    usage = await call.engine.accounts.usage()
+    wanted = set(call.query.getall("type", [])) or {"container", "image", "volume", "build-cache"}
+    images_service = call.engine.images
+    result: Json = {"LayersSize": usage.store.categories["images"].bytes}
+    if "image" in wanted:
+        result["Images"] = [
+            image_shapes.summary(each, call.version, containers=images_service.users(each))
+            for each in images_service.select({}, all=True)
+        ]
+    if "container" in wanted:
+        sizes = {each.id: each.size for each in images_service.select({}, all=True)}
+        result["Containers"] = [
+            container_shapes.summary(
+                each,
+                size=usage.containers.get(each.id, 0),
+                root_size=sizes.get(each.record.image_id, 0),
+            )
+            for each in call.engine.containers.select({}, all=True)
+        ]
+    if "volume" in wanted:
+        result["Volumes"] = [
+            volume_shape(each.volume, size=each.bytes, users=each.users) for each in usage.volumes
+        ]
+    if "build-cache" in wanted:
+        result["BuildCache"] = []
+        result["BuilderSize"] = 0
+    return call.json(result)
+
+
+ROUTES = [
+    Route("GET", "/_ping", ping),
+    Route("HEAD", "/_ping", ping),
+    Route("GET", "/version", version),
+    Route("GET", "/info", info),
+    Route("GET", "/events", events, streams=True),
+    Route("GET", "/system/df", disk_usage),
+]

@@ -1,0 +1,85 @@
+"""Endpoints of Docker's API that this engine does not have, answered honestly."""
+
+from aiohttp import web
+
+from skerry.api.call import Call
+from skerry.api.router import Handle, Route
+from skerry.base.errors import NotFound, Unavailable, Unsupported
+
+_NOT_A_SWARM = (
+    'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect '
+    "this node to swarm and try again."
+)
+
+
+async def no_swarm(call: Call) -> web.StreamResponse:
+    """Whatever only a swarm manager answers."""
+    raise Unavailable(_NOT_A_SWARM)
+
+
+async def no_swarm_here(call: Call) -> web.StreamResponse:
+    """Joining and making swarms."""
+    raise Unsupported("this engine has no swarm mode")
+
+
+async def no_build(call: Call) -> web.StreamResponse:
+    """POST /build and the sessions that BuildKit's clients open."""
+    raise Unsupported("this engine cannot build images yet")
+
+
+async def no_plugin(call: Call) -> web.StreamResponse:
+    """A plugin by name."""
+    raise NotFound(f'plugin "{call.params["name"]}" not found')
+
+
+async def no_plugins(call: Call) -> web.StreamResponse:
+    """GET /plugins."""
+    return call.json([])
+
+
+async def no_plugin_support(call: Call) -> web.StreamResponse:
+    """Installing plugins."""
+    raise Unsupported("this engine has no plugins")
+
+
+async def build_prune(call: Call) -> web.StreamResponse:
+    """POST /build/prune: there is no build cache."""
+    return call.json({"CachesDeleted": None, "SpaceReclaimed": 0})
+
+
+async def no_checkpoints(call: Call) -> web.StreamResponse:
+    """Checkpoints of containers."""
+    raise Unsupported("this engine has no checkpoints")
+
+
+def _swarm() -> list[Route]:
+    routes = [Route("GET", "/swarm", no_swarm)]
+    for noun in ("nodes", "services", "tasks", "secrets", "configs"):
+        routes.append(Route("GET", f"/{noun}", no_swarm))
+        routes.append(Route("POST", f"/{noun}/create", no_swarm))
+        methods = ("GET", "POST", "DELETE")
+        routes += [Route(method, f"/{noun}/{{rest:*}}", no_swarm) for method in methods]
+    routes += [Route("POST", f"/swarm/{verb}", no_swarm_here) for verb in ("init", "join")]
+    verbs = ("leave", "update", "unlock")
+    routes += [Route("POST", f"/swarm/{verb}", no_swarm) for verb in verbs]
+    routes.append(Route("GET", "/swarm/unlockkey", no_swarm))
+    return routes
+
+
+_OTHERS: list[tuple[str, str, Handle]] = [
+    ("POST", "/build", no_build),
+    ("POST", "/build/cancel", no_build),
+    ("POST", "/session", no_build),
+    ("POST", "/grpc", no_build),
+    ("POST", "/build/prune", build_prune),
+    ("GET", "/plugins", no_plugins),
+    ("GET", "/plugins/privileges", no_plugin_support),
+    ("POST", "/plugins/pull", no_plugin_support),
+    ("POST", "/plugins/create", no_plugin_support),
+    ("GET", "/plugins/{name:*}/json", no_plugin),
+    ("DELETE", "/plugins/{name:*}", no_plugin),
+    ("GET", "/containers/{id}/checkpoints", no_checkpoints),
+    ("POST", "/containers/{id}/checkpoints", no_checkpoints),
+]
+
+ROUTES = _swarm() + [Route(*each) for each in _OTHERS]

@@ -1,0 +1,119 @@
+"""/volumes."""
+
+import asyncio
+from typing import Any
+
+from aiohttp import web
+
+from skerry.api.call import Call, no_content
+from skerry.api.formats import rfc3339
+from skerry.api.router import Route
+from skerry.base.errors import InvalidInput
+from skerry.engine import validation
+from skerry.engine.filters import label_matches, search
+from skerry.engine.usage import tree_bytes
+from skerry.engine.volumes import Volume, check_driver
+
+Json = dict[str, Any]
+
+_BODY = validation.fields(
+    {
+        "Name": validation.text(255),
+        "Driver": validation.string,
+        "DriverOpts": validation.table(validation.string, 64),
+        "Labels": validation.labels,
+    }
+)
+
+
+def volume_shape(volume: Volume, *, size: int = -1, users: int = -1) -> Json:
+    """A volume; sizes only where they were measured."""
+    labels = volume.labels
+    if volume.anonymous:
+        labels = {**labels, "com.docker.volume.anonymous": ""}
+    result: Json = {
+        "CreatedAt": rfc3339(volume.created_at // 10**9 * 10**9),
+        "Driver": "local",
+        "Labels": labels or None,
+        "Mountpoint": volume.path,
+        "Name": volume.name,
+        "Options": None,
+        "Scope": "local",
+    }
+    if size >= 0:
+        result["UsageData"] = {"Size": size, "RefCount": users}
+    return result
+
+
+async def list_all(call: Call) -> web.StreamResponse:
+    """GET /volumes."""
+    filters = call.filters()
+    volumes = call.engine.volumes.all()
+    chosen = [volume_shape(each) for each in volumes if _accepts(call, each, filters)]
+    return call.json({"Volumes": chosen, "Warnings": None})
+
+
+def _accepts(call: Call, volume: Volume, filters: dict[str, frozenset[str]]) -> bool:
+    for key, wanted in filters.items():
+        match key:
+            case "name":
+                good = any(search(each, volume.name) for each in wanted)
+            case "label":
+                good = all(label_matches(volume.labels, each) for each in wanted)
+            case "driver":
+                good = "local" in wanted
+            case "dangling":
+                unused = not call.engine.volumes.in_use(volume.name)
+                good = unused == bool(wanted & {"true", "1"})
+            case _:
+                raise InvalidInput(f"invalid filter '{key}'")
+        if not good:
+            return False
+    return True
+
+
+async def create(call: Call) -> web.StreamResponse:
+    """POST /volumes/create."""
+    body = _BODY(await call.body(), "")
+    check_driver(body)
+    name = body.get("Name", "")
+    volume = call.engine.volumes.create(name, body.get("Labels"), anonymous=not name)
+    return call.json(volume_shape(volume), 201)
+
+
+async def inspect(call: Call) -> web.StreamResponse:
+    """GET /volumes/{name}."""
+    return call.json(volume_shape(call.engine.volumes.get(call.params["name"])))
+
+
+async def remove(call: Call) -> web.StreamResponse:
+    """DELETE /volumes/{name}."""
+    call.engine.volumes.remove(call.params["name"], force=call.flag("force"))
+    return no_content()
+
+
+async def prune(call: Call) -> web.StreamResponse:
+    """POST /volumes/prune: anonymous ones that nobody holds, all such with `all`."""
+    filters = call.filters()
+    everything = bool(filters.get("all", frozenset()) & {"true", "1"})
+    names, freed = [], 0
+    for volume in call.engine.volumes.all():
+        if call.engine.volumes.in_use(volume.name) or not (volume.anonymous or everything):
+            continue
+        if not all(label_matches(volume.labels, each) for each in filters.get("label", ())):
+            continue
+        if any(label_matches(volume.labels, each) for each in filters.get("label!", ())):
+            continue
+        freed += await asyncio.to_thread(tree_bytes, volume.path)
+        call.engine.volumes.remove(volume.name, force=True)
+        names.append(volume.name)
+    return call.json({"VolumesDeleted": names or None, "SpaceReclaimed": freed})
+
+
+ROUTES = [
+    Route("GET", "/volumes", list_all),
+    Route("POST", "/volumes/create", create),
+    Route("POST", "/volumes/prune", prune),
+    Route("GET", "/volumes/{name}", inspect),
+    Route("DELETE", "/volumes/{name}", remove),
+]

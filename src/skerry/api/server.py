@@ -1,0 +1,135 @@
+"""The HTTP server: Docker's Engine API and skerry's own additions on a unix socket."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Iterable
+
+from aiohttp import web
+
+import skerry
+from skerry.api import versions
+from skerry.api.call import Call
+from skerry.api.errors import message_of, status_of
+from skerry.api.router import Route, Router
+from skerry.api.routes import (
+    archive,
+    containers,
+    images,
+    networks,
+    own,
+    streams,
+    system,
+    unserved,
+    volumes,
+)
+from skerry.base.errors import GuestFault, SkerryError
+from skerry.engine.engine import Engine
+
+log = logging.getLogger(__name__)
+
+GRACE = 1.0
+"""Seconds that open requests get at the end."""
+_HEADERS = {
+    "Api-Version": str(versions.NEWEST),
+    "Docker-Experimental": "false",
+    "Ostype": "linux",
+    "Server": f"skerry/{skerry.__version__} (linux)",
+}
+
+
+def all_routes() -> list[Route]:
+    """Every route, in the order in which patterns are tried."""
+    modules = (
+        system,
+        containers,
+        streams,
+        archive,
+        images,
+        volumes,
+        networks,
+        own,
+        unserved,
+    )
+    return [route for module in modules for route in module.ROUTES]
+
+
+class Api:
+    """Answers requests on behalf of an engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._router = Router(all_routes())
+        self.requests = 0
+        self.active = 0
+        self.last = 0.0
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """One request."""
+        self.requests += 1
+        self.active += 1
+        try:
+            return await self._answer(request)
+        finally:
+            self.active -= 1
+            self.last = asyncio.get_running_loop().time()
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            version, path = versions.split(request.path)
+        except SkerryError as error:
+            return _failure(status_of(error), message_of(error))
+        found = self._router.find(request.method, path)
+        if found is None:
+            if self._router.methods(path):
+                return _failure(405, "method not allowed")
+            return _failure(404, "page not found")
+        route, params = found
+        call = Call(request, self._engine, version, params)
+        try:
+            if route.streams:
+                response = await route.handle(call)
+            else:
+                # A client that leaves must not stop a removal half-way.
+                response = await asyncio.shield(asyncio.ensure_future(route.handle(call)))
+        except (SkerryError, GuestFault) as error:
+            response = _failure(status_of(error), message_of(error))
+        except (asyncio.CancelledError, ConnectionError):
+            raise
+        except Exception as error:
+            log.exception("%s %s", request.method, request.path)
+            response = _failure(500, message_of(error))
+        if not response.prepared:
+            response.headers.update(_HEADERS)
+        return response
+
+
+def _failure(status: int, message: str) -> web.Response:
+    if status == 304:
+        return web.Response(status=304, headers=_HEADERS)
+    import msgspec
+
+    return web.Response(
+        body=msgspec.json.encode({"message": message}) + b"\n",
+        status=status,
+        content_type="application/json",
+        headers=_HEADERS,
+    )
+
+
+async def serve(engine: Engine, sockets: Iterable[socket.socket]) -> tuple[Api, web.ServerRunner]:
+    """Begin to answer on listening sockets. `await runner.cleanup()` ends it."""
+    api = Api(engine)
+    server = web.Server(
+        api.answer,
+        handler_cancellation=True,
+        access_log=None,
+        max_line_size=65536,
+        max_field_size=65536,
+        auto_decompress=False,
+    )
+    runner = web.ServerRunner(server, shutdown_timeout=GRACE)
+    await runner.setup()
+    for sock in sockets:
+        await web.SockSite(runner, sock, backlog=512).start()
+    return api, runner

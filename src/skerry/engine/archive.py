@@ -1,0 +1,270 @@
+"""Files in and out of a container: `docker cp`, export, the state of a path.
+
+A running container is seen through its init's root (`/proc/PID/root`), with its volumes and tmpfs;
+a stopped one through its layers, or through the volume when the path leads there. Every path is
+resolved beneath that root, so links in the container never lead out of it.
+"""
+
+import asyncio
+import contextlib
+import os
+import posixpath
+import stat
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import IO, Any, NamedTuple
+
+from skerry.base.errors import Forbidden, InvalidInput, KernelFault, NotFound
+from skerry.engine import facts, users
+from skerry.engine.container import Container
+from skerry.kernel import descriptors, mounts
+from skerry.store import Store
+
+CHUNK = 256 * 1024
+
+
+class PathStat(NamedTuple):
+    """What a path is; `mode` as stat(2) has it."""
+
+    name: str
+    size: int
+    mode: int
+    mtime_ns: int
+    link_target: str
+
+
+class _View(NamedTuple):
+    """A root and a path in it. `writable` says why not."""
+
+    root: int
+    path: str
+    refusal: str = ""
+
+
+def _clean(path: str) -> tuple[str, bool]:
+    """An absolute path without dots, and whether the last component is to be followed."""
+    if "\0" in path or len(path) > 4096:
+        raise InvalidInput(f"invalid path {path!r:.80}")
+    follow = path.endswith(("/", "/.")) or path in ("", ".")
+    return posixpath.normpath("/" + path.lstrip("/")), follow
+
+
+class Archive:
+    """The service."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    @contextlib.contextmanager
+    def _view(self, container: Container, path: str, *, write: bool = False) -> Iterator[_View]:
+        """The root under which a path of the container lies; closed at the end."""
+        refusal = ""
+        if container.running:
+            root = os.open(
+                f"/proc/{container.state.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+            )
+        else:
+            root, path, refusal = self._stopped(container, path, write=write)
+        for point in container.record.mounts:
+            if point.read_only and (path + "/").startswith(point.target + "/"):
+                refusal = "mounted volume is marked read-only"
+        if container.record.host.get("ReadonlyRootfs") and not _in_mount(container, path):
+            refusal = "container rootfs is marked read-only"
+        try:
+            yield _View(root, path, refusal)
+        finally:
+            os.close(root)
+
+    def _stopped(self, container: Container, path: str, *, write: bool) -> tuple[int, str, str]:
+        for point in reversed(container.record.mounts):
+            if point.kind == "tmpfs" or not (path + "/").startswith(point.target + "/"):
+                continue
+            refusal = "mounted volume is marked read-only" if point.read_only else ""
+            try:
+                if os.path.isdir(point.source):
+                    root = os.open(point.source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+                    return root, path[len(point.target) :] or "/", refusal
+                head, name = posixpath.split(point.source)
+                root = os.open(head, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+                return root, f"/{name}", refusal
+            except OSError as error:
+                raise NotFound(f"cannot open {point.source}: {error.strerror}") from None
+        overlay = self._store.snapshots.overlay(container.id)
+        return (mounts.overlay_fd(overlay) if write else facts.open_root(overlay)), path, ""
+
+    def stat(self, container: Container, path: str) -> PathStat:
+        """What a path is. NotFound in Docker's words."""
+        clean, follow = _clean(path)
+        with self._view(container, clean) as view, _opened(container, view, path, follow) as fd:
+            return _stat(fd, posixpath.basename(clean) or "/", view)
+
+    async def get(self, container: Container, path: str) -> tuple[PathStat, AsyncIterator[bytes]]:
+        """The path's state and a tar archive of it, whose names start with its last component."""
+        clean, _ = _clean(path)
+        found = self.stat(container, path)
+        name = "." if path.endswith("/.") or path == "." else posixpath.basename(clean) or "/"
+
+        def write(stream: IO[bytes]) -> None:
+            from skerry.engine.tarring import Writer
+
+            with self._view(container, clean) as view:
+                writer = Writer(stream)
+                if stat.S_ISDIR(found.mode):
+                    fd = descriptors.open_in_root(
+                        view.root, view.path, os.O_RDONLY | os.O_DIRECTORY
+                    )
+                    try:
+                        writer.add_folder(fd, name)
+                    finally:
+                        os.close(fd)
+                else:
+                    head, base = posixpath.split(view.path)
+                    fd = descriptors.open_in_root(view.root, head, os.O_PATH | os.O_DIRECTORY)
+                    try:
+                        writer.add(fd, base, name)
+                    finally:
+                        os.close(fd)
+                writer.close()
+
+        return found, _produce(write)
+
+    def export(self, container: Container) -> AsyncIterator[bytes]:
+        """The container's whole tree, without its volumes, as a tar archive."""
+        overlay = self._store.snapshots.overlay(container.id)
+
+        def write(stream: IO[bytes]) -> None:
+            from skerry.engine.tarring import Writer
+
+            root = facts.open_root(overlay)
+            try:
+                fd = descriptors.open_in_root(root, "/", os.O_RDONLY | os.O_DIRECTORY)
+                try:
+                    writer = Writer(stream)
+                    writer.add_children(fd, "")
+                    writer.close()
+                finally:
+                    os.close(fd)
+            finally:
+                os.close(root)
+
+        return _produce(write)
+
+    async def put(
+        self,
+        container: Container,
+        path: str,
+        chunks: AsyncIterator[bytes],
+        *,
+        keep_kinds: bool = False,
+        as_user: bool = False,
+    ) -> None:
+        """Unpack a tar archive into a folder. NotFound, InvalidInput, Forbidden as Docker."""
+        clean, _ = _clean(path)
+        async with contextlib.AsyncExitStack() as stack:
+            if not container.running:
+                # A start would mount the same upper folder a second time.
+                await stack.enter_async_context(container.lock)
+            view = stack.enter_context(self._view(container, clean, write=True))
+            if view.refusal:
+                raise Forbidden(view.refusal)
+            with _opened(container, view, path, True) as fd:
+                if not stat.S_ISDIR(os.fstat(fd).st_mode):
+                    raise InvalidInput("extraction point is not a directory")
+                target = view.path
+            owner = self._owner(container, view) if as_user else None
+
+            def read(stream: IO[bytes]) -> None:
+                from skerry.engine.tarring import Extraction
+
+                Extraction(view.root, target, owner=owner, keep_kinds=keep_kinds).run(stream)
+
+            container.record.ever_started = True
+            await _consume(read, chunks)
+
+    def _owner(self, container: Container, view: _View) -> tuple[int, int]:
+        wanted = container.record.config.get("User", "")
+        found: users.User = facts.lookup_user(view.root, wanted)
+        return found.uid, found.gid
+
+
+def _in_mount(container: Container, path: str) -> bool:
+    return any((path + "/").startswith(point.target + "/") for point in container.record.mounts)
+
+
+@contextlib.contextmanager
+def _opened(container: Container, view: _View, path: str, follow: bool) -> Iterator[int]:
+    """An O_PATH descriptor of a path; NotFound in Docker's words."""
+    flags = os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    try:
+        fd = descriptors.open_in_root(view.root, view.path, flags)
+    except (KernelFault, NotFound):
+        raise NotFound(f"Could not find the file {path} in container {container.id}") from None
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _stat(fd: int, name: str, view: _View) -> PathStat:
+    status = os.fstat(fd)
+    link = ""
+    if stat.S_ISLNK(status.st_mode):
+        link = os.readlink("", dir_fd=fd)
+        link = posixpath.normpath(posixpath.join(posixpath.dirname(view.path), link))
+    return PathStat(name, status.st_size, status.st_mode, status.st_mtime_ns, link)
+
+
+async def _produce(write: Callable[[IO[bytes]], None]) -> AsyncIterator[bytes]:
+    """What a thread writes, chunk by chunk; the pipe between gives the back-pressure."""
+    loop = asyncio.get_running_loop()
+    read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
+    failure: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            with os.fdopen(write_fd, "wb", buffering=CHUNK) as stream:
+                write(stream)
+        except BrokenPipeError:
+            return
+        except BaseException as error:
+            failure.append(error)
+
+    reader = asyncio.StreamReader(limit=CHUNK)
+    transport, _ = await loop.connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_fd, "rb", buffering=0)
+    )
+    thread = loop.run_in_executor(None, work)
+    try:
+        while data := await reader.read(CHUNK):
+            yield data
+        await thread
+        if failure:
+            raise failure[0]
+    finally:
+        transport.close()
+
+
+async def _consume(read: Callable[[IO[bytes]], Any], chunks: AsyncIterator[bytes]) -> None:
+    """Feed chunks to a thread that reads them as a file."""
+    loop = asyncio.get_running_loop()
+    read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
+
+    def work() -> None:
+        with os.fdopen(read_fd, "rb", buffering=CHUNK) as stream:
+            read(stream)
+            # The sender must not see a broken pipe for padding after the archive's end.
+            while stream.read(CHUNK):
+                pass
+
+    thread = loop.run_in_executor(None, work)
+    transport, protocol = await loop.connect_write_pipe(
+        asyncio.streams.FlowControlMixin, os.fdopen(write_fd, "wb", buffering=0)
+    )
+    writer = asyncio.StreamWriter(transport, protocol, None, loop)
+    try:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            async for chunk in chunks:
+                writer.write(chunk)
+                await writer.drain()
+    finally:
+        writer.close()
+        await thread

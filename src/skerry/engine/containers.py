@@ -1,0 +1,482 @@
+"""The containers: make, find, list, rename, change, remove. What makes them run is `lifecycle`."""
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from skerry.base.errors import Conflict, InvalidInput, NotFound, SkerryError, Unsupported
+from skerry.base.ids import check_name, new_id
+from skerry.base.isolation import Attach, Overlay, Stats
+from skerry.base.settings import Settings
+from skerry.engine import (
+    attach,
+    etc,
+    facts,
+    health,
+    merging,
+    mounts,
+    processes,
+    record,
+    resources,
+    restart,
+    security,
+    spec,
+    volumes,
+)
+from skerry.engine.container import Container
+from skerry.engine.events import Events
+from skerry.engine.filters import Filters, Selection, label_matches
+from skerry.engine.isolation import Driver, Stream
+from skerry.engine.lifecycle import Lifecycle
+from skerry.engine.registry import Registry
+from skerry.engine.signals import parse_signal
+from skerry.store import Store
+
+log = logging.getLogger(__name__)
+
+LIMIT = 100_000
+"""Containers of one engine."""
+
+
+class Removed(NamedTuple):
+    """What a prune took away."""
+
+    ids: list[str]
+    bytes: int
+
+
+class Containers:
+    """The service."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        driver: Driver,
+        events: Events,
+        registry: Registry,
+        lifecycle: Lifecycle,
+        volumes: volumes.Volumes,
+        host: facts.Host,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._driver = driver
+        self._events = events
+        self._registry = registry
+        self._lifecycle = lifecycle
+        self._volumes = volumes
+        self._host = host
+        lifecycle.remove = self._remove_at_end
+
+    def find(self, reference: str) -> Container:
+        """By id, name or beginning of an id; NotFound."""
+        return self._registry.find(reference)
+
+    def all(self) -> list[Container]:
+        """Every container."""
+        return list(self._registry)
+
+    async def create(
+        self,
+        config: Mapping[str, Any],
+        host: Mapping[str, Any],
+        network: Mapping[str, Any] | None = None,
+        name: str = "",
+    ) -> tuple[Container, list[str]]:
+        """Make a container, stopped. Returns it and Docker's warnings.
+
+        `config` and `host` have passed `validation`. NotFound for a missing image, Conflict for a
+        taken name, InvalidInput for what contradicts itself.
+        """
+        if len(self._registry) >= LIMIT:
+            raise Conflict(f"there are already {LIMIT} containers")
+        name = check_name(name.removeprefix("/")) if name else self._registry.free_name()
+        self._registry.check_free(name)
+        reference = config.get("Image") or ""
+        image = self._store.images.get(reference)
+        merged = merging.merge(config, image.config)
+        host = dict(host)
+        self._check(merged, host)
+        saved = record.Record(
+            id=new_id(),
+            name=name,
+            image=reference,
+            image_id=image.id,
+            created_at=time.time_ns(),
+            config=merged,
+            host=host,
+            network=dict(network or {}),
+            mounts=mounts.requested(merged, host, self._inherited(host)),
+        )
+        container = Container(saved)
+        # The name is taken before the first await: two creates with one name must not both pass.
+        self._registry.add(container)
+        try:
+            await self._make(container)
+        except BaseException:
+            self._registry.discard(container)
+            self._sweep_files(container)
+            raise
+        self._lifecycle.emit(container, "create")
+        return container, _warnings(host)
+
+    def _check(self, config: Mapping[str, Any], host: Mapping[str, Any]) -> None:
+        """Refuse now what a start would refuse later."""
+        resources.check(host)
+        policy = restart.parse(host.get("RestartPolicy"))
+        if host.get("AutoRemove") and policy.name != "no":
+            raise InvalidInput("can't create 'AutoRemove' container with restart policy")
+        security.check_devices(host.get("DeviceRequests") or ())
+        security.parse_options(host.get("SecurityOpt") or ())
+        security.capabilities(
+            host.get("CapAdd") or (), host.get("CapDrop") or (), self._host.known_capabilities
+        )
+        self._host.devices(host)
+        facts.log_options(host, "")
+        etc.extra_hosts(host.get("ExtraHosts") or ())
+        etc.resolv_conf("", host, shares_host=False)
+        if config.get("StopSignal"):
+            parse_signal(config["StopSignal"])
+        if host.get("Runtime") not in (None, "", "skerry", "runc", "io.containerd.runc.v2"):
+            raise InvalidInput(f"unknown or invalid runtime name: {host['Runtime']}")
+        if host.get("PortBindings") or host.get("PublishAllPorts"):
+            raise Unsupported(
+                "cannot publish ports: this engine has no bridge network yet",
+                hint="use --network host",
+            )
+        if host.get("Links"):
+            raise Unsupported("links are not supported", hint="use --network container:NAME")
+        self._check_modes(config, host)
+
+    def _check_modes(self, config: Mapping[str, Any], host: Mapping[str, Any]) -> None:
+        network = host.get("NetworkMode", "")
+        if network.startswith("container:"):
+            self._registry.find(network.partition(":")[2])
+            if config.get("Hostname"):
+                raise InvalidInput("conflicting options: hostname and the network mode")
+        elif network not in (*facts.PRIVATE_NETWORKS, "host"):
+            raise NotFound(f"network {network} not found")
+        for key in ("IpcMode", "PidMode"):
+            mode = host.get(key, "")
+            if mode.startswith("container:"):
+                self._registry.find(mode.partition(":")[2])
+            elif mode not in ("", "host") and not (
+                key == "IpcMode" and mode in ("private", "shareable", "none")
+            ):
+                raise InvalidInput(f"invalid {key[:3].upper()} mode: {mode}")
+        directory = config.get("WorkingDir", "")
+        if directory and not directory.startswith("/"):
+            raise InvalidInput(
+                f"the working directory '{directory}' is invalid, it needs to be an absolute path"
+            )
+        shared = spec.Namespaces(
+            network="host" if network == "host" else "",
+            ipc="host" if host.get("IpcMode") == "host" else "",
+            uts="host" if host.get("UTSMode") == "host" else "",
+        )
+        spec.check_sysctls(host, shared)
+
+    def _inherited(self, host: Mapping[str, Any]) -> list[record.MountPoint]:
+        """The mounts of `--volumes-from`."""
+        result = []
+        for text in host.get("VolumesFrom") or ():
+            reference, _, mode = text.partition(":")
+            if mode not in ("", "ro", "rw", "z", "Z"):
+                raise InvalidInput(f"invalid mode for volumes-from: {mode}")
+            for point in self._registry.find(reference).record.mounts:
+                if point.kind == "tmpfs":
+                    continue
+                copy = record.MountPoint(
+                    point.kind,
+                    point.target,
+                    source=point.source,
+                    name=point.name,
+                    mode=point.mode,
+                    read_only=point.read_only or mode == "ro",
+                    propagation=point.propagation,
+                    options=list(point.options),
+                    copy_up=False,
+                )
+                result.append(copy)
+        return result
+
+    async def _make(self, container: Container) -> None:
+        """Everything on disk; the record comes last, so that a crash leaves only nameless rests."""
+        saved = container.record
+        state_dir = self._lifecycle.state_dir(saved.id)
+        mounts.make_sources(saved.mounts)
+        os.mkdir(state_dir, 0o711)
+        overlay = self._store.snapshots.prepare(saved.id, saved.image_id)
+        fresh = self._volumes.provide(saved.mounts)
+        if fresh:
+            root = facts.open_root(Overlay(overlay.lower))
+            try:
+                for point in fresh:
+                    await volumes.copy_up(root, point.target, point.source)
+            finally:
+                os.close(root)
+        self._lifecycle.save(container)
+
+    def _sweep_files(self, container: Container) -> None:
+        """Remove what a failed create left; the next recovery finds the rest."""
+        try:
+            self._store.snapshots.remove(container.id)
+            self._remove_volumes(container)
+        except SkerryError as error:
+            log.warning("%s", error)
+        shutil.rmtree(self._lifecycle.state_dir(container.id), ignore_errors=True)
+
+    async def start(self, reference: str) -> None:
+        """See Lifecycle."""
+        await self._lifecycle.start(self.find(reference))
+
+    async def remove(self, reference: str, *, force: bool = False, volumes: bool = False) -> None:
+        """Remove it. Conflict while it runs, unless forced."""
+        container = self.find(reference)
+        if container.removing:
+            raise Conflict(f"removal of container {reference} is already in progress")
+        status = container.state.status
+        if status in ("running", "paused", "restarting") and not force:
+            advice = (
+                "unpause and then stop the container before removal or force remove"
+                if status == "paused"
+                else "stop the container before removing or force remove"
+            )
+            raise Conflict(
+                f'cannot remove container "{container.record.name}": container is {status}: {advice}'
+            )
+        await self._remove(container, volumes=volumes)
+
+    async def _remove_at_end(self, container: Container) -> None:
+        """--rm: the container and its anonymous volumes."""
+        if not container.removing:
+            await self._remove(container, volumes=True)
+
+    async def _remove(self, container: Container, *, volumes: bool) -> None:
+        container.removing = True
+        try:
+            if container.running or container.state.status == "restarting":
+                if container.running:
+                    await self._lifecycle.kill(container)
+                else:
+                    await self._lifecycle.end(container)
+            async with container.lock:
+                await self._erase(container, volumes=volumes)
+        except BaseException:
+            container.removing = False
+            raise
+        self._lifecycle.emit(container, "destroy")
+        container.tell_removed()
+
+    async def _erase(self, container: Container, *, volumes: bool) -> None:
+        """From the outside in: processes and cgroups, the record, then files.
+
+        Once the record is gone, recovery removes whatever a crash leaves of the rest.
+        """
+        id = container.id
+        health.end(container)
+        state_dir = self._lifecycle.state_dir(id)
+        await self._driver.delete(id, state_dir, self._lifecycle.run_dir(id))
+        self._store.records.delete(record.KIND, id)
+        self._registry.discard(container)
+        self._store.snapshots.remove(id)
+        remove_tree(state_dir)
+        if volumes:
+            self._remove_volumes(container)
+
+    def _remove_volumes(self, container: Container) -> None:
+        for point in container.record.mounts:
+            own = point.kind == "volume" and point.anonymous and point.name
+            if own and not self._volumes.in_use(point.name):
+                self._volumes.remove(point.name, force=True)
+
+    def rename(self, reference: str, name: str) -> None:
+        """Give it another name."""
+        container = self.find(reference)
+        old = container.record.name
+        if not name:
+            raise InvalidInput("Neither old nor new names may be empty")
+        name = check_name(name.removeprefix("/"))
+        if name == old:
+            raise InvalidInput("Renaming a container with the same name as its current name")
+        self._registry.check_free(name)
+        self._registry.rename(container, name)
+        self._lifecycle.save(container)
+        self._lifecycle.emit(container, "rename", oldName=f"/{old}")
+
+    async def update(self, reference: str, changes: Mapping[str, Any]) -> list[str]:
+        """Change limits and the restart policy; at once when it runs."""
+        container = self.find(reference)
+        async with container.lock:
+            host = {**container.record.host, **changes}
+            if changes.get("NanoCpus"):
+                host.pop("CpuQuota", None)
+                host.pop("CpuPeriod", None)
+            resources.check(host)
+            policy = restart.parse(host.get("RestartPolicy"))
+            if host.get("AutoRemove") and policy.name != "no":
+                raise InvalidInput("Restart policy cannot be updated because AutoRemove is enabled")
+            if container.running:
+                limits = resources.linux_resources(
+                    {key: value for key, value in host.items() if key in changes or key == "Memory"}
+                )
+                if limits:
+                    await self._driver.update(container.id, limits)
+            container.record.host = host
+            self._lifecycle.save(container)
+        self._lifecycle.emit(container, "update")
+        return _warnings(changes)
+
+    def select(
+        self,
+        filters: Filters,
+        *,
+        all: bool = False,
+        limit: int = 0,
+    ) -> list[Container]:
+        """Newest first, as `docker ps`."""
+        images = {each: self._image_ids(each) for each in filters.get("ancestor", ())}
+        selection = Selection(filters, self._registry, images)
+        everything = all or limit > 0 or selection.shows_stopped
+        chosen = [
+            container
+            for container in self._registry
+            if (everything or container.running or container.state.status == "restarting")
+            and selection.accepts(container)
+        ]
+        chosen.sort(key=lambda each: each.record.created_at, reverse=True)
+        return chosen[:limit] if limit > 0 else chosen
+
+    def _image_ids(self, reference: str) -> set[str]:
+        try:
+            return {self._store.images.get(reference).id}
+        except SkerryError:
+            return set()
+
+    async def attach(self, reference: str, how: Attach) -> Stream:
+        """Join the streams, now or as soon as it starts. Conflict when it is paused."""
+        container = self.find(reference)
+        if container.state.status == "paused":
+            raise Conflict(
+                f"container {container.id} is paused, unpause the container before attach"
+            )
+        if container.running:
+            return await self._driver.attach(
+                container.id, self._lifecycle.run_dir(container.id), how
+            )
+        pending = attach.Pending(how)
+        container.pending.append(pending)
+        return pending
+
+    def withdraw(self, reference: str, stream: Stream) -> None:
+        """A client that waited for the start has gone."""
+        container = self._registry.get(reference)
+        if container is not None and stream in container.pending:
+            container.pending = [each for each in container.pending if each is not stream]
+
+    async def resize(self, reference: str, rows: int, columns: int) -> None:
+        """Set the terminal's size."""
+        container = self.find(reference)
+        if not container.running:
+            raise Conflict(f"container {container.id} is not running")
+        await self._driver.resize(self._lifecycle.run_dir(container.id), rows, columns)
+
+    def log_path(self, container: Container) -> str:
+        """Where its log is; Unsupported when it keeps none."""
+        if (container.record.host.get("LogConfig") or {}).get("Type") == "none":
+            raise Unsupported("configured logging driver does not support reading")
+        return f"{self._lifecycle.state_dir(container.id)}/{container.id}-json.log"
+
+    def has_log_to_come(self, container: Container) -> bool:
+        """Whether a follower should go on."""
+        return container.running or container.state.status == "restarting"
+
+    async def top(self, reference: str, arguments: str) -> processes.Table:
+        """The container's processes, as `ps` shows them."""
+        container = self.find(reference)
+        if not container.running:
+            raise Conflict(f"container {container.id} is not running")
+        return await processes.top(await self._driver.pids(container.id), arguments)
+
+    async def stats(self, container: Container) -> Stats | None:
+        """One reading, None when it does not run."""
+        if not container.running:
+            return None
+        return await self._driver.stats(container.id)
+
+    def size(self, container: Container) -> int:
+        """Bytes that the container has written to its own layer."""
+        return self._store.snapshots.usage(container.id)
+
+    async def prune(self, filters: Filters) -> Removed:
+        """Remove every stopped container that the filters (label, label!, until) leave."""
+        ids: list[str] = []
+        freed = 0
+        for container in self._registry:
+            if container.running or container.state.status == "restarting" or container.removing:
+                continue
+            if not prunable(
+                container.record.config.get("Labels") or {}, container.record.created_at, filters
+            ):
+                continue
+            size = self.size(container)
+            try:
+                await self._remove(container, volumes=False)
+            except SkerryError as error:
+                log.warning("prune: %s", error)
+                continue
+            ids.append(container.id)
+            freed += size
+        self._events.emit("container", "prune", "", {"reclaimed": str(freed)})
+        return Removed(ids, freed)
+
+
+def prunable(labels: Mapping[str, str], created_at: int, filters: Filters) -> bool:
+    """Docker's prune filters: `until` in nanoseconds, `label` and `label!`."""
+    for key, wanted in filters.items():
+        if key == "until":
+            if created_at > min(int(each) for each in wanted):
+                return False
+        elif key == "label":
+            if not all(label_matches(labels, each) for each in wanted):
+                return False
+        elif key == "label!":
+            if any(label_matches(labels, each) for each in wanted):
+                return False
+        elif key not in ("all", "dangling"):
+            raise InvalidInput(f"invalid filter '{key}'")
+    return True
+
+
+def remove_tree(path: str) -> None:
+    """Remove a container's few files, in the common case without walking a tree."""
+    try:
+        for name in os.listdir(path):
+            os.unlink(os.path.join(path, name))
+        os.rmdir(path)
+    except FileNotFoundError:
+        return
+    except OSError:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _warnings(host: Mapping[str, Any]) -> list[str]:
+    """What Docker warns of and ignores."""
+    result = []
+    if host.get("KernelMemory") or host.get("KernelMemoryTCP"):
+        result.append("Specifying a kernel memory limit is deprecated and is ignored.")
+    if host.get("OomKillDisable") and not host.get("Memory"):
+        result.append(
+            "OOM killer is disabled for the container, but no memory limit is set, this can result "
+            "in the system running out of resources."
+        )
+    return result
+
+
+def mounted_sources(points: Iterable[record.MountPoint]) -> dict[str, str]:
+    """Target to source of the bind mounts and volumes."""
+    return {point.target: point.source for point in points if point.kind != "tmpfs"}

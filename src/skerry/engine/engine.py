@@ -1,0 +1,122 @@
+"""The engine: its services, wired; its start and its end."""
+
+import asyncio
+import contextlib
+import logging
+import os
+
+from skerry.base.errors import SystemFault
+from skerry.base.settings import Settings
+from skerry.engine import facts, instance
+from skerry.engine.archive import Archive
+from skerry.engine.containers import Containers
+from skerry.engine.events import Events
+from skerry.engine.exec import Execs
+from skerry.engine.images import Images
+from skerry.engine.isolation import Driver
+from skerry.engine.lifecycle import Lifecycle
+from skerry.engine.recovery import Recovery
+from skerry.engine.registry import Registry
+from skerry.engine.system import System
+from skerry.engine.usage import Accounts
+from skerry.engine.volumes import Volumes
+from skerry.store import Store, open_store
+
+log = logging.getLogger(__name__)
+
+TRASH_SECONDS = 20.0
+"""How often removed files are really deleted; mass deletes slow down whoever creates files."""
+
+
+class Engine:
+    """The services of one root. Use as an async context manager."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        store: Store | None = None,
+        driver: Driver | None = None,
+        host: facts.Host | None = None,
+    ) -> None:
+        self.settings = settings
+        make_folders(settings)
+        self.store = store or open_store(settings.root)
+        self.driver = driver or _default_driver()
+        self.host = host or facts.Host()
+        self.events = Events()
+        self.registry = Registry()
+        self.lifecycle = Lifecycle(
+            settings, self.store, self.driver, self.events, self.registry, self.host
+        )
+        self.volumes = Volumes(settings.root, self.store.records, self.events, self._volume_users)
+        self.containers = Containers(
+            settings,
+            self.store,
+            self.driver,
+            self.events,
+            self.registry,
+            self.lifecycle,
+            self.volumes,
+            self.host,
+        )
+        self.execs = Execs(self.driver, self.registry, self.lifecycle, self.host)
+        self.images = Images(self.store, self.events, self.registry)
+        self.archive = Archive(self.store)
+        self.system = System(settings, self.store, self.registry, self.host)
+        self.accounts = Accounts(self.store, self.containers, self.images, self.volumes)
+        self._sweeper: asyncio.Task[None] | None = None
+
+    def _volume_users(self, name: str) -> list[str]:
+        return [
+            container.id
+            for container in self.registry
+            if any(point.name == name for point in container.record.mounts)
+        ]
+
+    async def __aenter__(self) -> "Engine":
+        instance.write_pid_file(self.settings.run_root)
+        await Recovery(
+            self.settings, self.store, self.driver, self.registry, self.lifecycle, self.volumes
+        ).run()
+        self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        await self.lifecycle.close()
+        await self.driver.close()
+        self.store.close()
+        instance.remove_pid_file(self.settings.run_root)
+
+    async def _sweep(self) -> None:
+        """Empty the trash now and then, beside the work."""
+        while True:
+            with contextlib.suppress(SystemFault, OSError):
+                await asyncio.to_thread(self.store.gc.empty_trash)
+            await asyncio.sleep(TRASH_SECONDS)
+
+
+def make_folders(settings: Settings) -> None:
+    """The root's and run root's own folders; others must not read what containers keep there."""
+    try:
+        for path, mode in (
+            (settings.root, 0o711),
+            (f"{settings.root}/containers", 0o710),
+            (settings.run_root, 0o711),
+            (f"{settings.run_root}/containers", 0o710),
+        ):
+            os.makedirs(path, mode=mode, exist_ok=True)
+    except OSError as error:
+        raise SystemFault(
+            f"cannot make {error.filename}: {error.strerror}",
+            hint="run as root, or choose other folders with --root and --run-root",
+        ) from None
+
+
+def _default_driver() -> Driver:
+    # Imported late: the unit tests of the services need no runtime.
+    from skerry.runtime.driver import RuntimeDriver
+
+    return RuntimeDriver()

@@ -1,0 +1,241 @@
+"""Further processes in a running container: create, start, look, resize.
+
+An exec lives in the engine's memory and in its keeper; when the engine is killed the process goes
+on, and its folder in the container's run folder is removed with it.
+"""
+
+import asyncio
+import os
+import shutil
+import time
+from collections.abc import Callable
+from typing import Any
+
+from skerry.base.errors import (
+    CommandNotExecutable,
+    CommandNotFound,
+    Conflict,
+    GuestFault,
+    InvalidInput,
+    NotFound,
+    SkerryError,
+)
+from skerry.base.ids import new_id
+from skerry.base.isolation import Attach, ExecTask, Exit
+from skerry.engine import facts, spec, users
+from skerry.engine.container import Container
+from skerry.engine.isolation import Driver, Stream
+from skerry.engine.lifecycle import Lifecycle
+from skerry.engine.registry import Registry
+
+KEPT = 300.0
+"""Seconds that a finished exec can still be asked about, as in Docker."""
+PER_CONTAINER = 10_000
+
+
+class Exec:
+    """One exec, live."""
+
+    __slots__ = (
+        "code",
+        "container",
+        "created_at",
+        "ended",
+        "id",
+        "pid",
+        "running",
+        "started",
+        "wanted",
+    )
+
+    def __init__(self, container: Container, wanted: dict[str, Any]) -> None:
+        self.id = new_id()
+        self.container = container
+        self.wanted = wanted
+        self.created_at = time.monotonic()
+        self.started = False
+        self.running = False
+        self.pid = 0
+        self.code: int | None = None
+        self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    @property
+    def terminal(self) -> bool:
+        """Whether it has one."""
+        return bool(self.wanted.get("Tty"))
+
+    def finish(self, code: int) -> None:
+        """It is over."""
+        self.running = False
+        self.code = code
+        if not self.ended.done():
+            self.ended.set_result(code)
+
+
+class Execs:
+    """The service."""
+
+    def __init__(
+        self, driver: Driver, registry: Registry, lifecycle: Lifecycle, host: facts.Host
+    ) -> None:
+        self._driver = driver
+        self._registry = registry
+        self._lifecycle = lifecycle
+        self._host = host
+        self._by_id: dict[str, Exec] = {}
+        lifecycle.health_probe = self.probe
+
+    def get(self, id: str) -> Exec:
+        """By id; NotFound in Docker's words."""
+        found = self._by_id.get(id)
+        if found is None:
+            matching = [each for key, each in self._by_id.items() if id and key.startswith(id)]
+            if len(matching) == 1:
+                return matching[0]
+            raise NotFound(f"No such exec instance: {id}")
+        return found
+
+    def run_dir(self, exec: Exec) -> str:
+        """Where its keeper lives: inside the container's, so that it goes with it."""
+        return os.path.join(self._lifecycle.run_dir(exec.container.id), "exec", exec.id[:16])
+
+    def create(self, reference: str, wanted: dict[str, Any]) -> Exec:
+        """Note what to run. Conflict when the container does not run or is paused."""
+        container = self._registry.find(reference)
+        self._check(container)
+        self._sweep()
+        if len(container.execs) >= PER_CONTAINER:
+            raise Conflict(f"container {container.id} has too many execs")
+        if not wanted.get("Cmd"):
+            raise InvalidInput("No exec command specified")
+        exec = Exec(container, wanted)
+        container.execs[exec.id] = exec
+        self._by_id[exec.id] = exec
+        command = " ".join(wanted["Cmd"])[:512]
+        self._lifecycle.emit(container, f"exec_create: {command}", execID=exec.id)
+        return exec
+
+    def _check(self, container: Container) -> None:
+        if container.state.status == "paused":
+            raise Conflict(
+                f"Container {container.record.name} is paused, unpause the container before exec"
+            )
+        if not container.running or container.process is None:
+            raise Conflict(f"container {container.id} is not running")
+
+    async def start(
+        self,
+        exec: Exec,
+        how: Attach | None,
+        *,
+        terminal: bool | None = None,
+        console: list[int] | None = None,
+    ) -> Stream | None:
+        """Run it. With `how` its streams are joined; without it runs on its own.
+
+        GuestFault for a command that is not there, with the exit code noted.
+        """
+        if exec.started:
+            raise Conflict(f"Error: Exec command {exec.id} has already run")
+        container = exec.container
+        self._check(container)
+        wanted = dict(exec.wanted)
+        if terminal is not None:
+            wanted["Tty"] = exec.wanted["Tty"] = terminal
+        if console:
+            wanted["ConsoleSize"] = console
+        assert container.process is not None
+        process = spec.exec_process(
+            container.process,
+            wanted,
+            self._user(container, wanted),
+            tuple(self._host.known_capabilities),
+        )
+        exec.started = True
+        task = ExecTask(
+            id=exec.id,
+            container_id=container.id,
+            process=process,
+            run_dir=self.run_dir(exec),
+            open_stdin=bool(wanted.get("AttachStdin")),
+            detach=how is None,
+        )
+        command = " ".join(wanted["Cmd"])[:512]
+        self._lifecycle.emit(container, f"exec_start: {command}", execID=exec.id)
+        exec.running = True
+        try:
+            started, stream = await self._driver.exec(task, self._on_exit(exec), attach=how)
+        except (SkerryError, GuestFault) as error:
+            code = 126
+            if isinstance(error, CommandNotFound | CommandNotExecutable):
+                code = error.exit_code
+            self._finished(exec, code)
+            raise
+        exec.pid = started.pid if exec.running else 0
+        return stream
+
+    def _on_exit(self, exec: Exec) -> Callable[[str, Exit], None]:
+        def on_exit(_: str, exit: Exit) -> None:
+            self._finished(exec, exit.code)
+            self._lifecycle.emit(
+                exec.container, "exec_die", execID=exec.id, exitCode=str(exit.code)
+            )
+
+        return on_exit
+
+    def _finished(self, exec: Exec, code: int) -> None:
+        exec.finish(code)
+        exec.container.execs.pop(exec.id, None)
+        shutil.rmtree(self.run_dir(exec), ignore_errors=True)
+        asyncio.get_running_loop().call_later(KEPT, self._by_id.pop, exec.id, None)
+
+    def _sweep(self) -> None:
+        """Forget what was created and never started."""
+        limit = time.monotonic() - KEPT
+        for exec in [e for e in self._by_id.values() if not e.started and e.created_at < limit]:
+            self._by_id.pop(exec.id, None)
+            exec.container.execs.pop(exec.id, None)
+
+    def _user(self, container: Container, wanted: dict[str, Any]) -> users.User | None:
+        """Another user than the container's, looked up in its root as it is now."""
+        text = wanted.get("User")
+        if not text:
+            return None
+        root = os.open(
+            f"/proc/{container.state.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+        )
+        try:
+            return facts.lookup_user(root, text, tuple(container.record.host.get("GroupAdd") or ()))
+        finally:
+            os.close(root)
+
+    async def resize(self, exec: Exec, rows: int, columns: int) -> None:
+        """Set the terminal's size; Conflict when it does not run."""
+        if not exec.running:
+            raise Conflict(f"exec process {exec.id} is not running")
+        await self._driver.resize(self.run_dir(exec), rows, columns)
+
+    async def probe(
+        self, container: Container, command: list[str], timeout: float
+    ) -> tuple[int, str]:
+        """Run a health check to its end: exit code and output; TimeoutError."""
+        exec = self.create(
+            container.id, {"Cmd": command, "AttachStdout": True, "AttachStderr": True}
+        )
+        stream = await self.start(exec, Attach())
+        assert stream is not None
+        from skerry.engine.attach import split_frames
+
+        output, rest = b"", b""
+        try:
+            async with asyncio.timeout(timeout):
+                while data := await stream.read():
+                    frames, rest = split_frames(rest + data)
+                    output = (output + b"".join(frame[8:] for _, frame in frames))[:65536]
+                code = await asyncio.shield(exec.ended)
+        except TimeoutError:
+            await self._driver.signal(container.id, self.run_dir(exec), 9)
+            raise
+        finally:
+            await stream.close()
+        return code, output.decode("utf-8", "replace")

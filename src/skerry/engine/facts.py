@@ -1,0 +1,253 @@
+"""What a container's specification needs to know of the host, the image and other containers."""
+
+import os
+import platform
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from skerry.base.errors import Conflict, InvalidInput, NotFound, SystemFault
+from skerry.base.isolation import LogOptions, Overlay
+from skerry.engine import etc, resources, security, users
+from skerry.engine.record import Record
+from skerry.engine.registry import Registry
+from skerry.engine.spec import Facts, Namespaces
+from skerry.kernel import capabilities, cgroups, descriptors, mounts, seccomp
+
+PRIVATE_NETWORKS = ("", "default", "bridge", "none")
+LOG_DRIVERS = ("", "json-file", "none")
+_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+def open_root(overlay: Overlay) -> int:
+    """A descriptor of the root that the layers make, read-only; the caller closes it.
+
+    The upper folder is taken as one more lower layer, so that a container's mount of it is never
+    disturbed.
+    """
+    lower = ((overlay.upper,) if overlay.upper else ()) + overlay.lower
+    if len(lower) == 1:
+        return os.open(lower[0], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    return mounts.overlay_fd(Overlay(lower))
+
+
+def parse_size(text: str) -> int:
+    """Bytes of `10m`; units are powers of 1024. InvalidInput otherwise."""
+    lower = text.strip().lower().removesuffix("b") or "x"
+    unit = lower[-1] if lower[-1] in _UNITS else ""
+    digits = lower[: len(lower) - len(unit)]
+    try:
+        return int(float(digits) * _UNITS[unit])
+    except (ValueError, OverflowError):
+        raise InvalidInput(f"invalid size: '{text:.40}'") from None
+
+
+def log_options(host: Mapping[str, Any], path: str) -> LogOptions:
+    """Docker's `LogConfig` as the keeper takes it."""
+    config = host.get("LogConfig") or {}
+    driver = config.get("Type", "")
+    if driver not in LOG_DRIVERS:
+        raise InvalidInput(f"logger: no log driver named '{driver}' is registered")
+    if driver == "none":
+        return LogOptions("none")
+    options = config.get("Config") or {}
+    unknown = set(options) - {"max-size", "max-file", "labels", "env", "tag", "mode", "compress"}
+    if unknown:
+        raise InvalidInput(f"unknown log opt '{min(unknown)}' for json-file log driver")
+    defaults = LogOptions()
+    size = options.get("max-size", "")
+    count = options.get("max-file", str(defaults.max_file))
+    if not count.isdigit() or not 1 <= int(count) <= 1000:
+        raise InvalidInput(f"max-file cannot be less than 1 or more than 1000: {count:.20}")
+    max_size = defaults.max_size if not size else 0 if size == "-1" else parse_size(size)
+    return LogOptions("json-file", path, max_size, int(count))
+
+
+class Host:
+    """What stays true while the engine runs, read once."""
+
+    def __init__(self) -> None:
+        self.known_capabilities = {
+            name: capabilities.CAPABILITIES[name] for name in capabilities.known_to_kernel()
+        }
+        self.layout = cgroups.detect()
+        self.machine = platform.machine()
+        self._seccomp: dict[tuple[str, ...], dict[str, Any]] = {}
+        self._users: dict[tuple[str, str, tuple[str, ...]], users.User] = {}
+        self._plain_devices = resources.devices({}, privileged=False)
+
+    @property
+    def cgroup_version(self) -> int:
+        """1 or 2, as Docker reports it."""
+        return 2 if self.layout.version == 2 else 1
+
+    def seccomp(self, choice: str | dict[str, Any], held: tuple[str, ...]) -> dict[str, Any] | None:
+        """The OCI seccomp object for a `--security-opt seccomp=…`; None is unconfined."""
+        if choice == "unconfined":
+            return None
+        if isinstance(choice, dict):
+            return security.seccomp_profile(choice, held, self.machine)
+        profile = self._seccomp.get(held)
+        if profile is None:
+            profile = self._seccomp[held] = seccomp.docker_default(held)
+        return profile
+
+    def devices(self, host: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Nodes and rules; the common case is made once."""
+        if host.get("Privileged") or host.get("Devices") or host.get("DeviceCgroupRules"):
+            return resources.devices(host, privileged=bool(host.get("Privileged")))
+        return self._plain_devices
+
+    def user(self, record: Record, overlay: Overlay) -> users.User:
+        """The container's user, looked up in its image or, once it ran, in its own root."""
+        wanted = record.config.get("User", "")
+        extra = tuple(record.host.get("GroupAdd") or ())
+        key = (record.image_id, wanted, extra)
+        if not record.ever_started and (known := self._users.get(key)):
+            return known
+        layers = overlay if record.ever_started else Overlay(overlay.lower)
+        root = open_root(layers)
+        try:
+            found = lookup_user(root, wanted, extra)
+        finally:
+            os.close(root)
+        if not record.ever_started and len(self._users) < 4096:
+            self._users[key] = found
+        return found
+
+
+def lookup_user(root: int, wanted: str, extra: tuple[str, ...] = ()) -> users.User:
+    """A user in the root that a descriptor names."""
+
+    def open_file(path: str) -> int:
+        try:
+            return descriptors.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except SystemFault as error:
+            raise NotFound(str(error)) from None
+
+    return users.resolve(wanted, extra, users.reader(open_file))
+
+
+def namespaces(record: Record, registry: Registry, cgroup_version: int) -> Namespaces:
+    """Which namespaces are shared, by path; InvalidInput or Conflict in Docker's words."""
+    host = record.host
+    network = host.get("NetworkMode", "")
+    cgroup = host.get("CgroupnsMode") or ("private" if cgroup_version == 2 else "host")
+    if host.get("Privileged") and not host.get("CgroupnsMode"):
+        cgroup = "host"
+    if host.get("UsernsMode") not in (None, "", "host"):
+        raise InvalidInput("invalid user namespace mode: " + str(host["UsernsMode"]))
+    if host.get("UTSMode") not in (None, "", "host"):
+        raise InvalidInput("invalid UTS mode: " + str(host["UTSMode"]))
+    return Namespaces(
+        network="" if network in PRIVATE_NETWORKS else _joined(network, "net", registry),
+        ipc=_joined(host.get("IpcMode", ""), "ipc", registry),
+        pid=_joined(host.get("PidMode", ""), "pid", registry),
+        uts="host" if host.get("UTSMode") == "host" or network == "host" else "",
+        cgroup="host" if cgroup == "host" else "",
+    )
+
+
+_WORDS = {"net": "network", "ipc": "IPC", "pid": "PID"}
+
+
+def _joined(mode: str, kind: str, registry: Registry) -> str:
+    if mode in ("", "private", "shareable", "none") and kind != "net":
+        return ""
+    if mode == "host":
+        return "host"
+    word, _, reference = mode.partition(":")
+    if word != "container" or not reference:
+        if kind == "net":
+            raise NotFound(f"network {mode} not found")
+        raise InvalidInput(f"invalid {_WORDS[kind]} mode: {mode}")
+    other = registry.find(reference)
+    if not other.running or not other.state.pid:
+        raise Conflict(f"cannot join {_WORDS[kind]} of a non running container: {other.id}")
+    return f"/proc/{other.state.pid}/ns/{kind}"
+
+
+def hostname(record: Record, registry: Registry) -> str:
+    """The name that the container sees."""
+    network = record.host.get("NetworkMode", "")
+    if given := record.config.get("Hostname"):
+        return str(given)
+    if network == "host" or record.host.get("UTSMode") == "host":
+        return socket.gethostname()
+    return record.id[:12]
+
+
+def etc_files(record: Record, registry: Registry, state_dir: str) -> dict[str, str]:
+    """Write the files of /etc for a container; returns target to source.
+
+    A container that joins another's network shares that one's hosts and resolv.conf.
+    """
+    network = record.host.get("NetworkMode", "")
+    paths = {
+        "/etc/hostname": os.path.join(state_dir, "hostname"),
+        "/etc/hosts": os.path.join(state_dir, "hosts"),
+        "/etc/resolv.conf": os.path.join(state_dir, "resolv.conf"),
+    }
+    name = hostname(record, registry)
+    extra = etc.extra_hosts(record.host.get("ExtraHosts") or ())
+    if network == "host":
+        hosts = etc.host_file("/etc/hosts") + "".join(f"{a}\t{n}\n" for a, n in extra)
+    elif network.startswith("container:"):
+        folder = os.path.dirname(state_dir)
+        other = os.path.join(folder, registry.find(network.partition(":")[2]).id)
+        paths["/etc/hosts"] = os.path.join(other, "hosts")
+        paths["/etc/resolv.conf"] = os.path.join(other, "resolv.conf")
+        _write(paths["/etc/hostname"], name + "\n")
+        return paths
+    else:
+        own = "" if network == "none" else "127.0.0.1"
+        domain = record.config.get("Domainname", "")
+        hosts = etc.hosts(name, domain, extra, own_address=own)
+    resolv = etc.resolv_conf(
+        etc.host_file("/etc/resolv.conf"), record.host, shares_host=network == "host"
+    )
+    _write(paths["/etc/hostname"], name + "\n")
+    _write(paths["/etc/hosts"], hosts)
+    _write(paths["/etc/resolv.conf"], resolv)
+    return paths
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    try:
+        os.write(fd, text.encode("utf-8", "surrogateescape"))
+    finally:
+        os.close(fd)
+
+
+def gather(
+    record: Record, registry: Registry, host: Host, overlay: Overlay, state_dir: str
+) -> Facts:
+    """Everything that `spec.build` needs; files of /etc are written on the way."""
+    shared = namespaces(record, registry, host.cgroup_version)
+    privileged = bool(record.host.get("Privileged"))
+    caps = security.capabilities(
+        record.host.get("CapAdd") or (),
+        record.host.get("CapDrop") or (),
+        host.known_capabilities,
+        privileged=privileged,
+    )
+    options = security.parse_options(record.host.get("SecurityOpt") or (), privileged=privileged)
+    nodes, rules = host.devices(record.host)
+    parent = (record.host.get("CgroupParent") or "/skerry").rstrip("/")
+    if not parent.startswith("/"):
+        parent = f"/{parent}"
+    if ".." in parent.split("/"):
+        raise InvalidInput(f"invalid cgroup parent: {parent}")
+    return Facts(
+        user=host.user(record, overlay),
+        hostname=hostname(record, registry),
+        files=etc_files(record, registry, state_dir),
+        namespaces=shared,
+        capabilities=caps,
+        seccomp=host.seccomp(options.seccomp, caps),
+        nodes=nodes,
+        device_rules=rules,
+        cgroup_path=f"{parent}/{record.id}",
+        root="",
+    )

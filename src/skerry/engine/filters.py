@@ -1,0 +1,132 @@
+"""Docker's `ps` filters: which containers a list holds."""
+
+import re
+from collections.abc import Mapping
+
+from skerry.base.errors import InvalidInput, NotFound
+from skerry.engine.container import Container
+from skerry.engine.registry import Registry
+
+Filters = Mapping[str, frozenset[str]]
+
+STATUSES = frozenset({"created", "running", "paused", "restarting", "removing", "exited", "dead"})
+KNOWN = frozenset(
+    """ancestor before exited expose health id is-task isolation label name network publish since
+    status volume""".split()  # noqa: SIM905
+)
+
+
+def label_matches(labels: Mapping[str, str], wanted: str) -> bool:
+    """`key` or `key=value`."""
+    key, equals, value = wanted.partition("=")
+    return key in labels and (not equals or labels[key] == value)
+
+
+def search(pattern: str, text: str) -> bool:
+    """Go's regexp search where both languages agree; a plain comparison when it is no pattern."""
+    try:
+        return re.search(pattern, text) is not None
+    except re.error:
+        return pattern in text
+
+
+def health_of(container: Container) -> str:
+    """Docker's word for a container's health."""
+    return container.health.status if container.health is not None else "none"
+
+
+class Selection:
+    """The filters of one request, checked, with what they need looked up once."""
+
+    def __init__(
+        self, filters: Filters, registry: Registry, images: Mapping[str, set[str]]
+    ) -> None:
+        """`images` maps each wanted ancestor to the ids of the images that it means."""
+        for key in filters:
+            if key not in KNOWN:
+                raise InvalidInput(f"invalid filter '{key}'")
+        for status in filters.get("status", ()):
+            if status not in STATUSES:
+                raise InvalidInput(f"invalid filter 'status={status}'")
+        self._filters = filters
+        self._images = images
+        self._codes = {self._number(text) for text in filters.get("exited", ())}
+        self._before = min(self._times("before", registry), default=None)
+        self._since = max(self._times("since", registry), default=None)
+
+    @property
+    def shows_stopped(self) -> bool:
+        """Whether a filter asks for more than the running ones."""
+        return any(key in self._filters for key in ("status", "exited", "before", "since"))
+
+    def _number(self, text: str) -> int:
+        try:
+            return int(text)
+        except ValueError:
+            raise InvalidInput(f"invalid filter 'exited={text}'") from None
+
+    def _times(self, key: str, registry: Registry) -> list[int]:
+        result = []
+        for reference in self._filters.get(key, ()):
+            try:
+                result.append(registry.find(reference).record.created_at)
+            except NotFound:
+                raise NotFound(f"No such container: {reference}") from None
+        return result
+
+    def accepts(self, container: Container) -> bool:
+        """Whether the container passes every filter."""
+        saved = container.record
+        if self._before is not None and saved.created_at >= self._before:
+            return False
+        if self._since is not None and saved.created_at <= self._since:
+            return False
+        return all(
+            self._one(container, key, wanted)
+            for key, wanted in self._filters.items()
+            if key not in ("before", "since")
+        )
+
+    def _one(self, container: Container, key: str, wanted: frozenset[str]) -> bool:
+        saved = container.record
+        match key:
+            case "id":
+                return any(search(each, saved.id) for each in wanted)
+            case "name":
+                return any(
+                    search(each, saved.name) or search(each, f"/{saved.name}") for each in wanted
+                )
+            case "label":
+                labels = saved.config.get("Labels") or {}
+                return all(label_matches(labels, each) for each in wanted)
+            case "status":
+                return ("removing" if container.removing else saved.state.status) in wanted
+            case "exited":
+                return (
+                    saved.ever_started
+                    and saved.state.status == "exited"
+                    and saved.state.exit_code in self._codes
+                )
+            case "health":
+                return health_of(container) in wanted
+            case "ancestor":
+                return any(saved.image_id in self._images.get(each, ()) for each in wanted) or (
+                    saved.image in wanted
+                )
+            case "volume":
+                held = {
+                    name for point in saved.mounts for name in (point.name, point.target) if name
+                }
+                return not held.isdisjoint(wanted)
+            case "network":
+                mode = saved.host.get("NetworkMode") or "bridge"
+                return ("bridge" if mode == "default" else mode) in wanted
+            case "is-task":
+                return "false" in wanted
+            case "isolation":
+                return bool(wanted & {"default", "container", ""})
+            case _:  # publish and expose: no port is ever published yet
+                exposed = saved.config.get("ExposedPorts") or {}
+                return key == "expose" and any(
+                    (each if "/" in each else f"{each}/tcp") in exposed for each in wanted
+                )

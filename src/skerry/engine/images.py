@@ -1,0 +1,282 @@
+"""The images: list, look, name, remove, load, commit, and the base images made on the spot.
+
+What takes long runs in a thread; the store is safe for that.
+"""
+
+import asyncio
+import fnmatch
+import os
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, BinaryIO
+
+from skerry.base.errors import InvalidInput, SkerryError, Unsupported
+from skerry.base.references import parse_reference
+from skerry.engine.containers import prunable
+from skerry.engine.events import Events
+from skerry.engine.filters import Filters, label_matches
+from skerry.engine.logs import parse_time
+from skerry.engine.registry import Registry
+from skerry.store import Store
+from skerry.store.images import HistoryLine, Image, Removed
+
+Progress = dict[str, Any]
+"""One line of Docker's progress stream: `status`, `id`, `stream`, `error`, …"""
+
+KNOWN_FILTERS = frozenset(["before", "dangling", "label", "reference", "since", "until"])
+
+
+class Images:
+    """The service."""
+
+    def __init__(self, store: Store, events: Events, registry: Registry) -> None:
+        self._store = store
+        self._events = events
+        self._registry = registry
+
+    def get(self, reference: str) -> Image:
+        """By name or id; NotFound in Docker's words."""
+        return self._store.images.get(reference)
+
+    def history(self, reference: str) -> list[HistoryLine]:
+        """Newest step first."""
+        return self._store.images.history(reference)
+
+    def users(self, image: Image) -> int:
+        """How many containers were made from it."""
+        return len(self._registry.users_of_image(image.id))
+
+    def select(self, filters: Filters, *, all: bool = False) -> list[Image]:
+        """Newest first. Filters as Docker's; without `all`, unnamed parents are left out."""
+        for key in filters:
+            if key not in KNOWN_FILTERS:
+                raise InvalidInput(f"invalid filter '{key}'")
+        images = self._store.images.list()
+        parents = {image.parent for image in images if image.parent}
+        bounds = {
+            key: [parse_time(self.get(each).created) for each in filters.get(key, ())]
+            for key in ("before", "since")
+        }
+        chosen = []
+        for image in images:
+            created = parse_time(image.created)
+            if not image.tags and image.id in parents and not all:
+                continue
+            if any(created >= bound for bound in bounds["before"]):
+                continue
+            if any(created <= bound for bound in bounds["since"]):
+                continue
+            if _accepts(image, filters, created):
+                chosen.append(image)
+        return chosen
+
+    def tag(self, reference: str, target: str) -> None:
+        """Give it a further name."""
+        image = self._store.images.tag(reference, target)
+        self._emit("tag", image.id, parse_reference(target).familiar, image.config)
+
+    async def remove(
+        self, reference: str, *, force: bool = False, prune_parents: bool = True
+    ) -> list[Removed]:
+        """Docker's rmi."""
+        in_use: dict[str, list[tuple[str, bool]]] = {}
+        for container in self._registry:
+            in_use.setdefault(container.record.image_id, []).append(
+                (container.id, container.running)
+            )
+        image = self.get(reference)
+        removed = await asyncio.to_thread(
+            self._store.images.remove,
+            reference,
+            force=force,
+            in_use=in_use,
+            prune_parents=prune_parents,
+        )
+        self._tell_removed(removed, image.config, image.id)
+        return removed
+
+    def _tell_removed(self, removed: list[Removed], config: Mapping[str, Any], id: str) -> None:
+        for line in removed:
+            if line.untagged:
+                self._emit("untag", id, line.untagged, config)
+            else:
+                self._emit("delete", line.deleted, line.deleted, config)
+
+    def _emit(self, action: str, id: str, name: str, config: Mapping[str, Any]) -> None:
+        labels = config.get("Labels") or {}
+        self._events.emit("image", action, id, {**labels, "name": name})
+
+    async def prune(self, filters: Filters) -> tuple[list[Removed], int]:
+        """Remove unnamed images that nobody uses, with `dangling=false` all unused ones.
+
+        Returns what went and the bytes on disk that came back.
+        """
+        for key in filters:
+            if key not in ("dangling", "label", "label!", "until"):
+                raise InvalidInput(f"invalid filter '{key}'")
+        unused = bool(filters.get("dangling", frozenset()) & {"false", "0"})
+        in_use = self.in_use()
+        narrow = any(key in filters for key in ("label", "label!", "until"))
+        if not narrow:
+            result = await asyncio.to_thread(self._store.gc.collect, in_use, unused=unused)
+            removed, freed = result.images, result.bytes
+        else:
+            removed = await self._prune_narrow(filters, in_use, unused=unused)
+            rest = await asyncio.to_thread(self._store.gc.collect, self._all_ids())
+            freed = rest.bytes
+        self._tell_removed(removed, {}, "")
+        self._events.emit("image", "prune", "", {"reclaimed": str(freed)})
+        return removed, freed
+
+    async def _prune_narrow(
+        self, filters: Filters, in_use: set[str], *, unused: bool
+    ) -> list[Removed]:
+        removed: list[Removed] = []
+        for image in self._store.images.list():
+            if image.id in in_use or (image.tags and not unused):
+                continue
+            labels = image.config.get("Labels") or {}
+            if prunable(labels, parse_time(image.created), filters):
+                try:
+                    removed += await asyncio.to_thread(
+                        self._store.images.remove, image.id, force=True
+                    )
+                except SkerryError:
+                    continue
+        return removed
+
+    def in_use(self) -> set[str]:
+        """Ids of the images that containers were made from."""
+        return {container.record.image_id for container in self._registry}
+
+    def _all_ids(self) -> set[str]:
+        return {image.id for image in self._store.images.list()}
+
+    def load(self, stream: BinaryIO) -> AsyncIterator[Progress]:
+        """`docker load`, out of a blocking file."""
+
+        def work(tell: Callable[[Any], None]) -> None:
+            for image in self._store.images.load(stream):
+                self._emit("load", image.id, image.id, image.config)
+                names = image.tags or (f"ID: {image.id}",)
+                for name in names:
+                    tell({"stream": f"Loaded image{':' if image.tags else ''} {name}\n"})
+
+        return _report(work)
+
+    async def commit(
+        self,
+        container_id: str,
+        parent: str,
+        config: dict[str, Any],
+        *,
+        tag: str = "",
+        author: str = "",
+        comment: str = "",
+    ) -> str:
+        """An image of a container's tree; returns its id."""
+        command = " ".join([*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ())])
+        image = await asyncio.to_thread(
+            self._store.images.commit,
+            parent,
+            container_id,
+            config,
+            tags=[tag] if tag else [],
+            author=author,
+            comment=comment,
+            created_by=command,
+        )
+        return image.id
+
+    def bootstrap(
+        self,
+        name: str,
+        *,
+        include: tuple[str, ...] = (),
+        mirror: str = "",
+        tag: str = "",
+        key: str = "",
+    ) -> AsyncIterator[Progress]:
+        """Make a base image: `busybox`, `debian:SUITE`, `alpine:VERSION`. Yields progress lines."""
+        kind, _, version = name.partition(":")
+        if kind not in ("busybox", "debian", "alpine"):
+            raise Unsupported(
+                f"cannot make a base image {name!r:.80}",
+                hint="known are busybox, debian:SUITE and alpine:VERSION",
+            )
+
+        def work(tell: Callable[[Any], None]) -> None:
+            base = self._store.bootstrap
+            if kind == "busybox":
+                id = base.busybox(tag=tag, progress=tell)
+            elif kind == "debian":
+                id = base.debian(version or "bookworm", include, tag=tag, progress=tell)
+            else:
+                id = base.alpine(
+                    version or "latest", mirror or None, key=key or None, tag=tag, progress=tell
+                )
+            image = self.get(id)
+            self._emit("import", image.id, image.tags[0] if image.tags else image.id, image.config)
+            tell({"status": f"Digest: {image.manifest}"})
+            tell({"status": f"Status: Made image {image.tags[0] if image.tags else image.id}"})
+            tell({"aux": {"ID": image.id}})
+
+        return _report(work)
+
+
+def _accepts(image: Image, filters: Filters, created: int) -> bool:
+    labels = image.config.get("Labels") or {}
+    for key, wanted in filters.items():
+        if key == "dangling":
+            if bool(wanted & {"true", "1"}) != (not image.tags):
+                return False
+        elif key == "label":
+            if not all(label_matches(labels, each) for each in wanted):
+                return False
+        elif key == "reference":
+            if not any(_matches_reference(image, each) for each in wanted):
+                return False
+        elif key == "until" and created > min(int(each) for each in wanted):
+            return False
+    return True
+
+
+def _matches_reference(image: Image, pattern: str) -> bool:
+    """Docker matches the familiar name with and without its tag, as path.Match does."""
+    for name in (*image.tags, *image.digests):
+        for form in (name, name.rpartition("@")[0] or name.rpartition(":")[0]):
+            if form.count("/") == pattern.count("/") and fnmatch.fnmatchcase(form, pattern):
+                return True
+    return False
+
+
+async def _report(work: Callable[[Callable[[Any], None]], None]) -> AsyncIterator[Progress]:
+    """Run blocking work in a thread and yield what it tells; its error is raised at the end."""
+    loop = asyncio.get_running_loop()
+    queue: asyncio.Queue[Progress | None] = asyncio.Queue()
+    failure: list[BaseException] = []
+
+    def tell(line: str | Progress) -> None:
+        plain = {"status": line} if isinstance(line, str) else line
+        loop.call_soon_threadsafe(queue.put_nowait, plain)
+
+    def run() -> None:
+        try:
+            work(tell)
+        except BaseException as error:
+            failure.append(error)
+        finally:
+            loop.call_soon_threadsafe(queue.put_nowait, None)
+
+    thread = threading.Thread(target=run, name="skerry-work", daemon=True)
+    thread.start()
+    while (line := await queue.get()) is not None:
+        yield line
+    thread.join()
+    if failure:
+        raise failure[0]
+
+
+def file_of(fd: int) -> BinaryIO:
+    """A blocking file over a descriptor."""
+    return os.fdopen(fd, "rb", buffering=1 << 20)

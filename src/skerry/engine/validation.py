@@ -1,0 +1,360 @@
+"""What clients send, checked against a table of fields: type, range, size.
+
+Everything in a request's JSON is hostile. A field that the table knows must have its type and stay
+within its limit; fields that it does not know are left out, as Docker does. Empty values are left
+out too, so that a record holds only what was said.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from skerry.base.errors import InvalidInput, LimitExceeded
+
+TEXT = 4096
+LONG_TEXT = 128 * 1024
+"""Bytes of one argument or variable: MAX_ARG_STRLEN of execve(2)."""
+ENTRIES = 4096
+NUMBER = 2**63 - 1
+
+Check = Callable[[Any, str], Any]
+"""Takes a value and the field's path; gives the value to keep."""
+
+
+def _fail(path: str, expected: str, value: Any) -> InvalidInput:
+    return InvalidInput(f"{path}: expected {expected}, got {value!r:.60}")
+
+
+def text(limit: int = TEXT) -> Check:
+    """A string without NUL of at most `limit` bytes."""
+
+    def check(value: Any, path: str) -> str:
+        if not isinstance(value, str):
+            raise _fail(path, "a string", value)
+        if "\0" in value:
+            raise InvalidInput(f"{path}: holds a NUL byte")
+        if len(value) > limit or len(value.encode("utf-8", "surrogatepass")) > limit:
+            raise LimitExceeded(f"{path}: longer than {limit} bytes")
+        return value
+
+    return check
+
+
+def flag(value: Any, path: str) -> bool:
+    """true or false."""
+    if not isinstance(value, bool):
+        raise _fail(path, "true or false", value)
+    return value
+
+
+def number(low: int = -NUMBER, high: int = NUMBER) -> Check:
+    """A whole number within bounds."""
+
+    def check(value: Any, path: str) -> int:
+        # JSON writers of other languages send whole numbers as 1.0.
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise _fail(path, "a whole number", value)
+        if not low <= value <= high:
+            raise InvalidInput(f"{path}: {value} is not between {low} and {high}")
+        return value
+
+    return check
+
+
+def items(each: Check, limit: int = ENTRIES) -> Check:
+    """An array."""
+
+    def check(value: Any, path: str) -> list[Any]:
+        if not isinstance(value, list):
+            raise _fail(path, "an array", value)
+        if len(value) > limit:
+            raise LimitExceeded(f"{path}: more than {limit} entries")
+        return [each(entry, path) for entry in value]
+
+    return check
+
+
+def table(each: Check, limit: int = ENTRIES) -> Check:
+    """An object with free keys."""
+    key_check = text()
+
+    def check(value: Any, path: str) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise _fail(path, "an object", value)
+        if len(value) > limit:
+            raise LimitExceeded(f"{path}: more than {limit} entries")
+        return {key_check(key, path): each(entry, f"{path}.{key}") for key, entry in value.items()}
+
+    return check
+
+
+def choice(*names: str) -> Check:
+    """One of a few words."""
+
+    def check(value: Any, path: str) -> str:
+        if value not in names:
+            raise _fail(path, "one of " + ", ".join(name or '""' for name in names), value)
+        return str(value)
+
+    return check
+
+
+def command(value: Any, path: str) -> list[str]:
+    """Docker's StrSlice: a string or an array of strings."""
+    if isinstance(value, str):
+        value = [value]
+    result: list[str] = items(text(LONG_TEXT), 65536)(value, path)
+    return result
+
+
+def empty(value: Any, path: str) -> dict[str, Any]:
+    """The `{}` that Go's sets have as values."""
+    return {}
+
+
+def fields(known: dict[str, Check], *, keep_empty: frozenset[str] = frozenset()) -> Check:
+    """An object whose keys are matched as Go matches them: exactly, else without case."""
+    folded = {name.lower(): name for name in known}
+
+    def check(value: Any, path: str) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise _fail(path or "body", "an object", value)
+        result = {}
+        for key, entry in value.items():
+            name = key if key in known else folded.get(key.lower())
+            if name is None or entry is None:
+                continue
+            kept = known[name](entry, f"{path}.{name}" if path else name)
+            if kept or name in keep_empty:
+                result[name] = kept
+        return result
+
+    return check
+
+
+string = text()
+strings = items(string)
+labels = table(text(LONG_TEXT))
+duration = number(0)
+memory = number(-1)
+
+HEALTHCHECK = fields(
+    {
+        "Test": command,
+        "Interval": duration,
+        "Timeout": duration,
+        "StartPeriod": duration,
+        "StartInterval": duration,
+        "Retries": number(0, 1_000_000),
+    }
+)
+
+CONFIG = fields(
+    {
+        "Hostname": text(255),
+        "Domainname": text(255),
+        "User": text(255),
+        "AttachStdin": flag,
+        "AttachStdout": flag,
+        "AttachStderr": flag,
+        "ExposedPorts": table(empty, 65536),
+        "Tty": flag,
+        "OpenStdin": flag,
+        "StdinOnce": flag,
+        "Env": items(text(LONG_TEXT), 65536),
+        "Cmd": command,
+        "Healthcheck": HEALTHCHECK,
+        "ArgsEscaped": flag,
+        "Image": string,
+        "Volumes": table(empty),
+        "WorkingDir": string,
+        "Entrypoint": command,
+        "NetworkDisabled": flag,
+        "MacAddress": string,
+        "OnBuild": strings,
+        "Labels": labels,
+        "StopSignal": text(32),
+        "StopTimeout": number(-1, 2**31),
+        "Shell": command,
+    },
+    # `"Entrypoint": []` differs from leaving it out, and StopTimeout 0 from the default.
+    keep_empty=frozenset({"Entrypoint", "Cmd", "StopTimeout"}),
+)
+
+_DEVICE = fields({"PathOnHost": string, "PathInContainer": string, "CgroupPermissions": text(3)})
+_THROTTLE = items(fields({"Path": string, "Rate": number(0)}), 256)
+_ULIMIT = fields({"Name": text(32), "Soft": number(-1), "Hard": number(-1)})
+_PORT = items(fields({"HostIp": text(64), "HostPort": text(16)}), 1024)
+_MOUNT = fields(
+    {
+        "Type": choice("bind", "volume", "tmpfs", "npipe", "cluster", "image"),
+        "Source": string,
+        "Target": string,
+        "ReadOnly": flag,
+        "Consistency": string,
+        "BindOptions": fields(
+            {
+                "Propagation": choice(
+                    "", "private", "rprivate", "shared", "rshared", "slave", "rslave"
+                ),
+                "NonRecursive": flag,
+                "CreateMountpoint": flag,
+                "ReadOnlyNonRecursive": flag,
+                "ReadOnlyForceRecursive": flag,
+            }
+        ),
+        "VolumeOptions": fields(
+            {
+                "NoCopy": flag,
+                "Labels": labels,
+                "Subpath": string,
+                "DriverConfig": fields({"Name": string, "Options": table(string)}),
+            }
+        ),
+        "TmpfsOptions": fields(
+            {"SizeBytes": number(0), "Mode": number(0, 0o7777), "Options": items(strings)}
+        ),
+    }
+)
+
+RESOURCES: dict[str, Check] = {
+    "CpuShares": number(0, 1 << 32),
+    "Memory": number(0),
+    "NanoCpus": number(0),
+    "CgroupParent": string,
+    "BlkioWeight": number(0, 1000),
+    "BlkioWeightDevice": items(fields({"Path": string, "Weight": number(0, 1000)}), 256),
+    "BlkioDeviceReadBps": _THROTTLE,
+    "BlkioDeviceWriteBps": _THROTTLE,
+    "BlkioDeviceReadIOps": _THROTTLE,
+    "BlkioDeviceWriteIOps": _THROTTLE,
+    "CpuPeriod": number(0),
+    "CpuQuota": number(-1),
+    "CpuRealtimePeriod": number(0),
+    "CpuRealtimeRuntime": number(0),
+    "CpusetCpus": text(1024),
+    "CpusetMems": text(1024),
+    "Devices": items(_DEVICE, 1024),
+    "DeviceCgroupRules": items(text(64), 1024),
+    "DeviceRequests": items(
+        fields(
+            {
+                "Driver": string,
+                "Count": number(),
+                "DeviceIDs": strings,
+                "Capabilities": items(strings),
+            }
+        ),
+        64,
+    ),
+    "KernelMemory": number(),
+    "KernelMemoryTCP": number(),
+    "MemoryReservation": number(0),
+    "MemorySwap": memory,
+    "MemorySwappiness": number(-1, 100),
+    "OomKillDisable": flag,
+    "PidsLimit": number(),
+    "Ulimits": items(_ULIMIT, 64),
+}
+
+RESTART_POLICY = fields({"Name": string, "MaximumRetryCount": number()})
+_ZERO_MATTERS = frozenset({"MemorySwappiness", "OomScoreAdj", "MaskedPaths", "ReadonlyPaths"})
+
+HOST = fields(
+    RESOURCES
+    | {
+        "Binds": strings,
+        "ContainerIDFile": string,
+        "LogConfig": fields({"Type": text(64), "Config": table(string, 64)}),
+        "NetworkMode": string,
+        "PortBindings": table(_PORT),
+        "RestartPolicy": RESTART_POLICY,
+        "AutoRemove": flag,
+        "VolumeDriver": string,
+        "VolumesFrom": strings,
+        "Mounts": items(_MOUNT, 1024),
+        "ConsoleSize": items(number(0, 65535), 2),
+        "Annotations": labels,
+        "CapAdd": items(text(64), 256),
+        "CapDrop": items(text(64), 256),
+        "CgroupnsMode": choice("", "host", "private"),
+        "Dns": items(text(64), 16),
+        "DnsOptions": items(text(256), 64),
+        "DnsSearch": items(text(256), 64),
+        "ExtraHosts": items(text(512)),
+        "GroupAdd": items(text(255), 1024),
+        "IpcMode": text(255),
+        "Cgroup": text(255),
+        "Links": strings,
+        "OomScoreAdj": number(-1000, 1000),
+        "PidMode": text(255),
+        "Privileged": flag,
+        "PublishAllPorts": flag,
+        "ReadonlyRootfs": flag,
+        "SecurityOpt": items(text(1 << 20), 64),
+        "StorageOpt": table(string, 64),
+        "Tmpfs": table(string, 1024),
+        "UTSMode": text(64),
+        "UsernsMode": text(64),
+        "ShmSize": number(0),
+        "Sysctls": table(string, 512),
+        "Runtime": text(64),
+        "Isolation": text(64),
+        "MaskedPaths": strings,
+        "ReadonlyPaths": strings,
+        "Init": flag,
+    },
+    keep_empty=_ZERO_MATTERS,
+)
+
+UPDATE = fields(RESOURCES | {"RestartPolicy": RESTART_POLICY}, keep_empty=_ZERO_MATTERS)
+
+EXEC = fields(
+    {
+        "AttachStdin": flag,
+        "AttachStdout": flag,
+        "AttachStderr": flag,
+        "DetachKeys": text(128),
+        "Tty": flag,
+        "Env": items(text(LONG_TEXT), 65536),
+        "Cmd": command,
+        "Privileged": flag,
+        "User": text(255),
+        "WorkingDir": string,
+        "ConsoleSize": items(number(0, 65535), 2),
+    }
+)
+
+
+def endpoints(value: Any) -> dict[str, Any]:
+    """`NetworkingConfig`: the endpoints' settings by network name."""
+    check = fields({"EndpointsConfig": table(_keep_object, 64)})
+    result: dict[str, Any] = check(value or {}, "NetworkingConfig").get("EndpointsConfig", {})
+    return result
+
+
+def _keep_object(value: Any, path: str) -> dict[str, Any]:
+    if value is None:
+        return {}
+    return {
+        key: entry
+        for key, entry in table(_scalar, 64)(value, path).items()
+        if entry not in (None, "", [], {})
+    }
+
+
+def _scalar(value: Any, path: str) -> Any:
+    if isinstance(value, str):
+        return text()(value, path)
+    if isinstance(value, list):
+        return items(_scalar, 256)(value, path)
+    if isinstance(value, dict):
+        return table(_scalar_flat, 256)(value, path)
+    return value
+
+
+def _scalar_flat(value: Any, path: str) -> Any:
+    if isinstance(value, dict | list) and len(repr(value)) > TEXT:
+        raise LimitExceeded(f"{path}: longer than {TEXT} bytes")
+    return value

@@ -1,4 +1,4 @@
-"""The OCI runtime specification's config.json and state, as types (opencontainers/runtime-spec 1.2).
+"""The OCI runtime specification's config.json and state, as types (runtime-spec 1.2).
 
 Every key is optional here; `skerry.runtime.bundle` checks what must be present.
 """

@@ -3,12 +3,12 @@
 Everything opened here is close-on-exec.
 """
 
+import _socket
 import array
 import ctypes
 import errno
 import fcntl
 import os
-import socket
 import stat
 
 from skerry.base.errors import KernelFault, SystemFault
@@ -62,7 +62,12 @@ def openat2(dirfd: int, path: str, flags: int, mode: int = 0, *, resolve: int = 
     for _ in range(64):
         try:
             return syscall(
-                NR_OPENAT2, dirfd, name, ctypes.byref(how), ctypes.sizeof(how), action=f"open {path}"
+                NR_OPENAT2,
+                dirfd,
+                name,
+                ctypes.byref(how),
+                ctypes.sizeof(how),
+                action=f"open {path}",
             )
         except KernelFault as fault:
             if fault.errno not in (errno.EAGAIN, errno.EINTR):
@@ -75,9 +80,7 @@ def open_in_root(root_fd: int, path: str, flags: int, mode: int = 0) -> int:
 
     /proc's magic links are refused (ELOOP).
     """
-    return openat2(
-        root_fd, path, flags, mode, resolve=RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
-    )
+    return openat2(root_fd, path, flags, mode, resolve=RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
 
 
 def make_directories(root_fd: int, path: str, mode: int = 0o755) -> int:
@@ -109,9 +112,7 @@ def make_directories(root_fd: int, path: str, mode: int = 0o755) -> int:
                     pass
                 except OSError as error:
                     raise KernelFault(f"make directory {done}", error.errno or 0) from None
-                below = openat2(
-                    here, part, os.O_PATH | os.O_DIRECTORY, resolve=RESOLVE_NO_SYMLINKS
-                )
+                below = openat2(here, part, os.O_PATH | os.O_DIRECTORY, resolve=RESOLVE_NO_SYMLINKS)
             os.close(here)
             here = below
         result, here = here, -1
@@ -145,7 +146,7 @@ def make_file(root_fd: int, path: str, mode: int = 0o644) -> int:
 
 
 def close_range(first: int, last: int = 0x7FFFFFFF, *, cloexec: bool = False) -> None:
-    """Close every descriptor from `first` to `last`, or mark them close-on-exec (close_range(2))."""
+    """Close descriptors `first` to `last`, or mark them close-on-exec (close_range(2))."""
     flags = CLOSE_RANGE_CLOEXEC if cloexec else 0
     syscall(NR_CLOSE_RANGE, first, last, flags, action=f"close descriptors from {first}")
 
@@ -155,23 +156,23 @@ def pidfd_open(pid: int) -> int:
     return syscall(NR_PIDFD_OPEN, pid, 0, action=f"open process {pid}")
 
 
-def send_fds(sock: socket.socket, data: bytes, fds: tuple[int, ...] | list[int]) -> None:
+def send_fds(sock: _socket.socket, data: bytes, fds: tuple[int, ...] | list[int]) -> None:
     """Send `data` (at least one byte) and descriptors in one message."""
-    sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
+    sock.sendmsg([data], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", fds))])
 
 
-def recv_fds(sock: socket.socket, size: int, count: int) -> tuple[bytes, list[int]]:
+def recv_fds(sock: _socket.socket, size: int, count: int) -> tuple[bytes, list[int]]:
     """One message of at most `size` bytes and `count` descriptors; no data at the end.
 
     A message that was cut short is refused, and what came with it closed.
     """
-    room = socket.CMSG_SPACE(min(count, _MAX_FDS) * 4)
-    data, ancillary, flags, _ = sock.recvmsg(size, room, socket.MSG_CMSG_CLOEXEC)
+    room = _socket.CMSG_SPACE(min(count, _MAX_FDS) * 4)
+    data, ancillary, flags, _ = sock.recvmsg(size, room, _socket.MSG_CMSG_CLOEXEC)
     fds = array.array("i")
     for level, kind, payload in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
             fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
-    if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
+    if flags & (_socket.MSG_CTRUNC | _socket.MSG_TRUNC):
         for fd in fds:
             os.close(fd)
         raise SystemFault(f"message cut short: more than {size} bytes or {count} descriptors")

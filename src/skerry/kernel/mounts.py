@@ -1,4 +1,6 @@
-"""Mounts: the classic calls and the descriptor-based ones (mount(2), Documentation/filesystems/mount_api.rst).
+"""Mounts: the classic calls and the descriptor-based ones.
+
+Sources: mount(2), mount_setattr(2), Documentation/filesystems/mount_api.rst.
 
 A detached mount (from `open_tree` with OPEN_TREE_CLONE or `fsmount`) belongs to nobody's namespace
 and goes away with its descriptor, so whatever fails half-way leaves nothing mounted.
@@ -162,7 +164,13 @@ def move_mount(fd: int, target: str | int) -> None:
     """Attach a detached mount at a path, or on the file or folder behind a descriptor."""
     if isinstance(target, int):
         syscall(
-            NR_MOVE_MOUNT, fd, b"", target, b"", _F_EMPTY_PATH | _T_EMPTY_PATH, action="attach a mount"
+            NR_MOVE_MOUNT,
+            fd,
+            b"",
+            target,
+            b"",
+            _F_EMPTY_PATH | _T_EMPTY_PATH,
+            action="attach a mount",
         )
     else:
         syscall(

@@ -4,13 +4,12 @@
 parent's memory would let a container with CAP_SYS_PTRACE read the engine's.
 """
 
-import array
+import _socket
 import ctypes
 import errno
 import fcntl
 import os
 import signal
-import socket
 import struct
 from collections.abc import Iterable, Sequence
 
@@ -63,16 +62,15 @@ _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 0x1
 
 
+_CLONE_ARGS = (
+    "flags pidfd child_tid parent_tid exit_signal stack stack_size tls set_tid set_tid_size cgroup"
+)
+
+
 class _CloneArgs(ctypes.Structure):
     """struct clone_args, linux/sched.h, up to `cgroup` (CLONE_ARGS_SIZE_VER2)."""
 
-    _fields_ = tuple(
-        (name, ctypes.c_uint64)
-        for name in (
-            "flags pidfd child_tid parent_tid exit_signal stack stack_size tls "
-            "set_tid set_tid_size cgroup"
-        ).split()
-    )
+    _fields_ = tuple((name, ctypes.c_uint64) for name in _CLONE_ARGS.split())
 
 
 def clone3(flags: int, *, cgroup_fd: int = -1) -> tuple[int, int]:
@@ -145,7 +143,9 @@ def differing(pid: int) -> int:
                 raise KernelFault(f"look at the namespaces of process {pid}", errno.ESRCH) from None
             continue
         except OSError as error:
-            raise KernelFault(f"look at the namespaces of process {pid}", error.errno or 0) from None
+            raise KernelFault(
+                f"look at the namespaces of process {pid}", error.errno or 0
+            ) from None
         ours = os.stat(f"/proc/self/ns/{name}")
         if (theirs.st_dev, theirs.st_ino) != (ours.st_dev, ours.st_ino):
             flags |= flag
@@ -155,7 +155,7 @@ def differing(pid: int) -> int:
 def write_id_maps(
     pid: int, uid_map: Sequence[tuple[int, int, int]], gid_map: Sequence[tuple[int, int, int]]
 ) -> None:
-    """Map the ids of process `pid`'s user namespace, from outside; rows are (inside, outside, size).
+    """Map the ids of `pid`'s user namespace, from outside; rows are (inside, outside, size).
 
     Without privileges only the caller's own ids can be mapped directly; longer maps then go through
     newuidmap and newgidmap (shadow-utils, uidmap package).
@@ -240,11 +240,12 @@ def user_namespace_fd(
 
 def loopback_up() -> None:
     """Bring up `lo` in the caller's network namespace (netdevice(7))."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        request = array.array("B", struct.pack("16sh22x", b"lo", 0))
-        try:
-            fcntl.ioctl(sock, _SIOCGIFFLAGS, request)
-            (flags,) = struct.unpack_from("h", request, 16)
-            fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", flags | _IFF_UP))
-        except OSError as error:
-            raise KernelFault("bring up the loopback interface", error.errno or 0) from None
+    sock = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+    try:
+        request = fcntl.ioctl(sock.fileno(), _SIOCGIFFLAGS, struct.pack("16sh22x", b"lo", 0))
+        (flags,) = struct.unpack_from("h", request, 16)
+        fcntl.ioctl(sock.fileno(), _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", flags | _IFF_UP))
+    except OSError as error:
+        raise KernelFault("bring up the loopback interface", error.errno or 0) from None
+    finally:
+        sock.close()

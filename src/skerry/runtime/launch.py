@@ -7,16 +7,35 @@ Usage, in a lean single-threaded process (the keeper, or the `skerry-runtime` co
 or in two steps, as `create` and `start` of the OCI command line::
 
     created = launch.create(plan, 0, 1, 2)
-    launch.start(created)
+    created = launch.start(created, plan)
 
 The caller becomes the parent of the container's init and must reap it (`os.waitpid(created.pid)`,
 or poll `created.pidfd`). On any error the init has been reaped and the cgroup removed already.
 """
 
-from typing import NamedTuple
+import _socket
+import os
+import signal
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from skerry.base.oci_runtime import State
+from skerry.base.errors import KernelFault, SkerryError, SystemFault, Unsupported
+from skerry.base.oci_runtime import OCI_VERSION
+from skerry.kernel import cgroups, namespaces
+from skerry.kernel.cgroups import Cgroup, Layout
+from skerry.kernel.descriptors import pidfd_open, send_fds
+from skerry.kernel.syscalls import libc, syscall
+from skerry.runtime import init
+from skerry.runtime.init import hooks, root
+from skerry.runtime.init.handover import Handover, Status, Stdio, error_from
+from skerry.runtime.init.mounting import CgroupTree, bind_tree
 from skerry.runtime.plan import Plan, ProcessPlan
+
+_NR_PIDFD_GETFD = 438
+_LATE = namespaces.CLONE_NEWCGROUP | namespaces.CLONE_NEWTIME
+_PR_SET_DUMPABLE = 4
+
+OnCloned = Callable[[int], None]
 
 
 class Created(NamedTuple):
@@ -32,6 +51,25 @@ class Created(NamedTuple):
 
     def close(self) -> None:
         """Close the descriptors; closing the gate unopened ends a waiting init."""
+        for fd in (self.pidfd, self.start_fd, self.status_fd):
+            if fd >= 0:
+                os.close(fd)
+
+
+class _Opened:
+    """Descriptors that are needed for the fork only."""
+
+    def __init__(self) -> None:
+        self._fds: list[int] = []
+
+    def keep(self, fd: int) -> int:
+        self._fds.append(fd)
+        return fd
+
+    def close(self) -> None:
+        for fd in self._fds:
+            os.close(fd)
+        self._fds.clear()
 
 
 def create(
@@ -43,6 +81,8 @@ def create(
     console: int = -1,
     wait_for_start: bool = True,
     gate: int = -1,
+    layout: Layout | None = None,
+    on_cloned: OnCloned | None = None,
 ) -> Created:
     """Make the container: cgroup, namespaces, root, hooks up to createContainer.
 
@@ -53,15 +93,75 @@ def create(
     With `wait_for_start` the init stops right before the program until `start`. Without it, this
     returns once the program was executed (poststart hooks included), in one go.
     `gate` is a descriptor that the init reads one byte from instead of a pipe of its own.
+    `on_cloned` is told the init's pid as soon as there is one, to write it down.
 
     Raises CommandNotFound, CommandNotExecutable (the image's fault), InvalidInput, SystemFault.
     """
-    raise NotImplementedError
+    _check_host(plan)
+    _forbid_dumps(plan)
+    layout = layout or cgroups.detect()
+    group = Cgroup(plan.cgroup_path, layout) if plan.cgroup_path else None
+    opened = _Opened()
+    try:
+        if group is not None:
+            group.create(plan.cgroup_writes)
+        own_gate = -1
+        if wait_for_start and gate < 0:
+            gate, own_gate = os.pipe2(os.O_CLOEXEC)
+            opened.keep(gate)
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        try:
+            handover = Handover(
+                stdio=Stdio(stdin, stdout, stderr),
+                console=console,
+                gate=gate if wait_for_start else -1,
+                status=Status(theirs),
+                trees=_trees(plan, opened),
+                cgroup_tasks=_open_tasks(group, opened),
+                quiet_exec=wait_for_start and own_gate < 0,
+            )
+            created = _clone(plan, handover, ours, layout, group)
+        finally:
+            theirs.close()
+        opened.close()
+        created = created._replace(start_fd=own_gate)
+        try:
+            if on_cloned is not None:
+                on_cloned(created.pid)
+            _serve(created, plan, ours, last="created" if wait_for_start else "")
+            if wait_for_start:
+                return created._replace(status_fd=ours.detach())
+            ours.close()
+            _poststart(plan, created.pid)
+            return created
+        except BaseException:
+            ours.close()
+            _end(created)
+            raise
+    except BaseException:
+        opened.close()
+        if group is not None:
+            _remove(group)
+        raise
 
 
 def start(created: Created, plan: Plan) -> Created:
     """Open the gate, wait for the execve, run the poststart hooks; errors as `create`."""
-    raise NotImplementedError
+    sock = _socket.socket(fileno=created.status_fd)
+    try:
+        os.write(created.start_fd, b"\1")
+        os.close(created.start_fd)
+        created = created._replace(start_fd=-1, status_fd=-1)
+        _serve(created, plan, sock, last="")
+    except BaseException:
+        sock.close()
+        _end(created)
+        if plan.cgroup_path:
+            _remove(Cgroup(plan.cgroup_path, cgroups.detect()))
+        raise
+    sock.close()
+    _poststart(plan, created.pid)
+    return created
 
 
 def exec_into(
@@ -73,19 +173,359 @@ def exec_into(
     *,
     cgroup_path: str = "",
     console: int = -1,
+    layout: Layout | None = None,
+    name: str = "exec",
 ) -> Created:
     """Run a further process in the namespaces (and cgroup) of the container whose init is `pid`.
 
-    Returns once the program was executed. Streams, console and errors as `create`.
+    Returns once the program was executed. Streams, console and errors as `create`. `name` is for
+    the session keyring.
     """
-    raise NotImplementedError
+    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    opened = _Opened()
+    try:
+        target = opened.keep(pidfd_open(pid))
+        kinds = namespaces.differing(pid)
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        try:
+            group = Cgroup(cgroup_path, layout or cgroups.detect()) if cgroup_path else None
+            folder = group.directory_fd(pid) if group is not None else -1
+            if folder >= 0:
+                opened.keep(folder)
+            tasks = _open_tasks(group, opened)
+            handover = Handover(
+                Stdio(stdin, stdout, stderr), console, -1, Status(theirs), {}, tasks
+            )
+            if kinds & namespaces.CLONE_NEWPID:
+                child, pidfd = _clone_beside(target, folder)
+            else:
+                child, pidfd = namespaces.clone3(0, cgroup_fd=folder)
+            if child == 0:
+                ours.close()
+                init.run_in(target, kinds, process, handover, name)
+        finally:
+            theirs.close()
+        created = Created(child, pidfd, -1, -1)
+        try:
+            if process.oom_score_adj is not None:
+                _put(f"/proc/{child}/oom_score_adj", str(process.oom_score_adj))
+            _serve(created, None, ours, last="", process=process)
+        except BaseException:
+            _end(created)
+            raise
+        finally:
+            ours.close()
+        return created
+    finally:
+        opened.close()
 
 
-def run_poststop(plan_hooks: tuple[object, ...], state: State) -> None:
-    """Run the poststop hooks, after the container is gone; failures are warnings, not errors."""
-    raise NotImplementedError
+def run_poststop(plan: Plan) -> list[str]:
+    """Run the poststop hooks, after the container is gone. A failure does not stop the others: what
+    went wrong is returned, for a log."""
+    return run_late_hooks("poststop", plan, _state(plan, 0, "stopped"))
+
+
+def run_late_hooks(kind: str, plan: Plan, state: dict[str, Any]) -> list[str]:
+    """Run hooks whose failure is a warning (runtime.md, "Lifecycle")."""
+    warnings = []
+    for index, hook in enumerate(plan.hooks_of(kind)):
+        try:
+            hooks.run(kind, index, hook, state)
+        except SkerryError as error:
+            warnings.append(error.message)
+    return warnings
+
+
+def _poststart(plan: Plan, pid: int) -> None:
+    for warning in run_late_hooks("poststart", plan, _state(plan, pid, "running")):
+        os.write(2, f"warning: {warning}\n".encode())
+
+
+def _state(plan: Plan, pid: int, status: str) -> dict[str, Any]:
+    state: dict[str, Any] = {"ociVersion": OCI_VERSION, "id": plan.id, "status": status}
+    if pid:
+        state["pid"] = pid
+    return state | {"bundle": plan.bundle, "annotations": dict(plan.annotations)}
+
+
+def _check_host(plan: Plan) -> None:
+    """Labels that no module of this kernel would enforce are refused, not ignored."""
+    process = plan.process
+    if process and process.apparmor and not _enabled("/sys/module/apparmor/parameters/enabled"):
+        raise Unsupported(
+            "apparmorProfile is set, but AppArmor is not enabled on this host",
+            hint="remove process.apparmorProfile from the configuration",
+        )
+    if ((process and process.selinux) or plan.mount_label) and not os.path.isdir("/sys/fs/selinux"):
+        raise Unsupported(
+            "selinuxLabel is set, but SELinux is disabled or not supported",
+            hint="remove process.selinuxLabel and linux.mountLabel from the configuration",
+        )
+
+
+def _enabled(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(1) == b"Y"
+    except OSError:
+        return False
+
+
+def _forbid_dumps(plan: Plan) -> None:
+    """Not dumpable from here on, inherited by the child: its /proc links are closed to others.
+
+    Without root the child must stay open to us until its id maps are written.
+    """
+    if os.geteuid() == 0:
+        libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def _trees(plan: Plan, opened: _Opened) -> dict[str, int]:
+    """What a child in a user namespace may not open or map by itself."""
+    own_user = plan.new_namespaces & namespaces.CLONE_NEWUSER
+    joins_user = any(join.flag == namespaces.CLONE_NEWUSER for join in plan.joins)
+    if os.geteuid() != 0 or not (own_user or joins_user):
+        return {}
+    trees = {"root": opened.keep(root.detached_root(plan))}
+    for index, step in enumerate(plan.mounts):
+        if step.kind == "bind" and step.source:
+            tree = opened.keep(bind_tree(step, (plan.uid_map, plan.gid_map)))
+            trees[f"mount {index}"] = tree
+    return trees
+
+
+def _open_tasks(group: Cgroup | None, opened: _Opened) -> tuple[int, ...]:
+    """The v1 `tasks` files. The right to move in goes with the descriptor, so a child in a user
+    namespace has it too."""
+    if group is None or group.layout.version != 1:
+        return ()
+    found = []
+    for folder in group.directories():
+        try:
+            found.append(opened.keep(os.open(f"{folder}/tasks", os.O_WRONLY | os.O_CLOEXEC)))
+        except OSError as error:
+            raise KernelFault(f"open cgroup {folder}", error.errno or 0) from None
+    return tuple(found)
+
+
+def _clone(
+    plan: Plan, handover: Handover, ours: _socket.socket, layout: Layout, group: Cgroup | None
+) -> Created:
+    """Fork the init; in the child, never return."""
+    folder = group.directory_fd() if group is not None else -1
+    flags = plan.new_namespaces & ~_LATE
+    joined = {join.flag: join.path for join in plan.joins}
+    users = (flags | sum(joined)) & namespaces.CLONE_NEWUSER
+    try:
+        if joined and users:
+            pid, pidfd = _clone_through(plan, flags, handover, folder, ours)
+            plan = plan._replace(joins=())
+        elif namespaces.CLONE_NEWPID in joined:
+            path = joined[namespaces.CLONE_NEWPID]
+            there = namespaces.open_namespace(path, namespaces.CLONE_NEWPID)
+            try:
+                pid, pidfd = _clone_beside(there, folder, flags)
+            finally:
+                os.close(there)
+        else:
+            pid, pidfd = namespaces.clone3(flags, cgroup_fd=folder)
+    finally:
+        if folder >= 0:
+            os.close(folder)
+    if pid == 0:
+        ours.close()
+        init.run(plan, handover, _cgroup_tree(plan, layout))
+    return Created(pid, pidfd, -1, -1)
+
+
+def _clone_beside(pid_namespace: int, folder: int, flags: int = 0) -> tuple[int, int]:
+    """Fork with the child in another pid namespace; `pid_namespace` is its file or a pidfd."""
+    own = namespaces.open_namespace("/proc/self/ns/pid", namespaces.CLONE_NEWPID)
+    child = -1
+    try:
+        namespaces.setns(pid_namespace, namespaces.CLONE_NEWPID)
+        try:
+            child, pidfd = namespaces.clone3(flags, cgroup_fd=folder)
+        finally:
+            if child != 0:
+                namespaces.setns(own, namespaces.CLONE_NEWPID)
+    finally:
+        os.close(own)
+    return child, pidfd
+
+
+def _clone_through(
+    plan: Plan, flags: int, handover: Handover, folder: int, ours: _socket.socket
+) -> tuple[int, int]:
+    """Fork by way of a process that joins namespaces first; the init is our child all the same.
+
+    Joined namespaces belong to the host's user namespace, or to one that is joined too: either way
+    they must be entered before the init gets (or while the middle process has) its user namespace.
+    """
+    read, write = os.pipe2(os.O_CLOEXEC)
+    middle, middle_fd = namespaces.clone3(0, cgroup_fd=folder)
+    if middle == 0:
+        try:
+            opened = [(namespaces.open_namespace(j.path, j.flag), j) for j in plan.joins]
+            for fd in handover.cgroup_tasks:
+                os.write(fd, b"0")
+            for fd, join in opened:
+                namespaces.setns(fd, join.flag, join.path)
+                if join.flag == namespaces.CLONE_NEWUSER:
+                    os.setresgid(0, 0, 0)
+                    os.setresuid(0, 0, 0)
+                os.close(fd)
+            child, _ = namespaces.clone3(flags | namespaces.CLONE_PARENT)
+            if child == 0:
+                return 0, -1
+            os.write(write, str(child).encode())
+        except BaseException as error:
+            handover.status.fail(error)
+        finally:
+            if "child" not in locals() or child != 0:
+                os._exit(0)
+    os.close(write)
+    os.close(middle_fd)
+    try:
+        os.waitpid(middle, 0)
+        number = os.read(read, 32)
+    finally:
+        os.close(read)
+    if not number:
+        message = Status(ours).hear()
+        raise error_from(message[1:]) if message else SystemFault("cannot join the namespaces")
+    pid = int(number)
+    return pid, pidfd_open(pid)
+
+
+def _cgroup_tree(plan: Plan, layout: Layout) -> CgroupTree:
+    path = plan.cgroup_path
+    if layout.version == 2 and layout.unified:
+        return CgroupTree({"": f"{layout.unified.mount}{path or layout.unified.own}"}, {})
+    folders, links = {}, {}
+    for tree in layout.hierarchies:
+        name = os.path.basename(tree.mount)
+        folders[name] = f"{tree.mount}{path or tree.own}"
+        for controller in tree.controllers:
+            if controller != name and not controller.startswith("name="):
+                links[controller] = name
+    return CgroupTree(folders, links)
+
+
+def _serve(
+    created: Created,
+    plan: Plan | None,
+    sock: _socket.socket,
+    *,
+    last: str,
+    process: ProcessPlan | None = None,
+) -> None:
+    """Answer the child until it says `last` or the pair closes."""
+    status = Status(sock)
+    while True:
+        message = status.hear()
+        if message is None:
+            if last:
+                raise SystemFault(
+                    "the container's init ended before the container was made",
+                    hint="it may have been killed, perhaps for memory",
+                )
+            return
+        word = message[0]
+        if word == last:
+            return
+        if word == "failed":
+            raise error_from(message[1:])
+        answer: Any = None
+        if word == "ids" and plan:
+            namespaces.write_id_maps(created.pid, plan.uid_map, plan.gid_map)
+        elif word == "offsets" and plan:
+            _offsets(created.pid, plan)
+        elif word == "hooks" and plan:
+            answer = _state(plan, created.pid, "creating")
+            for kind in ("prestart", "createRuntime"):
+                hooks.run_all(kind, plan.hooks_of(kind), answer)
+        elif word == "listener":
+            _send_listener(created, plan, process, message[1])
+        else:
+            raise SystemFault(f"unexpected message from the container's init: {word!r:.60}")
+        status.tell(answer)
+
+
+def _offsets(pid: int, plan: Plan) -> None:
+    if plan.time_offsets:
+        rows = (f"{namespaces.CLOCKS[c]} {s} {ns}\n" for c, s, ns in plan.time_offsets)
+        _put(f"/proc/{pid}/timens_offsets", "".join(rows))
+    if plan.process and plan.process.oom_score_adj is not None:
+        _put(f"/proc/{pid}/oom_score_adj", str(plan.process.oom_score_adj))
+
+
+def _put(path: str, text: str) -> None:
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, text.encode())
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise KernelFault(f"write {text.strip()!r} to {path}", error.errno or 0) from None
+
+
+def _send_listener(
+    created: Created, plan: Plan | None, process: ProcessPlan | None, number: int
+) -> None:
+    """Fetch the seccomp listener and send it to the agent (config-linux.md, "The Container Process
+    State")."""
+    import json
+
+    process = process or (plan.process if plan else None)
+    if process is None or not process.seccomp_listener:
+        raise SystemFault("the seccomp profile notifies, but names no listenerPath")
+    listener = syscall(
+        _NR_PIDFD_GETFD, created.pidfd, number, 0, action="fetch the seccomp listener"
+    )
+    state = {
+        "ociVersion": OCI_VERSION,
+        "fds": ["seccompFd"],
+        "pid": created.pid,
+        "metadata": process.seccomp_metadata,
+        "state": _state(plan, created.pid, "creating") if plan else {"pid": created.pid},
+    }
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    try:
+        sock.connect(process.seccomp_listener)
+        send_fds(sock, json.dumps(state).encode(), [listener])
+    except OSError as error:
+        raise KernelFault(
+            f"send the seccomp listener to {process.seccomp_listener}", error.errno or 0
+        ) from None
+    finally:
+        sock.close()
+        os.close(listener)
+
+
+def _end(created: Created) -> None:
+    """Kill and reap what did not become a container."""
+    try:
+        os.kill(created.pid, signal.SIGKILL)
+        os.waitpid(created.pid, 0)
+    except (ProcessLookupError, ChildProcessError):
+        pass
+    created._replace(status_fd=-1).close()
+
+
+def _remove(group: Cgroup) -> None:
+    """An error here must not hide the one that led here."""
+    try:
+        group.kill_all()
+        group.remove()
+    except SkerryError:
+        return
 
 
 def remove_leftovers(cgroup_path: str) -> None:
     """Kill every process of a cgroup and remove it; for containers whose keeper was killed."""
-    raise NotImplementedError
+    group = Cgroup(cgroup_path, cgroups.detect())
+    group.kill_all()
+    group.remove()

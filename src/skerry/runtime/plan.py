@@ -1,179 +1,62 @@
-"""What will be done to start a container, as data: made without privileges, printed, compared, sent.
+"""From an OCI configuration to a `Plan`: every decision about a container, made without privileges.
 
-`plan` turns an OCI configuration into a `Plan`; `launch` and `init` execute it and decide nothing.
-A plan holds builtin types only, all numbers resolved (flags, capability masks, a compiled seccomp
-program), so the process that executes it needs neither tables nor parsers.
+`launch` and `init` execute the plan and decide nothing.
 """
 
-import marshal
-from typing import Any, NamedTuple
+import os
+import stat
+from collections.abc import Sequence
 
-from skerry.base.errors import InvalidInput
+from skerry.base.errors import InvalidInput, Unsupported
 from skerry.base.isolation import Overlay
-from skerry.base.oci_runtime import Process, Spec
-from skerry.kernel.cgroups import Layout, Write
+from skerry.base.oci_runtime import Device, HookSpec, Linux, Spec
+from skerry.kernel import cgroups, namespaces
+from skerry.kernel.cgroups import Layout
+from skerry.kernel.mounts import MS_PRIVATE, MS_REC, MS_SLAVE
+from skerry.runtime import mount_options
+from skerry.runtime.process_plan import plan_process
+from skerry.runtime.steps import DeviceStep, Hook, Join, MountStep, Plan, ProcessPlan
 
-WIRE_VERSION = 1
+__all__ = [
+    "DEFAULT_DEVICES",
+    "DeviceStep",
+    "Hook",
+    "MountStep",
+    "Plan",
+    "ProcessPlan",
+    "plan",
+    "plan_process",
+]
 
+_READ_WRITE = 0o666
+DEFAULT_DEVICES: tuple[DeviceStep, ...] = tuple(
+    DeviceStep(f"/dev/{name}", stat.S_IFCHR | _READ_WRITE, major, minor, 0, 0)
+    for name, major, minor in (
+        ("null", 1, 3),
+        ("zero", 1, 5),
+        ("full", 1, 7),
+        ("random", 1, 8),
+        ("urandom", 1, 9),
+        ("tty", 5, 0),
+    )
+)
+"""What config-linux.md, "Default Devices", asks for; /dev/console and /dev/ptmx are init's."""
 
-class IdMap(NamedTuple):
-    """A range of user or group ids."""
+_DEFAULT_RULES: tuple[dict[str, object], ...] = (
+    {"allow": True, "type": "c", "access": "m"},
+    {"allow": True, "type": "b", "access": "m"},
+    *(
+        {"allow": True, "type": "c", "major": device.major, "minor": device.minor, "access": "rwm"}
+        for device in DEFAULT_DEVICES
+    ),
+    {"allow": True, "type": "c", "major": 5, "minor": 1, "access": "rwm"},
+    {"allow": True, "type": "c", "major": 5, "minor": 2, "access": "rwm"},
+    {"allow": True, "type": "c", "major": 136, "access": "rwm"},
+)
+"""Making any node is allowed, using only these: the default devices, console, ptmx, terminals."""
 
-    container: int
-    host: int
-    size: int
-
-
-class Join(NamedTuple):
-    """A namespace to enter: the CLONE_ flag of its kind and its file."""
-
-    flag: int
-    path: str
-
-
-class MountStep(NamedTuple):
-    """One mount, options resolved to flags.
-
-    `flags` and `data` are mount(2)'s for a new file system. The `attr_…` fields are
-    mount_setattr(2)'s for a bind mount, for the top mount and for the whole tree.
-    """
-
-    kind: str
-    """`bind`, `filesystem` or `cgroup`."""
-    target: str
-    source: str
-    fstype: str
-    flags: int = 0
-    data: str = ""
-    recursive: bool = False
-    attr_set: int = 0
-    attr_clear: int = 0
-    tree_set: int = 0
-    tree_clear: int = 0
-    propagation: tuple[int, ...] = ()
-    """MS_SHARED and its kin, perhaps with MS_REC, in order."""
-    copy_up: bool = False
-    idmap: tuple[tuple[IdMap, ...], tuple[IdMap, ...]] | None = None
-    """Uid and gid ranges of an idmapped mount; two empty ones mean the container's own."""
-    idmap_recursive: bool = False
-
-
-class DeviceStep(NamedTuple):
-    """A device node to make; `mode` includes the file type (S_IFCHR and so on)."""
-
-    path: str
-    mode: int
-    major: int
-    minor: int
-    uid: int
-    gid: int
-
-
-class Hook(NamedTuple):
-    """A hook program; `timeout` in seconds, 0 waits for ever."""
-
-    path: str
-    args: tuple[str, ...]
-    env: tuple[str, ...]
-    timeout: int
-
-
-class ProcessPlan(NamedTuple):
-    """A program and everything that is set on the process right before it is executed."""
-
-    args: tuple[str, ...]
-    env: tuple[str, ...]
-    cwd: str
-    uid: int
-    gid: int
-    groups: tuple[int, ...]
-    umask: int
-    """-1 keeps the runtime's."""
-    bounding: int
-    """The five capability sets as bit masks; see capabilities(7)."""
-    effective: int
-    permitted: int
-    inheritable: int
-    ambient: int
-    keep_capabilities: bool
-    """The configuration says nothing about capabilities: leave them alone."""
-    no_new_privileges: bool
-    rlimits: tuple[tuple[int, int, int], ...]
-    """(RLIMIT_ number, soft, hard)."""
-    oom_score_adj: int | None
-    seccomp: bytes
-    """A classic BPF program, empty for none."""
-    seccomp_flags: int
-    seccomp_listener: str
-    seccomp_metadata: str
-    apparmor: str
-    selinux: str
-    terminal: bool
-    rows: int
-    columns: int
-    io_priority: int
-    """ioprio_set(2)'s value, -1 for none."""
-    scheduler: tuple[int, int, int, int, int, int, int] | None
-    """sched_setattr(2): policy, flags, nice, priority, runtime, deadline, period."""
-    personality: int
-    """-1 for none."""
-    new_keyring: bool
-    preserve_fds: int
-    """How many descriptors from 3 on the program inherits."""
-
-
-class Plan(NamedTuple):
-    """Everything `launch.create` does, in order. Paths are the host's unless said otherwise."""
-
-    id: str
-    bundle: str
-    annotations: tuple[tuple[str, str], ...]
-    new_namespaces: int
-    """CLONE_NEW… flags."""
-    joins: tuple[Join, ...]
-    uid_map: tuple[IdMap, ...]
-    gid_map: tuple[IdMap, ...]
-    time_offsets: tuple[tuple[str, int, int], ...]
-    """(clock, seconds, nanoseconds)."""
-    cgroup_path: str
-    """Below the cgroup root, with a leading slash; empty stays in the caller's cgroup."""
-    cgroup_writes: tuple[Write, ...]
-    rootfs: str
-    """A directory that is the root, empty when `overlay` is used."""
-    overlay: Overlay | None
-    root_readonly: bool
-    root_propagation: int
-    pivot: bool
-    mounts: tuple[MountStep, ...]
-    devices: tuple[DeviceStep, ...]
-    masked: tuple[str, ...]
-    readonly: tuple[str, ...]
-    hostname: str
-    domainname: str
-    sysctls: tuple[tuple[str, str], ...]
-    """(path below /proc/sys, value)."""
-    mount_label: str
-    hooks: tuple[tuple[str, tuple[Hook, ...]], ...]
-    process: ProcessPlan | None
-
-    def describe(self) -> list[str]:
-        """The steps in words, one a line, for people and for tests."""
-        raise NotImplementedError
-
-    def to_wire(self) -> bytes:
-        """The plan as bytes for another process of the same version of skerry."""
-        return marshal.dumps((WIRE_VERSION, _plain(self)))
-
-    @classmethod
-    def from_wire(cls, data: bytes) -> "Plan":
-        """The plan that `to_wire` packed. Only for bytes from skerry itself, never from a guest."""
-        raise NotImplementedError
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return tuple(_plain(item) for item in value)
-    return value
+_FILE_TYPES = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
+HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 
 
 def plan(
@@ -187,18 +70,167 @@ def plan(
     pivot: bool = True,
     new_keyring: bool = True,
     preserve_fds: int = 0,
+    seccomp_cache: str = "",
+    systemd_cgroup: bool = False,
 ) -> Plan:
     """Decide everything about a container from its configuration.
 
-    `rootfs` replaces `root.path`; `cgroup_path` replaces `linux.cgroupsPath`. Pure: reads nothing
-    but its arguments and the kernel tables. Raises InvalidInput for what cannot be meant and
-    Unsupported for what this version cannot do.
+    `rootfs` replaces `root.path`; `cgroup_path` replaces `linux.cgroupsPath`, which with
+    `systemd_cgroup` has the form slice:prefix:name; `seccomp_cache` is a
+    folder for compiled filters. Touches nothing but that folder. Raises InvalidInput for what
+    cannot be meant and Unsupported for what this version cannot do.
     """
-    raise InvalidInput("not yet")
+    linux: Linux = spec.get("linux", {})
+    if linux.get("intelRdt"):
+        raise Unsupported(
+            "intelRdt is set, but Intel RDT is not supported",
+            hint="remove linux.intelRdt from the configuration",
+        )
+    new, joins = _namespaces(linux)
+    if not cgroup_path and layout.version:
+        cgroup_path = cgroups.container_path(
+            linux.get("cgroupsPath", ""), container_id, layout, systemd=systemd_cgroup
+        )
+    writes = (
+        cgroups.plan(cgroup_path, resources_with_defaults(linux), layout) if cgroup_path else ()
+    )
+    root = spec.get("root", {})
+    path = "" if rootfs else os.path.normpath(os.path.join(bundle, root.get("path", "")))
+    process = spec.get("process")
+    return Plan(
+        id=container_id,
+        bundle=bundle,
+        annotations=tuple(sorted(spec.get("annotations", {}).items())),
+        new_namespaces=new,
+        joins=joins,
+        uid_map=mount_options.id_maps(linux.get("uidMappings", ())),
+        gid_map=mount_options.id_maps(linux.get("gidMappings", ())),
+        time_offsets=tuple(
+            (clock, offset.get("secs", 0), offset.get("nanosecs", 0))
+            for clock, offset in sorted(linux.get("timeOffsets", {}).items())
+        ),
+        cgroup_path=cgroup_path,
+        cgroup_writes=writes,
+        rootfs=path,
+        overlay=rootfs,
+        root_readonly=root.get("readonly", False),
+        root_propagation=_propagation(linux),
+        pivot=pivot,
+        mounts=tuple(mount_options.step(mount, bundle) for mount in spec.get("mounts", ())),
+        devices=_devices(spec),
+        masked=tuple(linux.get("maskedPaths", ())),
+        readonly=tuple(linux.get("readonlyPaths", ())),
+        hostname=spec.get("hostname", ""),
+        domainname=spec.get("domainname", ""),
+        sysctls=tuple(
+            (_sysctl_path(name), value) for name, value in sorted(linux.get("sysctl", {}).items())
+        ),
+        mount_label=linux.get("mountLabel", ""),
+        hooks=plan_hooks(spec),
+        process=None
+        if process is None
+        else plan_process(
+            process,
+            spec,
+            new_keyring=new_keyring,
+            preserve_fds=preserve_fds,
+            seccomp_cache=seccomp_cache,
+        ),
+    )
 
 
-def plan_process(
-    process: Process, spec: Spec, *, new_keyring: bool = True, preserve_fds: int = 0
-) -> ProcessPlan:
-    """The plan of a further process in the container that `spec` describes (exec)."""
-    raise InvalidInput("not yet")
+def _namespaces(linux: Linux) -> tuple[int, tuple[Join, ...]]:
+    new = 0
+    paths: dict[int, str] = {}
+    for namespace in linux.get("namespaces", ()):
+        flag = namespaces.FLAGS[namespace["type"]]
+        if namespace.get("path"):
+            paths[flag] = namespace["path"]
+        else:
+            new |= flag
+    # The user namespace first (it gives the right to the others), the mount namespace last (the
+    # paths of the others are looked up before).
+    return new, tuple(Join(flag, paths[flag]) for flag in namespaces.FILES if flag in paths)
+
+
+def _propagation(linux: Linux) -> int:
+    name = linux.get("rootfsPropagation", "")
+    flags = mount_options.PROPAGATION.get(name, MS_SLAVE)
+    # A private root would still have to let go of the host's mounts: as a slave it does, and the
+    # container's own mounts do not come back either way.
+    return (flags | MS_REC) if not flags & MS_PRIVATE else MS_PRIVATE | MS_REC
+
+
+def resources_with_defaults(linux: Linux) -> dict[str, object]:
+    """`linux.resources` with the device rules that every container has.
+
+    Access is by list whether or not the configuration begins with a rule that denies everything.
+    """
+    resources: dict[str, object] = dict(linux.get("resources", {}))
+    given = resources.get("devices") or []
+    if not isinstance(given, list):
+        raise InvalidInput("linux.resources.devices must be a list")
+    resources["devices"] = [{"allow": False, "access": "rwm"}, *given, *_DEFAULT_RULES]
+    return resources
+
+
+def _devices(spec: Spec) -> tuple[DeviceStep, ...]:
+    """The default devices and the spec's, which win; none when the host's /dev is bound there."""
+    for mount in spec.get("mounts", ()):
+        bound = "bind" in mount.get("options", ()) or "rbind" in mount.get("options", ())
+        if os.path.normpath(mount["destination"]) == "/dev" and (
+            bound or mount.get("type") == "bind"
+        ):
+            return ()
+    nodes = {device.path: device for device in DEFAULT_DEVICES}
+    for device in spec.get("linux", {}).get("devices", ()):
+        step = _device(device)
+        nodes[step.path] = step
+    return tuple(nodes.values())
+
+
+def _device(device: Device) -> DeviceStep:
+    kind = device["type"]
+    if kind != "p" and not ("major" in device and "minor" in device):
+        raise InvalidInput(f"device {device['path']} needs major and minor")
+    mode = device.get("fileMode", _READ_WRITE) & 0o7777
+    return DeviceStep(
+        os.path.normpath(device["path"]),
+        _FILE_TYPES[kind] | mode,
+        device.get("major", 0),
+        device.get("minor", 0),
+        device.get("uid", 0),
+        device.get("gid", 0),
+    )
+
+
+def _sysctl_path(name: str) -> str:
+    """A name with dots or slashes as a path; whichever separator comes first is the separator."""
+    dot, slash = name.find("."), name.find("/")
+    if dot >= 0 and (slash < 0 or dot < slash):
+        return name.replace("/", "\0").replace(".", "/").replace("\0", ".")
+    return name
+
+
+def plan_hooks(spec: Spec) -> tuple[tuple[str, tuple[Hook, ...]], ...]:
+    """The hooks, by point of the life cycle, in the order they run."""
+    hooks = spec.get("hooks", {})
+    return tuple(
+        (kind, tuple(_hook(hook) for hook in _listed(hooks.get(kind))))
+        for kind in HOOKS
+        if kind in hooks
+    )
+
+
+def _listed(hooks: Sequence[HookSpec] | None) -> Sequence[HookSpec]:
+    return hooks or ()
+
+
+def _hook(hook: HookSpec) -> Hook:
+    path = hook.get("path", "")
+    if not path:
+        raise InvalidInput("a hook has no path")
+    timeout = hook.get("timeout", 0)
+    if "timeout" in hook and timeout <= 0:
+        raise InvalidInput(f"hook {path}: timeout must be greater than zero")
+    return Hook(path, tuple(hook.get("args", ())) or (path,), tuple(hook.get("env", ())), timeout)

@@ -1,0 +1,384 @@
+"""The code that runs in a half-made container, between clone and execve.
+
+Theory of operation
+===================
+
+Processes. `launch` (in the keeper or in the `skerry-runtime` command) makes the cgroup, then forks
+this code with clone3 straight into the new namespaces. Memory is copied, never shared. Nothing else
+runs: the init itself becomes the program. Where a user namespace is joined by path, a short-lived
+process between them joins it and clones the init as its sibling (CLONE_PARENT), for the other
+namespaces must be owned by it.
+
+Privileges. The init begins with all of the caller's. They shrink in one direction: bounding set,
+groups, gid, uid, the other sets, no_new_privs, seccomp. In a new user namespace it waits until the
+parent has written the id maps and becomes its root first; what that root may not do (open a bind
+source behind closed folders, map ids, move into a v1 cgroup, shift clocks) the parent has done
+before, and left as detached mounts or open descriptors.
+
+Descriptors. The child inherits all of the parent's. 0, 1, 2 are set early. One SOCK_SEQPACKET pair
+(`handover`) and the start gate stay until execve, close-on-exec; both are no folders, so they lead
+nowhere. All others are closed in `_enter_folder`.
+
+The order, and what breaks when it is changed:
+
+1.  Die with the parent (PR_SET_PDEATHSIG), until the container is complete.
+2.  cgroup before everything that allocates, so it is accounted; by writing 0 to the v1 `tasks`
+    files, since a foreign pid in `cgroup.procs` costs an RCU grace period. Before the cgroup
+    namespace, whose root is the cgroup at the moment of its making.
+3.  Join namespaces, the user namespace first; the mount namespace is last, after all paths.
+4.  Mounts below a descriptor of the new root, targets by openat2 in that root. The host's /proc and
+    /dev are still there and are the only ones trusted: /dev/null for masks, /dev/console's
+    terminal, labels and sysctls through a procfs that is attached nowhere.
+5.  Hooks: prestart and createRuntime outside, createContainer here, all before pivot_root.
+6.  Read-only and masked paths after the mounts they cover. Then pivot_root; from here on every path
+    is the image's.
+7.  The bounding set while CAP_SETPCAP is there. Limits before capabilities (raising needs
+    CAP_SYS_RESOURCE). setgroups, setgid, setuid in this order.
+8.  Close descriptors, *then* chdir, then look where we are: a working folder of
+    /proc/self/fd/N would otherwise lead out (CVE-2024-21626).
+9.  Find the program as the user it runs as, tell `created`, wait at the gate.
+10. startContainer hooks, then seccomp as the last call before execve, so a filter need allow
+    nothing of ours. Without no_new_privs that takes CAP_SYS_ADMIN, which is kept that long; execve
+    drops it.
+
+The interpreter's own file is not writable from inside because whoever forks this code runs from a
+read-only mount of it (`skerry.runtime.interpreter`), and PR_SET_DUMPABLE 0, inherited, keeps /proc
+links of this process closed to the container's other processes until execve.
+"""
+
+import _socket
+import errno
+import fcntl
+import gc
+import os
+import select
+import signal
+from typing import TYPE_CHECKING, NoReturn
+
+from skerry.base.errors import KernelFault, SystemFault
+from skerry.kernel import capabilities, mounts, namespaces, seccomp
+from skerry.kernel.descriptors import close_range, make_directories
+from skerry.kernel.syscalls import checked, libc
+from skerry.runtime.init import hooks, process, program, root, terminal
+from skerry.runtime.init.handover import Handover
+from skerry.runtime.init.mounting import CgroupTree, perform
+
+if TYPE_CHECKING:
+    from skerry.runtime.steps import Hook, Plan, ProcessPlan
+
+# linux/prctl.h
+_PR_SET_PDEATHSIG = 1
+_FAILED = 1
+
+
+def run(plan: "Plan", handover: Handover, cgroups: CgroupTree) -> NoReturn:
+    """Become the container that `plan` describes. Called in a fresh child; never returns."""
+    try:
+        _prepare(handover)
+        _container(plan, handover, cgroups)
+    except BaseException as error:
+        handover.status.fail(error)
+    finally:
+        os._exit(_FAILED)
+
+
+def run_in(
+    target_fd: int, kinds: int, plan: "ProcessPlan", handover: Handover, name: str
+) -> NoReturn:
+    """Become a further process in the namespaces of the process behind the pidfd `target_fd`."""
+    try:
+        _prepare(handover)
+        _join_cgroup(handover)
+        namespaces.setns(target_fd, kinds & ~namespaces.CLONE_NEWPID, "of the container")
+        os.umask(0)
+        if kinds & namespaces.CLONE_NEWUSER:
+            _become_root()
+        here = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        _stdio(here, plan, handover, console=False)
+        proc_fd = _private_proc() if plan.apparmor or plan.selinux else -1
+        capabilities.drop_bounding(plan.bounding)
+        _finish(plan, handover, (), {}, name, proc_fd)
+    except BaseException as error:
+        handover.status.fail(error)
+    finally:
+        os._exit(_FAILED)
+
+
+def _prepare(handover: Handover) -> None:
+    # A collection would touch, and so copy, every page of the parent's objects.
+    gc.disable()
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    poller = select.poll()
+    poller.register(handover.status.sock.fileno(), 0)
+    if poller.poll(0):  # the parent died before the line above
+        os._exit(_FAILED)
+    # Python ignores these two, and what is ignored stays so across execve.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    os.setsid()
+
+
+def _container(plan: "Plan", handover: Handover, cgroups: CgroupTree) -> None:
+    own_user = plan.new_namespaces & namespaces.CLONE_NEWUSER
+    if own_user:
+        handover.status.ask("ids")
+    _join_cgroup(handover)
+    _join_namespaces(plan, handover)
+    os.umask(0)
+    _names(plan)
+    if plan.new_namespaces & namespaces.CLONE_NEWNET:
+        namespaces.loopback_up()
+    proc_fd = -1
+    if plan.sysctls or (plan.process and (plan.process.apparmor or plan.process.selinux)):
+        proc_fd = _private_proc()
+    for path, value in plan.sysctls:
+        _sysctl(proc_fd, path, value)
+    if plan.process is None:
+        raise SystemFault("the configuration has no process to run")
+    state = _root(plan, handover, cgroups)
+    _finish(plan.process, handover, plan.hooks_of("startContainer"), state, plan.id, proc_fd)
+
+
+def _join_cgroup(handover: Handover) -> None:
+    for fd in handover.cgroup_tasks:
+        try:
+            os.write(fd, b"0")
+        except OSError as error:
+            raise KernelFault("move into the container's cgroup", error.errno or 0) from None
+
+
+def _join_namespaces(plan: "Plan", handover: Handover) -> None:
+    flags = [join.flag for join in plan.joins]
+    opened = [
+        (namespaces.open_namespace(join.path, join.flag), join)
+        for join in plan.joins
+        if join.flag not in (namespaces.CLONE_NEWPID, namespaces.CLONE_NEWUSER)
+    ]
+    if namespaces.CLONE_NEWUSER in flags or plan.new_namespaces & namespaces.CLONE_NEWUSER:
+        _become_root()
+    late = plan.new_namespaces & (namespaces.CLONE_NEWCGROUP | namespaces.CLONE_NEWTIME)
+    if late:
+        namespaces.unshare(late)
+    if plan.time_offsets and not plan.new_namespaces & namespaces.CLONE_NEWUSER:
+        namespaces.write_time_offsets(plan.time_offsets)
+    own = plan.process
+    if plan.new_namespaces & namespaces.CLONE_NEWUSER:
+        if plan.time_offsets or (own and own.oom_score_adj is not None):
+            handover.status.ask("offsets")
+    elif own and own.oom_score_adj is not None:
+        _oom_score(own.oom_score_adj)
+    for fd, join in opened:
+        namespaces.setns(fd, join.flag, join.path)
+        os.close(fd)
+
+
+def _become_root() -> None:
+    """Uid and gid 0 of the user namespace, whatever the caller's ids look like in there."""
+    try:
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+    except OSError as error:
+        raise KernelFault(
+            "become root of the user namespace",
+            error.errno or 0,
+            hint="the id maps must map uid 0 and gid 0 of the container",
+        ) from None
+
+
+def _names(plan: "Plan") -> None:
+    if plan.hostname:
+        name = os.fsencode(plan.hostname)
+        checked(libc.sethostname(name, len(name)), f"set the host name to {plan.hostname}")
+    if plan.domainname:
+        name = os.fsencode(plan.domainname)
+        checked(libc.setdomainname(name, len(name)), f"set the domain name to {plan.domainname}")
+
+
+def _private_proc() -> int:
+    """A procfs that is attached nowhere: no mount of the image can stand in its way."""
+    tree = mounts.detached("proc")
+    try:
+        return os.open(f"/proc/self/fd/{tree}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    finally:
+        os.close(tree)
+
+
+def _sysctl(proc_fd: int, path: str, value: str) -> None:
+    try:
+        fd = os.open(f"sys/{path}", os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc_fd)
+        try:
+            os.write(fd, value.encode())
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise KernelFault(f"set sysctl {path} to {value!r:.200}", error.errno or 0) from None
+
+
+def _oom_score(score: int) -> None:
+    try:
+        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, str(score).encode())
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise KernelFault(
+            f"set oom_score_adj to {score}",
+            error.errno or 0,
+            hint="lowering it needs CAP_SYS_RESOURCE",
+        ) from None
+
+
+def _root(plan: "Plan", handover: Handover, cgroups: CgroupTree) -> dict[str, object]:
+    """Make the root and go there. The container's state, for startContainer hooks."""
+    own = plan.new_namespaces & namespaces.CLONE_NEWNS
+    joined = any(join.flag == namespaces.CLONE_NEWNS for join in plan.joins)
+    if not own and not joined:
+        if plan.overlay or plan.mounts:
+            raise SystemFault("mounts need a mount namespace")
+        root_fd = os.open(plan.rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    elif own:
+        root_fd = root.attach(plan, handover.trees.get("root", -1))
+    else:
+        tree = root.detached_root(plan)
+        mounts.move_mount(tree, plan.rootfs or "/")
+        root_fd = tree
+    for index, step in enumerate(plan.mounts):
+        perform(root_fd, step, cgroups, handover.trees.get(f"mount {index}", -1))
+    if own or joined:
+        bind_nodes = bool(plan.new_namespaces & namespaces.CLONE_NEWUSER)
+        root.make_devices(root_fd, plan.devices, bind=bind_nodes)
+        root.make_links(root_fd)
+    if plan.process is not None:
+        os.close(make_directories(root_fd, plan.process.cwd))
+        _stdio(root_fd, plan.process, handover, console=True)
+    state: dict[str, object] = {}
+    if plan.hooks:
+        state = handover.status.ask("hooks")
+        hooks.run_all("createContainer", plan.hooks_of("createContainer"), state)
+    root.protect(root_fd, plan)
+    if plan.process is not None:
+        # Here at the latest: the number of capabilities is read from the host's /proc.
+        capabilities.drop_bounding(plan.process.bounding)
+    if not own:
+        root.chroot(root_fd)
+    elif plan.pivot:
+        root.pivot(root_fd)
+    else:
+        root.move_and_chroot(root_fd)
+    if own and plan.root_propagation & ~mounts.MS_REC != mounts.MS_SLAVE:
+        mounts.mount("", "/", flags=plan.root_propagation)
+    return state | {"status": "created"}
+
+
+def _stdio(root_fd: int, plan: "ProcessPlan", handover: Handover, *, console: bool) -> None:
+    if not plan.terminal:
+        # First up and out of the way: they may be 0, 1 and 2 in any order.
+        high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) for fd in handover.stdio]
+        for number, fd in enumerate(high):
+            os.dup2(fd, number, inheritable=True)
+            os.close(fd)
+        return
+    master, slave, name = terminal.open_pair(root_fd)
+    if console:
+        terminal.bind_console(root_fd, slave)
+    if plan.rows or plan.columns:
+        terminal.set_size(master, plan.rows, plan.columns)
+    terminal.hand_out(handover.console, master, name)
+    for number in (0, 1, 2):
+        os.dup2(slave, number, inheritable=True)
+    os.close(slave)
+    terminal.take_as_controlling(0)
+
+
+def _finish(
+    plan: "ProcessPlan",
+    handover: Handover,
+    start_hooks: "tuple[Hook, ...]",
+    state: dict[str, object],
+    name: str,
+    proc_fd: int,
+) -> None:
+    """From root of the container to the program."""
+    if plan.new_keyring:
+        process.join_keyring(f"_ses.{name}")
+    process.set_limits(plan)
+    process.own_stdio(plan.uid)
+    if proc_fd >= 0:
+        process.write_label(proc_fd, plan)
+    filtered = bool(plan.seccomp)
+    admin = filtered and not plan.no_new_privileges
+    gate = _close_descriptors(plan, handover)
+    status = handover.status
+    entered = _enter_folder(plan.cwd)
+    process.become_user(plan)
+    process.take_capabilities(plan, admin=admin)
+    if not entered and not _enter_folder(plan.cwd):
+        raise KernelFault(f"chdir to cwd ({plan.cwd!r:.200})", errno.EACCES)
+    _check_folder(plan.cwd)
+    env = program.with_home(plan.env, plan.uid)
+    path = program.find(plan.args, env)
+    ready = program.Program(path, plan.args, env)
+    if plan.no_new_privileges:
+        seccomp.no_new_privileges()
+    # The parent of `create` leaves now; the program must not die with it.
+    libc.prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
+    if gate >= 0:
+        status.tell("created")
+        if os.read(gate, 1) == b"":
+            os._exit(_FAILED)
+    hooks.run_all("startContainer", start_hooks, state)
+    if filtered:
+        listener = seccomp.load(plan.seccomp, plan.seccomp_flags)
+        if listener >= 0:
+            status.ask("listener", listener)
+    fault = ready.execute()
+    if handover.quiet_exec:
+        program.give_up(fault.message, fault.exit_code)
+    raise fault
+
+
+def _close_descriptors(plan: "ProcessPlan", handover: Handover) -> int:
+    """Close all but 0 to 2, those the program inherits, and our own two; the gate's new number."""
+    first = 3 + plan.preserve_fds
+    sock = handover.status.sock
+    status = fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD_CLOEXEC, first)
+    gate = fcntl.fcntl(handover.gate, fcntl.F_DUPFD_CLOEXEC, first) if handover.gate >= 0 else -1
+    begin = first
+    for fd in sorted(fd for fd in (status, gate) if fd >= 0):
+        if begin < fd:
+            close_range(begin, fd - 1)
+        begin = fd + 1
+    close_range(begin)
+    sock.detach()
+    handover.status.sock = _socket.socket(fileno=status)
+    for fd in range(3, first):
+        try:
+            os.set_inheritable(fd, True)
+        except OSError as error:
+            raise KernelFault(f"pass on descriptor {fd}", error.errno or 0) from None
+    return gate
+
+
+def _enter_folder(folder: str) -> bool:
+    """chdir with the runtime's rights; False when the program's user has to try."""
+    try:
+        os.chdir(folder)
+    except PermissionError:
+        return False
+    except OSError as error:
+        raise KernelFault(f"chdir to cwd ({folder!r:.200})", error.errno or 0) from None
+    return True
+
+
+def _check_folder(folder: str) -> None:
+    """A folder that the root does not lead to has no path: somebody's descriptor led here."""
+    try:
+        inside = os.getcwd().startswith("/")
+    except OSError:
+        inside = False
+    if not inside:
+        raise SystemFault(
+            "current working directory is outside of container mount namespace root: "
+            f"{folder!r:.200}"
+        )

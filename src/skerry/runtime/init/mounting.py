@@ -1,0 +1,245 @@
+"""Carry out mount steps below a root descriptor.
+
+The rule for every target: the image may have put any symbolic link on the way, so it is resolved by
+openat2 inside the root, and the mount is attached to the descriptor that came out. No target is
+ever looked up a second time by its path on the host.
+"""
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from skerry.base.errors import KernelFault, SystemFault
+from skerry.kernel import mounts as k
+from skerry.kernel.descriptors import make_directories, make_file, open_in_root
+from skerry.kernel.namespaces import user_namespace_fd
+
+if TYPE_CHECKING:
+    from skerry.runtime.steps import IdMap, MountStep
+
+IdMaps = "tuple[tuple[IdMap, ...], tuple[IdMap, ...]]"
+_COPY_CHUNK = 1 << 20
+_COPY_DEPTH = 64
+
+
+class CgroupTree:
+    """Where the container's own cgroups are, for a `cgroup` mount: folder name to host path.
+
+    One entry with an empty name is the unified hierarchy.
+    """
+
+    def __init__(self, folders: dict[str, str], links: dict[str, str]) -> None:
+        self.folders = folders
+        self.links = links
+
+
+def perform(root_fd: int, step: "MountStep", cgroups: CgroupTree, tree: int = -1) -> None:
+    """Carry out one step. `tree` is the detached source when the parent has made it already."""
+    try:
+        if step.flags & k.MS_REMOUNT:
+            _remount(root_fd, step)
+        elif step.kind == "bind":
+            _bind(root_fd, step, tree)
+        elif step.kind == "cgroup":
+            _cgroup(root_fd, step, cgroups)
+        else:
+            _filesystem(root_fd, step)
+    except KernelFault as fault:
+        what = step.source or step.fstype
+        raise KernelFault(
+            f'error mounting "{what}" to rootfs at "{step.target}": {fault.action}',
+            fault.errno,
+            hint=fault.hint,
+        ) from None
+
+
+def bind_tree(step: "MountStep", own_maps: "tuple[tuple[IdMap, ...], tuple[IdMap, ...]]") -> int:
+    """The detached source of a bind mount, with its id mapping.
+
+    `own_maps` are the container's, for a mapping that names none. Needs the right to map, so in a
+    container with a user namespace the parent does this.
+    """
+    tree = k.open_tree(step.source, recursive=step.recursive)
+    if step.idmap is None:
+        return tree
+    uids, gids = step.idmap if step.idmap[0] else own_maps
+    try:
+        userns = user_namespace_fd(uids, gids)
+        try:
+            k.mount_setattr(
+                tree, userns_fd=userns, recursive=step.idmap_recursive, what=step.source
+            )
+        finally:
+            os.close(userns)
+    except BaseException:
+        os.close(tree)
+        raise
+    return tree
+
+
+def _bind(root_fd: int, step: "MountStep", tree: int) -> None:
+    if tree < 0:
+        tree = bind_tree(step, ((), ()))
+    try:
+        if stat.S_ISDIR(os.fstat(tree).st_mode):
+            target = make_directories(root_fd, step.target)
+        else:
+            target = make_file(root_fd, step.target)
+        try:
+            if step.attr_set or step.attr_clear:
+                k.mount_setattr(tree, attr_set=step.attr_set, attr_clear=step.attr_clear)
+            if step.tree_set or step.tree_clear:
+                k.mount_setattr(
+                    tree, attr_set=step.tree_set, attr_clear=step.tree_clear, recursive=True
+                )
+            k.move_mount(tree, target)
+        finally:
+            os.close(target)
+        _propagate(tree, step)
+    finally:
+        os.close(tree)
+
+
+def _propagate(tree: int, step: "MountStep") -> None:
+    for flags in step.propagation:
+        kind = flags & ~k.MS_REC
+        k.mount_setattr(tree, propagation=kind, recursive=bool(flags & k.MS_REC), what=step.target)
+
+
+def _filesystem(root_fd: int, step: "MountStep") -> None:
+    target = make_directories(root_fd, step.target)
+    try:
+        data = step.data
+        if step.fstype == "tmpfs" and "mode=" not in data:
+            # A mount over a folder of the image keeps that folder's permissions.
+            mode = stat.S_IMODE(os.fstat(target).st_mode)
+            data = f"{data},mode={mode:o}".lstrip(",")
+        if step.copy_up and step.fstype == "tmpfs":
+            _tmpfs_with_copy(target, step, data)
+        else:
+            k.mount(step.source, f"/proc/self/fd/{target}", step.fstype, step.flags, data)
+    finally:
+        os.close(target)
+    if step.propagation or step.tree_set or step.tree_clear:
+        mounted = open_in_root(root_fd, step.target, os.O_PATH | os.O_DIRECTORY)
+        try:
+            if step.tree_set or step.tree_clear:
+                k.mount_setattr(
+                    mounted, attr_set=step.tree_set, attr_clear=step.tree_clear, recursive=True
+                )
+            _propagate(mounted, step)
+        finally:
+            os.close(mounted)
+
+
+def _remount(root_fd: int, step: "MountStep") -> None:
+    target = open_in_root(root_fd, step.target, os.O_PATH)
+    try:
+        flags = step.flags | (k.MS_BIND if step.kind == "bind" else 0)
+        k.mount(step.source, f"/proc/self/fd/{target}", "", flags, step.data)
+    finally:
+        os.close(target)
+
+
+def _tmpfs_with_copy(target: int, step: "MountStep", data: str) -> None:
+    fs_fd = k.fsopen("tmpfs")
+    try:
+        for option in data.split(","):
+            key, equals, value = option.partition("=")
+            k.fsconfig(fs_fd, key, value if equals else None)
+        tree = k.fsmount(fs_fd, 0, "tmpfs")
+    finally:
+        os.close(fs_fd)
+    try:
+        source = os.open(f"/proc/self/fd/{target}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        copy = os.open(f"/proc/self/fd/{tree}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            _copy_folder(source, copy, 0)
+        finally:
+            os.close(source)
+            os.close(copy)
+        k.mount_setattr(tree, attr_set=step.attr_set, attr_clear=step.attr_clear)
+        k.move_mount(tree, target)
+    finally:
+        os.close(tree)
+
+
+def _copy_folder(source: int, target: int, depth: int) -> None:
+    """Copy files, folders and links with owner and mode; what is neither is left out."""
+    if depth > _COPY_DEPTH:
+        raise SystemFault("tmpcopyup: folders are nested too deeply")
+    for name in os.listdir(source):
+        status = os.stat(name, dir_fd=source, follow_symlinks=False)
+        if stat.S_ISLNK(status.st_mode):
+            os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
+        elif stat.S_ISDIR(status.st_mode):
+            os.mkdir(name, dir_fd=target)
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            below, copy = (os.open(name, flags, dir_fd=fd) for fd in (source, target))
+            try:
+                _copy_folder(below, copy, depth + 1)
+            finally:
+                os.close(below)
+                os.close(copy)
+        elif stat.S_ISREG(status.st_mode):
+            _copy_file(source, target, name)
+        else:
+            continue
+        os.chown(name, status.st_uid, status.st_gid, dir_fd=target, follow_symlinks=False)
+        if not stat.S_ISLNK(status.st_mode):
+            os.chmod(name, stat.S_IMODE(status.st_mode), dir_fd=target)
+
+
+def _copy_file(source: int, target: int, name: str) -> None:
+    here = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source)
+    there = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, dir_fd=target)
+    try:
+        while os.sendfile(there, here, None, _COPY_CHUNK):
+            pass
+    finally:
+        os.close(here)
+        os.close(there)
+
+
+def _cgroup(root_fd: int, step: "MountStep", cgroups: CgroupTree) -> None:
+    """The container's own part of the hierarchies, under the names that programs look for."""
+    target = make_directories(root_fd, step.target)
+    try:
+        if "" in cgroups.folders:
+            _attach(cgroups.folders[""], target, step)
+            return
+        where = f"/proc/self/fd/{target}"
+        flags = step.flags & ~k.MS_RDONLY
+        k.mount("tmpfs", where, "tmpfs", flags, "mode=755")
+    finally:
+        os.close(target)
+    base = open_in_root(root_fd, step.target, os.O_PATH | os.O_DIRECTORY)
+    try:
+        for name, path in cgroups.folders.items():
+            os.mkdir(name, 0o755, dir_fd=base)
+            folder = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=base)
+            try:
+                _attach(path, folder, step)
+            finally:
+                os.close(folder)
+        for name, goal in cgroups.links.items():
+            os.symlink(goal, name, dir_fd=base)
+        if step.flags & k.MS_RDONLY:
+            k.mount_setattr(base, attr_set=k.ATTR_RDONLY, what=step.target)
+    finally:
+        os.close(base)
+
+
+def _attach(source: str, target: int, step: "MountStep") -> None:
+    try:
+        tree = k.open_tree(source)
+    except KernelFault as fault:
+        if fault.errno == errno.ENOENT:
+            return
+        raise
+    try:
+        k.mount_setattr(tree, attr_set=step.attr_set, attr_clear=step.attr_clear, what=source)
+        k.move_mount(tree, target)
+    finally:
+        os.close(tree)

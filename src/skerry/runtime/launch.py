@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from skerry.base.errors import KernelFault, SkerryError, SystemFault, Unsupported
-from skerry.base.oci_runtime import OCI_VERSION
+from skerry.base.oci_runtime import OCI_VERSION, State
 from skerry.kernel import cgroups, namespaces
 from skerry.kernel.cgroups import Cgroup, Layout
 from skerry.kernel.descriptors import pidfd_open, send_fds
@@ -29,7 +29,7 @@ from skerry.runtime import init
 from skerry.runtime.init import hooks, root
 from skerry.runtime.init.handover import Handover, Status, Stdio, error_from
 from skerry.runtime.init.mounting import CgroupTree, bind_tree
-from skerry.runtime.plan import Plan, ProcessPlan
+from skerry.runtime.plan import Hook, Plan, ProcessPlan
 
 _NR_PIDFD_GETFD = 438
 _LATE = namespaces.CLONE_NEWCGROUP | namespaces.CLONE_NEWTIME
@@ -132,7 +132,7 @@ def create(
             if wait_for_start:
                 return created._replace(status_fd=ours.detach())
             ours.close()
-            _poststart(plan, created.pid)
+            run_poststart(plan, created.pid)
             return created
         except BaseException:
             ours.close()
@@ -160,7 +160,7 @@ def start(created: Created, plan: Plan) -> Created:
             _remove(Cgroup(plan.cgroup_path, cgroups.detect()))
         raise
     sock.close()
-    _poststart(plan, created.pid)
+    run_poststart(plan, created.pid)
     return created
 
 
@@ -220,16 +220,16 @@ def exec_into(
         opened.close()
 
 
-def run_poststop(plan: Plan) -> list[str]:
+def run_poststop(poststop: tuple[Hook, ...], state: State) -> list[str]:
     """Run the poststop hooks, after the container is gone. A failure does not stop the others: what
     went wrong is returned, for a log."""
-    return run_late_hooks("poststop", plan, _state(plan, 0, "stopped"))
+    return _run_late("poststop", poststop, dict(state))
 
 
-def run_late_hooks(kind: str, plan: Plan, state: dict[str, Any]) -> list[str]:
+def _run_late(kind: str, late: tuple[Hook, ...], state: dict[str, Any]) -> list[str]:
     """Run hooks whose failure is a warning (runtime.md, "Lifecycle")."""
     warnings = []
-    for index, hook in enumerate(plan.hooks_of(kind)):
+    for index, hook in enumerate(late):
         try:
             hooks.run(kind, index, hook, state)
         except SkerryError as error:
@@ -237,8 +237,10 @@ def run_late_hooks(kind: str, plan: Plan, state: dict[str, Any]) -> list[str]:
     return warnings
 
 
-def _poststart(plan: Plan, pid: int) -> None:
-    for warning in run_late_hooks("poststart", plan, _state(plan, pid, "running")):
+def runrun_poststart(plan: Plan, pid: int) -> None:
+    """Run the poststart hooks; a failure is a line on standard error."""
+    late = plan.hooks_of("poststart")
+    for warning in _run_late("poststart", late, _state(plan, pid, "running")):
         os.write(2, f"warning: {warning}\n".encode())
 
 

@@ -1,18 +1,18 @@
 """What a keeper can keep: a container, or a further process in one."""
 
-import marshal
 import os
 import signal
 from contextlib import suppress
 from typing import Any
 
 from skerry.base.errors import Conflict, InvalidInput, SkerryError
+from skerry.base.isolation import Started
 from skerry.kernel.cgroups import Cgroup, Layout
 from skerry.kernel.namespaces import CLONE_NEWPID
 from skerry.kernel.syscalls import checked, libc
 from skerry.runtime import launch, rundir
 from skerry.runtime.keeper import Launched, Program
-from skerry.runtime.plan import Plan, ProcessPlan
+from skerry.runtime.steps import Plan, ProcessPlan, process_from_wire
 from skerry.runtime.streams import Streams
 
 # linux/prctl.h
@@ -24,6 +24,7 @@ class Container(Program):
 
     def __init__(self, plan: Plan, layout: Layout) -> None:
         self._plan = plan
+        self._layout = layout
         self._cgroup = Cgroup(plan.cgroup_path, layout) if plan.cgroup_path else None
 
     def launch(self, streams: Streams) -> Launched:
@@ -40,6 +41,7 @@ class Container(Program):
             ends.stderr,
             console=ends.console,
             wait_for_start=False,
+            layout=self._layout,
         )
         if not own_pids:
             _reap_orphans(created.pid)
@@ -61,33 +63,33 @@ class Container(Program):
         if self._cgroup is not None:
             with suppress(SkerryError):
                 self._cgroup.remove()
-        plan = self._plan
-        for kind, hooks in plan.hooks:
-            if kind == "poststop" and hooks:
-                launch.run_poststop(plan)
+        launch.run_poststop(self._plan)
 
 
 class Exec(Program):
-    """A further process in the container whose init is `pid`; orphans of it are the container's."""
+    """A further process in the container of `init`; orphans of it are the container's."""
 
-    def __init__(self, pid: int, start_time: int, process: ProcessPlan, cgroup_path: str) -> None:
-        self._pid = pid
-        self._start_time = start_time
+    def __init__(
+        self, init: Started, process: ProcessPlan, cgroup_path: str, layout: Layout
+    ) -> None:
+        self._layout = layout
+        self._init = init
         self._process = process
         self._cgroup_path = cgroup_path
 
     def launch(self, streams: Streams) -> Launched:
         """Enter the container and run the program."""
-        if rundir.start_time(self._pid) != self._start_time:
-            raise Conflict(f"cannot exec: the container's init {self._pid} has gone")
+        if rundir.start_time(self._init.pid) != self._init.start_time:
+            raise Conflict(f"cannot exec: the container's init {self._init.pid} has gone")
         ends = streams.ends
         created = launch.exec_into(
-            self._pid,
+            self._init.pid,
             self._process,
             ends.stdin,
             ends.stdout,
             ends.stderr,
             cgroup_path=self._cgroup_path,
+            layout=self._layout,
             console=ends.console,
         )
         return _launched(created)
@@ -99,14 +101,9 @@ def make_program(head: dict[str, Any], body: bytes, layout: Layout) -> Program:
         case "start":
             return Container(Plan.from_wire(body), layout)
         case "exec":
-            process = ProcessPlan(*marshal.loads(body))
-            return Exec(int(head["pid"]), int(head["start_time"]), process, str(head["cgroup"]))
+            init = Started(int(head["pid"]), int(head["start_time"]))
+            return Exec(init, process_from_wire(body), str(head["cgroup"]), layout)
     raise InvalidInput(f"a keeper cannot {head.get('op')!r}")
-
-
-def process_to_wire(process: ProcessPlan) -> bytes:
-    """The body of an `exec` request."""
-    return marshal.dumps(tuple(process))
 
 
 def _launched(created: launch.Created) -> Launched:

@@ -109,7 +109,7 @@ class Streams:
         return bool(self._waiting)
 
     def write(self, data: bytes) -> None:
-        """Pass input on; what does not fit is kept, see `stdin_waits`. Lost when stdin is closed."""
+        """Pass input on; what does not fit is kept (`stdin_waits`), lost when stdin is closed."""
         if self.stdin < 0:
             return
         self._waiting += data

@@ -54,7 +54,7 @@ def pack(head: dict[str, Any], body: bytes = b"") -> tuple[bytes, int | None]:
 
 
 def unpack(datagram: bytes, fds: list[int]) -> Message:
-    """A received datagram as a message; closes `fds` and raises SystemFault when it is malformed."""
+    """A received datagram as a message; SystemFault, and `fds` closed, when it is malformed."""
     try:
         (length,) = _LENGTH.unpack_from(datagram)
         if length > len(datagram) - _LENGTH.size:

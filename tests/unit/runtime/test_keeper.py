@@ -1,4 +1,4 @@
-"""The keeper, with plain forked programs instead of containers: streams, log, record, controllers."""
+"""The keeper, with plain forked programs in place of containers."""
 
 import fcntl
 import json

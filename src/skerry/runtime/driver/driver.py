@@ -11,14 +11,13 @@ from typing import Any, NamedTuple
 
 from skerry.base.errors import Conflict, GuestFault, SkerryError, Unavailable
 from skerry.base.isolation import Attach, ExecTask, Exit, Started, Stats, Task
-from skerry.base.oci_runtime import Spec
 from skerry.kernel import cgroups
-from skerry.runtime import bundle, plan, rundir
+from skerry.runtime import bundle, plan, rundir, tiny_init
 from skerry.runtime.driver import leftovers, readings
 from skerry.runtime.driver.link import Control
 from skerry.runtime.driver.spawning import Spawner
 from skerry.runtime.driver.streams import AttachStream, stream_pair
-from skerry.runtime.programs import process_to_wire
+from skerry.runtime.steps import process_to_wire
 
 OnExit = Callable[[str, Exit], None]
 CONFIG = "config.json"
@@ -48,6 +47,7 @@ class RuntimeDriver:
         self._cgroup_parent = cgroup_parent.rstrip("/")
         self._spawner = spawner or Spawner()
         self._layout = cgroups.detect()
+        self._host_memory = readings.host_memory()
         self._kept: dict[str, _Kept] = {}
         self._containers: dict[str, _Kept] = {}
         self._plans: dict[str, tuple[Task, plan.Plan]] = {}
@@ -61,25 +61,29 @@ class RuntimeDriver:
         self._spawner.ensure()
 
     def _plan(self, task: Task) -> plan.Plan:
-        text = json.dumps(task.spec).encode()
-        spec = bundle.parse(text)
+        given = dict(task.spec)
+        root = dict(given.get("root", {}))
+        root["path"] = root.get("path") or "rootfs"
+        linux = dict(given.get("linux", {}))
+        cgroup = linux.get("cgroupsPath") or f"{self._cgroup_parent}/{task.id}"
+        linux["cgroupsPath"] = cgroups.container_path(cgroup, task.id, self._layout)
+        given.update(root=root, linux=linux)
+        if task.init:
+            given = tiny_init.with_init(given, tiny_init.find_init())
+        text = json.dumps(given).encode()
         made = plan.plan(
-            spec,
+            bundle.parse(text),
             bundle=task.state_dir,
             container_id=task.id,
             layout=self._layout,
             rootfs=task.rootfs,
-            cgroup_path=self._cgroup_path(task.id, spec),
         )
         leftovers.write_file(task.state_dir, CONFIG, text)
         return made
 
-    def _cgroup_path(self, container_id: str, spec: Spec | None = None) -> str:
+    def _cgroup_path(self, container_id: str) -> str:
         kept = self._containers.get(container_id)
-        if kept is not None:
-            return str(kept.facts["cgroup"])
-        named = (spec or {}).get("linux", {}).get("cgroupsPath", "")
-        return named if named.startswith("/") else f"{self._cgroup_parent}/{container_id}"
+        return str(kept.facts["cgroup"]) if kept else f"{self._cgroup_parent}/{container_id}"
 
     async def start(
         self, task: Task, on_exit: OnExit, *, attach: Attach | None = None
@@ -331,13 +335,14 @@ class RuntimeDriver:
     async def update(self, container_id: str, resources: dict[str, object]) -> None:
         """Change limits of a running task; `resources` is OCI `linux.resources`."""
         cgroup = self._running_cgroup(container_id)
-        writes = cgroups.plan(self._cgroup_path(container_id), resources, self._layout)
+        checked = bundle.parse_resources(json.dumps(resources).encode())
+        writes = cgroups.plan(cgroup.path, checked, self._layout)
         await asyncio.to_thread(cgroup.apply, writes)
 
     async def stats(self, container_id: str) -> Stats:
         """One reading of the counters."""
         cgroup = self._running_cgroup(container_id)
-        return readings.stats(cgroup, self._containers[container_id].started.pid)
+        return readings.stats(cgroup, self._containers[container_id].started.pid, self._host_memory)
 
     async def pids(self, container_id: str) -> list[int]:
         """Every process of the task, in the host's pid namespace."""

@@ -16,9 +16,9 @@ from typing import Any
 
 from skerry.base.errors import KernelFault, SkerryError, SystemFault
 from skerry.base.isolation import Exit, Started
-from skerry.kernel.cgroups import Cgroup, Layout
+from skerry.kernel.cgroups import Cgroup, Layout, detect
 from skerry.kernel.descriptors import pidfd_open
-from skerry.runtime import launch, rundir
+from skerry.runtime import rundir
 
 _PATIENCE = 10.0
 
@@ -67,7 +67,10 @@ def end(run_dir: str, facts: dict[str, Any]) -> None:
         if task is not None:
             _kill_program(Started(int(task["pid"]), int(task["start_time"])))
     if facts.get("cgroup"):
-        launch.remove_leftovers(str(facts["cgroup"]))
+        group = Cgroup(str(facts["cgroup"]), detect())
+        if group.exists():
+            group.kill_all()
+            group.remove()
     rundir.remove(run_dir, rundir.SOCKET, rundir.TASK)
 
 

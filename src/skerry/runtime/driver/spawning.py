@@ -59,10 +59,10 @@ class Spawner:
         self._reap()
         mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         interpreter = read_only_interpreter()
+        arguments = [str(theirs.fileno()), str(interpreter), _SOURCE]
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-ISE", "-c", self._boot]
-                + [str(theirs.fileno()), str(interpreter), _SOURCE],
+                [sys.executable, "-ISE", "-c", self._boot, *arguments],
                 executable=f"/proc/self/fd/{interpreter}",
                 pass_fds=(theirs.fileno(), interpreter),
                 stdin=subprocess.DEVNULL,

@@ -31,8 +31,7 @@ class AttachStream:
             return b""
         finally:
             self._reading = False
-            if self._closed:
-                self._sock.close()
+            self._let_go()
 
     async def write(self, data: bytes) -> None:
         """Send to standard input; waits while the program does not read.
@@ -57,7 +56,10 @@ class AttachStream:
         with suppress(OSError):
             # A closed descriptor would leave a waiting read hanging; the shutdown wakes it.
             self._sock.shutdown(socket.SHUT_RDWR)
-        if not self._reading:
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._closed and not self._reading:
             self._sock.close()
 
 

@@ -220,35 +220,37 @@ def exec_into(
         opened.close()
 
 
-def run_poststop(poststop: tuple[Hook, ...], state: State) -> list[str]:
+def run_poststop(plan: Plan) -> list[str]:
     """Run the poststop hooks, after the container is gone. A failure does not stop the others: what
     went wrong is returned, for a log."""
-    return _run_late("poststop", poststop, dict(state))
+    return run_late_hooks("poststop", plan.hooks_of("poststop"), _state(plan, 0, "stopped"))
 
 
-def _run_late(kind: str, late: tuple[Hook, ...], state: dict[str, Any]) -> list[str]:
-    """Run hooks whose failure is a warning (runtime.md, "Lifecycle")."""
+def run_poststart(plan: Plan, pid: int) -> None:
+    """Run the poststart hooks; a failure is a line on standard error."""
+    state = _state(plan, pid, "running")
+    for warning in run_late_hooks("poststart", plan.hooks_of("poststart"), state):
+        os.write(2, f"warning: {warning}\n".encode())
+
+
+def run_late_hooks(kind: str, late: tuple[Hook, ...], state: State) -> list[str]:
+    """Run hooks whose failure is a warning (runtime.md, "Lifecycle"); the warnings."""
     warnings = []
     for index, hook in enumerate(late):
         try:
-            hooks.run(kind, index, hook, state)
+            hooks.run(kind, index, hook, dict(state))
         except SkerryError as error:
             warnings.append(error.message)
     return warnings
 
 
-def runrun_poststart(plan: Plan, pid: int) -> None:
-    """Run the poststart hooks; a failure is a line on standard error."""
-    late = plan.hooks_of("poststart")
-    for warning in _run_late("poststart", late, _state(plan, pid, "running")):
-        os.write(2, f"warning: {warning}\n".encode())
-
-
-def _state(plan: Plan, pid: int, status: str) -> dict[str, Any]:
-    state: dict[str, Any] = {"ociVersion": OCI_VERSION, "id": plan.id, "status": status}
+def _state(plan: Plan, pid: int, status: str) -> State:
+    state: State = {"ociVersion": OCI_VERSION, "id": plan.id, "status": status}
     if pid:
         state["pid"] = pid
-    return state | {"bundle": plan.bundle, "annotations": dict(plan.annotations)}
+    state["bundle"] = plan.bundle
+    state["annotations"] = dict(plan.annotations)
+    return state
 
 
 def _check_host(plan: Plan) -> None:
@@ -445,7 +447,7 @@ def _serve(
         elif word == "offsets" and plan:
             _offsets(created.pid, plan)
         elif word == "hooks" and plan:
-            answer = _state(plan, created.pid, "creating")
+            answer = dict(_state(plan, created.pid, "creating"))
             for kind in ("prestart", "createRuntime"):
                 hooks.run_all(kind, plan.hooks_of(kind), answer)
         elif word == "listener":

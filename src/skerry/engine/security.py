@@ -5,23 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from skerry.base.errors import InvalidInput, Unsupported
-
-DEFAULT_CAPABILITIES = (
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_FSETID",
-    "CAP_FOWNER",
-    "CAP_MKNOD",
-    "CAP_NET_RAW",
-    "CAP_SETGID",
-    "CAP_SETUID",
-    "CAP_SETFCAP",
-    "CAP_SETPCAP",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_SYS_CHROOT",
-    "CAP_KILL",
-    "CAP_AUDIT_WRITE",
-)
+from skerry.kernel.capabilities import DOCKER_DEFAULT
+from skerry.kernel.seccomp_profile import resolve_profile
 
 
 class Security(NamedTuple):
@@ -63,7 +48,7 @@ def capabilities(
     elif "ALL" in drops:
         base = []
     else:
-        base = [each for each in DEFAULT_CAPABILITIES if each in known]
+        base = [each for each in DOCKER_DEFAULT if each in known]
     kept = [each for each in base if each not in drops]
     kept += [each for each in adds if each != "ALL" and each not in kept]
     return tuple(kept)
@@ -118,59 +103,12 @@ def _seccomp(value: str) -> str | dict[str, Any]:
 
 def seccomp_profile(
     profile: Mapping[str, Any], held: Iterable[str], machine: str
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """An OCI seccomp object out of Docker's profile form, which adds conditions to the rules.
 
-    A rule counts when its `includes` hold and its `excludes` do not: capabilities that the
-    container has, the architecture, the least kernel version.
+    None when the profile is empty, which to Docker means unconfined.
     """
-    caps = set(held)
-    result = {
-        key: profile[key]
-        for key in ("defaultAction", "defaultErrnoRet", "architectures", "flags", "listenerPath")
-        if key in profile
-    }
-    if "defaultAction" not in result:
-        raise InvalidInput("seccomp profile: defaultAction is missing")
-    if "architectures" not in result:
-        for entry in profile.get("archMap") or ():
-            if isinstance(entry, dict) and entry.get("architecture") == _ARCHITECTURES.get(machine):
-                result["architectures"] = [
-                    entry["architecture"],
-                    *(entry.get("subArchitectures") or ()),
-                ]
-    rules = []
-    for rule in profile.get("syscalls") or ():
-        if not isinstance(rule, dict):
-            raise InvalidInput("seccomp profile: a rule is not an object")
-        if not _holds(rule.get("includes"), caps, machine, default=True):
-            continue
-        if _holds(rule.get("excludes"), caps, machine, default=False):
-            continue
-        names = rule.get("names") or ([rule["name"]] if rule.get("name") else [])
-        kept = {
-            key: rule[key] for key in ("action", "errnoRet", "args") if rule.get(key) is not None
-        }
-        rules.append({"names": names, **kept})
-    result["syscalls"] = rules
-    return result
-
-
-_ARCHITECTURES = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
-_GO_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-
-
-def _holds(condition: Any, caps: set[str], machine: str, *, default: bool) -> bool:
-    """Whether an `includes` or `excludes` object is met; an empty one gives `default`."""
-    if not isinstance(condition, dict) or not any(condition.values()):
-        return default
-    arches = condition.get("arches") or ()
-    wanted = condition.get("caps") or ()
-    if default:
-        return (not arches or _GO_ARCHITECTURES.get(machine) in arches) and all(
-            each in caps for each in wanted
-        )
-    return _GO_ARCHITECTURES.get(machine) in arches or any(each in caps for each in wanted)
+    return resolve_profile(profile, held, arch=machine)
 
 
 def check_devices(requests: Iterable[Mapping[str, Any]]) -> None:

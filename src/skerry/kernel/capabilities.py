@@ -129,45 +129,6 @@ def parse(capabilities: Mapping[str, Any] | None) -> CapabilitySets:
     return CapabilitySets(**masks, unknown=tuple(unknown))
 
 
-def canonical(name: str) -> str:
-    """A user's spelling (`net_admin`, `CAP_NET_ADMIN`) as the OCI name; InvalidInput if unknown."""
-    full = name.strip().upper()
-    full = full if full.startswith("CAP_") else f"CAP_{full}"
-    if full not in CAPABILITIES:
-        raise InvalidInput(f'unknown capability: "{name:.60}"')
-    return full
-
-
-def tweak(
-    add: Iterable[str] = (), drop: Iterable[str] = (), *, privileged: bool = False
-) -> tuple[str, ...]:
-    """The names a container holds after `--cap-add` and `--cap-drop`, with Docker's rules.
-
-    `ALL` in `add` starts from everything the kernel knows, in `drop` from nothing; a name in both
-    lists is dropped unless `drop` is ALL. A privileged container has everything.
-    """
-    added, dropped = _spelled(add), _spelled(drop)
-    known = known_to_kernel()
-    if privileged:
-        return known
-    if "ALL" in added:
-        return tuple(name for name in known if name not in dropped) if "ALL" not in dropped else ()
-    if "ALL" in dropped:
-        wanted = added
-    else:
-        wanted = [n for n in dict.fromkeys((*DOCKER_DEFAULT, *added)) if n not in dropped]
-    return tuple(name for name in wanted if name in known)
-
-
-def _spelled(given: Iterable[str]) -> list[str]:
-    return list(
-        dict.fromkeys(
-            "ALL" if name.strip().upper() in ("ALL", "CAP_ALL") else canonical(name)
-            for name in given
-        )
-    )
-
-
 def drop_bounding(keep: int) -> None:
     """Remove every capability that is not in `keep` from the bounding set. Needs CAP_SETPCAP."""
     for number in range(last_capability() + 1):

@@ -205,6 +205,13 @@ def parse_docker_profile(
         raise InvalidInput(f"Decoding seccomp profile failed: {error}") from None
     if not isinstance(profile, dict):
         raise InvalidInput("Decoding seccomp profile failed: not an object")
+    return resolve_profile(profile, capabilities, arch=arch, kernel=kernel)
+
+
+def resolve_profile(
+    profile: Mapping[str, Any], capabilities: Iterable[str], *, arch: str = "", kernel: str = ""
+) -> dict[str, Any] | None:
+    """`parse_docker_profile` for a profile that has been decoded already."""
     if not profile.get("defaultAction") and not profile.get("syscalls"):
         return None
     resolved = _resolve(profile, capabilities, arch, kernel)

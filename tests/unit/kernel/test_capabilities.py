@@ -59,18 +59,6 @@ def test_parse_never_fails_otherwise(given_sets: dict[str, object]) -> None:
         assert caps.parse(given_sets).bounding < 1 << 41
 
 
-def test_tweak_follows_docker() -> None:
-    assert caps.tweak() == caps.DOCKER_DEFAULT
-    assert "CAP_NET_ADMIN" in caps.tweak(add=["net_admin"])
-    assert "CAP_CHOWN" not in caps.tweak(drop=["CAP_CHOWN"])
-    assert caps.tweak(drop=["ALL"]) == ()
-    assert caps.tweak(add=["kill"], drop=["all"]) == ("CAP_KILL",)
-    assert caps.tweak(add=["ALL"]) == caps.known_to_kernel() == caps.tweak(privileged=True)
-    assert "CAP_SYS_ADMIN" not in caps.tweak(add=["ALL"], drop=["SYS_ADMIN"])
-    with pytest.raises(InvalidInput, match="unknown capability"):
-        caps.tweak(add=["fly"])
-
-
 def _status_after(action: str, sets: caps.CapabilitySets, uid: int) -> dict[str, int]:
     """Capability lines of /proc/self/status in a child that took on `sets`."""
     read_end, write_end = os.pipe()

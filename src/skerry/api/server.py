@@ -15,6 +15,7 @@ from skerry.api.router import Route, Router
 from skerry.api.routes import (
     archive,
     containers,
+    execs,
     images,
     networks,
     own,
@@ -45,6 +46,7 @@ def all_routes() -> list[Route]:
         containers,
         streams,
         archive,
+        execs,
         images,
         volumes,
         networks,

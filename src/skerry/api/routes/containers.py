@@ -134,10 +134,7 @@ async def wait(call: Call) -> web.StreamResponse:
     try:
         response = await call.stream()
         exit = await ended
-        body: dict[str, object] = {"StatusCode": exit.code}
-        if exit.error and exit.code >= 125:
-            body["Error"] = {"Message": exit.error}
-        await response.write(line(body))
+        await response.write(line({"StatusCode": exit.code}))
     finally:
         ended.cancel()
     return response

@@ -2,15 +2,17 @@
 
 import asyncio
 import contextlib
+import struct
 
 from aiohttp import web
 
 from skerry.api import hijack, versions
 from skerry.api.call import Call
 from skerry.api.container_shapes import Json
+from skerry.api.errors import message_of
 from skerry.api.router import Route
 from skerry.api.routes.containers import size_of
-from skerry.base.errors import SkerryError
+from skerry.base.errors import GuestFault, SkerryError
 from skerry.base.isolation import Attach
 from skerry.engine import validation
 
@@ -37,7 +39,10 @@ async def start(call: Call) -> web.StreamResponse:
         bool(exec.wanted.get("AttachStdout")),
         bool(exec.wanted.get("AttachStderr")),
     )
-    stream = await call.engine.execs.start(exec, how, terminal=terminal, console=console)
+    try:
+        stream = await call.engine.execs.start(exec, how, terminal=terminal, console=console)
+    except GuestFault as error:
+        return await _tell_failure(call, error, terminal=exec.terminal)
     assert stream is not None
     keys = hijack.parse_keys(exec.wanted.get("DetachKeys", "")) if exec.terminal else b""
     try:
@@ -53,6 +58,15 @@ async def start(call: Call) -> web.StreamResponse:
             await asyncio.wait_for(asyncio.shield(exec.ended), 10)
 
     return await hijack.join(client, stream, stdin=how.stdin, keys=keys, after=ended)
+
+
+async def _tell_failure(call: Call, error: GuestFault, *, terminal: bool) -> web.StreamResponse:
+    """A command that cannot be run: Docker tells it on the stream, the exit code says which."""
+    client = hijack.take_over(call.request, versions.stream_type(call.version, terminal=terminal))
+    text = f"{message_of(error)}\r\n".encode()
+    await client.write(text if terminal else struct.pack(">BxxxI", 1, len(text)) + text)
+    client.transport.close()
+    return hijack.finished()
 
 
 async def inspect(call: Call) -> web.StreamResponse:

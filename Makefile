@@ -44,7 +44,7 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
 	touch $@
 
 run: setup
-	@$(BIN)/skerry image-exists $(IMAGE) 2>/dev/null || $(BIN)/skerry bootstrap $(IMAGE)
+	@$(BIN)/skerry image exists $(IMAGE) 2>/dev/null || $(BIN)/skerry bootstrap $(IMAGE)
 	@$(BIN)/skerry run --rm $(IMAGE) $(CMD)
 
 test: setup-dev

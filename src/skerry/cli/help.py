@@ -5,8 +5,6 @@ from __future__ import annotations
 from skerry.cli.options import HELP, LIST, NUMBER, TEXT, Command, Option
 from skerry.cli.registry import COMMANDS, GROUP_SUMMARIES, GROUPS, load
 
-_WIDTH = 100
-
 
 def overview() -> str:
     """`skerry --help`."""
@@ -42,7 +40,12 @@ def command_help(path: str, command: Command) -> str:
 
 
 def option_lines(options: tuple[Option, ...]) -> list[str]:
-    """One line an option, sorted by name, values in capitals."""
+    """One line an option."""
+    return _columns(option_rows(options))
+
+
+def option_rows(options: tuple[Option, ...]) -> list[tuple[str, str]]:
+    """(spelling with value, meaning), sorted by name."""
     rows = []
     for option in sorted((*options, HELP), key=lambda option: option.long):
         left = f"-{option.short}, " if option.short else "    "
@@ -50,7 +53,7 @@ def option_lines(options: tuple[Option, ...]) -> list[str]:
         if option.kind in (TEXT, LIST, NUMBER):
             left += f" {option.metavar}"
         rows.append((left, option.help + (" (repeatable)" if option.kind == LIST else "")))
-    return _columns(rows)
+    return rows
 
 
 def _columns(rows: list[tuple[str, str]]) -> list[str]:

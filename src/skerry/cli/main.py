@@ -12,7 +12,7 @@ import sys
 from skerry.base.errors import GuestFault, SkerryError
 from skerry.cli.context import Context, err, out, report
 from skerry.cli.options import Option, Parsed, UsageError, check_count, parse, switch, text
-from skerry.cli.registry import COMMANDS, GROUPS, load
+from skerry.cli.registry import COMMANDS, GROUPS, HIDDEN, load
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -80,17 +80,18 @@ def dispatch(context: Context, words: list[str]) -> int:
         out(group_help(path), end="")
         return 0
     context.path = path
-    parsed = parse(command.options, rest, intermixed=command.intermixed)
-    if parsed.on("help") and command.options is not _RAW:
+    if command.verbatim and rest not in (["--help"], ["-h"]):
+        parsed = Parsed()
+        parsed.arguments = rest
+    else:
+        parsed = parse(command.options, rest, intermixed=command.intermixed)
+    if parsed.on("help"):
         from skerry.cli.help import command_help
 
         out(command_help(path, command), end="")
         return 0
     check_count(path, command, parsed)
     return command.run(context, parsed)
-
-
-_RAW: tuple[Option, ...] = ()
 
 
 def find(words: list[str]) -> tuple[str, Command | None, list[str]]:
@@ -105,6 +106,8 @@ def find(words: list[str]) -> tuple[str, Command | None, list[str]]:
                 f"unknown command: skerry {name} {words[1]}{_similar(words[1], members)}"
             )
         return f"{name} {words[1]}", load(*members[words[1]]), words[2:]
+    if name in HIDDEN:
+        return name, load(HIDDEN[name], name), words[1:]
     if name not in COMMANDS:
         known = [*COMMANDS, *GROUPS]
         raise UsageError(f"unknown command: skerry {name}{_similar(name, known)}", exit_code=1)

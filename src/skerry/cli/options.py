@@ -137,6 +137,7 @@ class Command:
         "summary",
         "synopsis",
         "text",
+        "verbatim",
     )
 
     def __init__(
@@ -151,10 +152,12 @@ class Command:
         intermixed: bool = True,
         complete: str = "",
         text: str = "",
+        verbatim: bool = False,
     ) -> None:
         """`least` and `most` bound the arguments (None: no upper bound); `intermixed` allows
         options after arguments; `complete` names what the arguments are, one word each, the last
-        one for all that follow; `text` is more to say in the help."""
+        one for all that follow; `text` is more to say in the help; with `verbatim` nothing is
+        parsed."""
         self.run = run
         self.summary = summary
         self.synopsis = synopsis
@@ -164,6 +167,7 @@ class Command:
         self.intermixed = intermixed
         self.complete = complete
         self.text = text
+        self.verbatim = verbatim
 
 
 HELP = switch("help", "Show this help")

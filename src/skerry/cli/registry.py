@@ -51,6 +51,9 @@ COMMANDS: dict[str, str] = {
 }
 """Command to the module in `skerry.cli.commands` whose COMMANDS has it."""
 
+HIDDEN: dict[str, str] = {"__names": "names"}
+"""Commands of the completion scripts."""
+
 _CONTAINER_VERBS = (
     *("attach", "commit", "cp", "create", "diff", "exec", "export", "kill", "logs", "pause"),
     *("rename", "restart", "rm", "run", "start", "stats", "stop", "top", "unpause", "update"),

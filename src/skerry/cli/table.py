@@ -91,7 +91,7 @@ class Listing:
 
 def public(item: Fields) -> Fields:
     """Fields that users may name: those that begin with a capital."""
-    return {name: value for name, value in item.items() if name[:1].isupper()}
+    return {name: item[name] for name in sorted(item) if name[:1].isupper()}
 
 
 def ellipsis(text: str, width: int) -> str:

@@ -75,7 +75,7 @@ def rows_of(image: dict[str, Any], *, whole: bool, digests: bool) -> Iterator[di
         "CreatedSince": ago(image["Created"]),
         "CreatedAt": local_time(image["Created"]),
         "Size": size_decimal(image["Size"], 3),
-        "VirtualSize": size_decimal(image.get("VirtualSize") or image["Size"], 3),
+        "VirtualSize": size_decimal(image.get("VirtualSize") or image["Size"]),
         "Containers": _known(image.get("Containers", -1)),
         "SharedSize": _known_size(image.get("SharedSize", -1)),
         "UniqueSize": "N/A",

@@ -1,0 +1,116 @@
+"""`system prune`, `container prune`, `image prune`: get disk space back."""
+
+from __future__ import annotations
+
+import os
+
+from skerry.base.errors import InvalidInput, NotFound, Unsupported
+from skerry.cli.context import Context, err, out, terminal, write
+from skerry.cli.human import size_decimal
+from skerry.cli.options import Command, Option, Parsed, many, switch
+from skerry.cli.values import parse_filters
+from skerry.sdk.client import query
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def prune_containers(context: Context, parsed: Parsed) -> int:
+    """Every stopped container."""
+    _agree(parsed, "This will remove all stopped containers.")
+    out(f"Total reclaimed space: {size_decimal(_containers(context, parsed), 4)}")
+    return 0
+
+
+def prune_images(context: Context, parsed: Parsed) -> int:
+    """Every image without a name, or without a container."""
+    what = "without at least one container associated to them" if parsed.on("all") else "dangling"
+    warning = f"images {what}" if parsed.on("all") else f"{what} images"
+    _agree(parsed, f"This will remove all {warning}.")
+    out(f"Total reclaimed space: {size_decimal(_images(context, parsed), 4)}")
+    return 0
+
+
+def prune_system(context: Context, parsed: Parsed) -> int:
+    """Containers, then images, then what nothing refers to."""
+    images = "images without at least one container" if parsed.on("all") else "dangling images"
+    lines = ["This will remove:", "  - all stopped containers"]
+    if parsed.on("volumes"):
+        lines.append("  - all anonymous volumes that no container uses")
+    lines += [f"  - all {images}", "  - all layers and blobs that nothing refers to"]
+    _agree(parsed, "\n".join(lines))
+    total = _containers(context, parsed)
+    if parsed.on("volumes"):
+        total += _volumes(context, parsed)
+    total += _images(context, parsed)
+    out(f"Total reclaimed space: {size_decimal(total, 4)}")
+    return 0
+
+
+def _agree(parsed: Parsed, warning: str) -> None:
+    if parsed.on("force"):
+        return
+    if not terminal(0):
+        raise InvalidInput(f"{warning.splitlines()[0]} Nothing done", hint="say --force to do it")
+    write(1, f"WARNING! {warning}\n\nAre you sure you want to continue? [y/N] ".encode())
+    if os.read(0, 1024).strip().lower() not in (b"y", b"yes"):
+        raise InvalidInput("nothing was removed")
+
+
+def _filters(parsed: Parsed, **extra: list[str]) -> str:
+    return query(filters=(parse_filters(parsed.many("filter")) | extra) or None)
+
+
+def _containers(context: Context, parsed: Parsed) -> int:
+    answer = context.client.post(f"/containers/prune{_filters(parsed)}")
+    _list("Deleted Containers:", answer.get("ContainersDeleted"))
+    return int(answer.get("SpaceReclaimed") or 0)
+
+
+def _images(context: Context, parsed: Parsed) -> int:
+    dangling = ["false" if parsed.on("all") else "true"]
+    answer = context.client.post(f"/images/prune{_filters(parsed, dangling=dangling)}")
+    lines = []
+    for change in answer.get("ImagesDeleted") or ():
+        for what, shown in (("Untagged", "untagged"), ("Deleted", "deleted")):
+            if change.get(what):
+                lines.append(f"{shown}: {change[what]}")
+    _list("Deleted Images:", lines)
+    return int(answer.get("SpaceReclaimed") or 0)
+
+
+def _volumes(context: Context, parsed: Parsed) -> int:
+    try:
+        answer: dict[str, Any] = context.client.post(f"/volumes/prune{_filters(parsed)}")
+    except (NotFound, Unsupported) as error:
+        err(f"skerry: volumes were left alone: {error.message}")
+        return 0
+    _list("Deleted Volumes:", answer.get("VolumesDeleted"))
+    return int(answer.get("SpaceReclaimed") or 0)
+
+
+def _list(heading: str, items: Any) -> None:
+    if items:
+        out("\n".join([heading, *items, ""]))
+
+
+_FILTER = many("filter", "Only what matches: until=24h, label=…", "NAME=VALUE")
+_FORCE = switch("force", "Do not ask", "f")
+_ALL = switch("all", "All images that no container uses, not only those without a name", "a")
+
+
+def _command(run: Any, summary: str, *options: Option) -> Command:
+    return Command(run, summary, "", (_FILTER, _FORCE, *options), most=0)
+
+
+COMMANDS = {
+    "container prune": _command(prune_containers, "Remove all stopped containers"),
+    "image prune": _command(prune_images, "Remove unused images", _ALL),
+    "system prune": _command(
+        prune_system,
+        "Remove unused data",
+        _ALL,
+        switch("volumes", "Anonymous volumes as well"),
+    ),
+}

@@ -76,6 +76,10 @@ class Blobs:
             writer.write(data)
             return writer.commit()
 
+    def discard(self, digest: str) -> None:
+        """Move a blob to the trash; for removals and the collector, which hold the lock."""
+        self._scratch.discard(self.path(digest))
+
     def all(self) -> list[str]:
         """The digests of all blobs, in order."""
         return [f"sha256:{name}" for name in sorted(os.listdir(self._folder))]

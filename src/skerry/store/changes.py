@@ -46,8 +46,7 @@ def changes(
     """
     opened: list[int] = []
     try:
-        for path in (upper, *lowers):
-            opened.append(os.open(path, DIRECTORY))
+        opened.extend(os.open(path, DIRECTORY) for path in (upper, *lowers))
         return _Comparison(opened[0], opened[1:], ignore).run()
     finally:
         for fd in opened:

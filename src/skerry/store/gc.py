@@ -1,14 +1,40 @@
-"""Mark and sweep, and the account of every byte below the root."""
+"""Mark and sweep, and the account of every byte below the root.
 
+Both go by the same plan, so a collection gives back exactly what the account called reclaimable.
+The plan is made and its victims are renamed into the trash while the leases' lock is held, which
+takes milliseconds; deleting them afterwards needs no lock.
+"""
+
+import os
+import stat
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from skerry.store.blobs import Blobs
-from skerry.store.images import Images, Removed
+from skerry.store.image import Image, Removed
+from skerry.store.images import Images
 from skerry.store.layers import Layers
 from skerry.store.leases import Leases
+from skerry.store.removal import delete_record
 from skerry.store.scratch import Scratch
-from skerry.store.snapshots import Snapshots
+from skerry.store.snapshots import REMOVED_IMAGE, Snapshots
+from skerry.store.trees import DiskUsage
+
+_CATEGORIES: Final = {
+    "blobs": "images",
+    "layers": "images",
+    "index.json": "images",
+    "oci-layout": "images",
+    "snapshots": "snapshots",
+    "containers": "containers",
+    "volumes": "volumes",
+    "skerry.db": "records",
+    "skerry.db-wal": "records",
+    "skerry.db-shm": "records",
+    "tmp": "temporary",
+    "trash": "temporary",
+}
+"""By the first component below the root; all else, and the root's own folder, is `other`."""
 
 
 class Category(NamedTuple):
@@ -22,7 +48,8 @@ class Category(NamedTuple):
 class Usage(NamedTuple):
     """`categories` adds up to `total`, which is what `du -s --block-size=1 ROOT` says.
 
-    Categories: images (blobs, layers), snapshots, containers, records, temporary, other.
+    Categories: images (blobs, layers, index), snapshots, containers, volumes, records, temporary,
+    other.
     """
 
     total: int
@@ -39,6 +66,15 @@ class Reclaimed(NamedTuple):
     layers: int
 
 
+class _Plan(NamedTuple):
+    images: list[Image]
+    blobs: list[str]
+    layers: list[str]
+    records: list[str]
+    """Ids of images that were removed by force and that no snapshot needs any more."""
+    bytes: int
+
+
 class Collector:
     """The garbage collector. Thread-safe; safe beside ingests that hold a lease."""
 
@@ -52,7 +88,13 @@ class Collector:
         scratch: Scratch,
         leases: Leases,
     ) -> None:
-        raise NotImplementedError
+        self._root = root
+        self._images = images
+        self._blobs = blobs
+        self._layers = layers
+        self._snapshots = snapshots
+        self._scratch = scratch
+        self._leases = leases
 
     def collect(
         self, in_use: Iterable[str] = (), *, dangling: bool = True, unused: bool = False
@@ -62,12 +104,114 @@ class Collector:
         Roots are tagged images, images in `in_use` (ids) or under a snapshot, and held leases.
         `dangling=False` keeps untagged images, `unused=True` also removes tagged ones not in use.
         """
-        raise NotImplementedError
+        with self._leases.lock:
+            plan = self._plan(in_use, dangling=dangling, unused=unused)
+            removed: list[Removed] = []
+            for image in plan.images:
+                for name in sorted(self._images.references(image.id)):
+                    self._images.forget_name(name)
+                    removed.append(Removed(untagged=name.familiar))
+                removed += delete_record(self._images, image)
+            for id_ in plan.records:
+                self._images.records.delete(REMOVED_IMAGE, id_)
+            for digest in plan.blobs:
+                self._blobs.discard(digest)
+            for diff_id in plan.layers:
+                self._layers.discard(diff_id)
+            self._images.write_index()
+            waiting = self._trash_before(plan)
+        self._scratch.empty_trash()
+        return Reclaimed(plan.bytes + waiting, removed, len(plan.blobs), len(plan.layers))
 
     def usage(self, in_use: Iterable[str] = (), *, unused: bool = False) -> Usage:
         """Where the bytes are. `collect` with the same arguments frees the reclaimable."""
-        raise NotImplementedError
+        with self._leases.lock:
+            plan = self._plan(in_use, dangling=True, unused=unused)
+            images = len(self._images.list())
+        disk = DiskUsage()
+        sizes = dict.fromkeys([*dict.fromkeys(_CATEGORIES.values()), "other"], 0)
+        sizes["other"] += disk.of(os.lstat(self._root))
+        for name in sorted(os.listdir(self._root)):
+            sizes[_CATEGORIES.get(name, "other")] += disk.tree(os.path.join(self._root, name))
+        trash = self._below(self._scratch.trash)
+        reclaimable = {"images": plan.bytes, "temporary": trash}
+        counts = {
+            "images": images,
+            "snapshots": len(self._snapshots.list()),
+            "containers": self._count("containers"),
+            "volumes": self._count("volumes"),
+        }
+        categories = {
+            name: Category(size, reclaimable.get(name, 0), counts.get(name, 0))
+            for name, size in sizes.items()
+        }
+        return Usage(sum(sizes.values()), plan.bytes + trash, categories)
+
+    def container_bytes(self, id: str) -> int:  # noqa: A002
+        """Bytes on disk of a container's snapshot and folder, which its removal gives back."""
+        disk = DiskUsage()
+        return sum(
+            disk.tree(os.path.join(self._root, folder, id))
+            for folder in ("snapshots", "containers")
+        )
 
     def empty_trash(self) -> int:
         """Delete what removals left; bytes given back."""
-        raise NotImplementedError
+        size = self._below(self._scratch.trash)
+        self._scratch.empty_trash()
+        return size
+
+    def _plan(self, in_use: Iterable[str], *, dangling: bool, unused: bool) -> _Plan:
+        below = self._snapshots.images()
+        roots = {*in_use, *below}
+        images = {image.id: image for image in self._images.list()}
+        kept: dict[str, Image] = {}
+        for image in images.values():
+            if image.id in roots or (not unused if image.tags else not dangling):
+                ancestor: Image | None = image
+                while ancestor and ancestor.id not in kept:
+                    kept[ancestor.id] = ancestor
+                    ancestor = images.get(ancestor.parent)
+        touched = self._leases.touched()
+        if touched:
+            # Work in flight may be about to name an image that it has just recorded.
+            kept |= {id_: image for id_, image in images.items() if id_ in touched}
+        content = set(touched)
+        for image in kept.values():
+            content.update(image.content(), image.layers)
+        records = []
+        for each in self._images.records.all(REMOVED_IMAGE):
+            if each.id in below:
+                content.update(each.data["layers"])
+            else:
+                records.append(each.id)
+        blobs = [digest for digest in self._blobs.all() if digest not in content]
+        layers = [diff_id for diff_id in self._layers.all() if diff_id not in content]
+        disk = DiskUsage()
+        size = sum(disk.tree(self._blobs.path(digest)) for digest in blobs)
+        size += sum(disk.tree(self._layers.path(diff_id)) for diff_id in layers)
+        # Children first: a parent's lines come after them, as Docker's do.
+        doomed = sorted(
+            (image for image in images.values() if image.id not in kept),
+            key=lambda image: -len(image.layers),
+        )
+        return _Plan(doomed, blobs, layers, records, size)
+
+    def _trash_before(self, plan: _Plan) -> int:
+        """Bytes in the trash that the plan has not just put there."""
+        return max(0, self._below(self._scratch.trash) - plan.bytes)
+
+    def _below(self, folder: str) -> int:
+        """Bytes of what is in a folder, without the folder itself."""
+        disk = DiskUsage()
+        total = 0
+        for name in os.listdir(folder):
+            total += disk.tree(os.path.join(folder, name))
+        return total
+
+    def _count(self, folder: str) -> int:
+        try:
+            with os.scandir(os.path.join(self._root, folder)) as entries:
+                return sum(1 for each in entries if stat.S_ISDIR(each.stat().st_mode))
+        except FileNotFoundError:
+            return 0

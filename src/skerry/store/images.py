@@ -1,71 +1,36 @@
-"""Images: their records, names and life. An image's id is its config's digest, as in Docker."""
+"""Images: their records, names and life. An image's id is its config's digest, as in Docker.
 
-from collections.abc import Callable, Iterable
-from typing import Any, BinaryIO, NamedTuple
+The records are the truth: `index.json` is written from them, and again at open when a crash came
+between. A name is a record of its own, so that it can move in one write.
+"""
 
-from skerry.base.oci_image import History, ImageConfig
+import re
+import time
+from collections.abc import Iterable
+from typing import Any, BinaryIO, Final
+
+from skerry.base.errors import InvalidInput, NotFound
+from skerry.base.oci_image import (
+    MANIFESTS,
+    OCI_MANIFEST,
+    Descriptor,
+    ImageConfig,
+    parse_config,
+    parse_manifest,
+)
+from skerry.base.references import Reference, parse_reference
+from skerry.store import commit, history, index, load, removal
 from skerry.store.blobs import Blobs
+from skerry.store.image import HistoryLine, Image, Progress, Removed, from_record, to_record
 from skerry.store.layers import Layers
 from skerry.store.leases import Leases
 from skerry.store.records import Records
-from skerry.store.snapshots import Snapshots
+from skerry.store.scratch import Scratch
+from skerry.store.snapshots import IMAGE, Snapshots
 
-Progress = Callable[[str], None]
-
-
-class Image(NamedTuple):
-    """An image as listed."""
-
-    id: str
-    """`sha256:<hex>`: the config's digest."""
-    tags: tuple[str, ...]
-    """As people write them (`busybox:latest`), in order; empty for a dangling image."""
-    digests: tuple[str, ...]
-    """`busybox@sha256:<manifest digest>`, one a repository."""
-    manifest: str
-    """The manifest's digest."""
-    media_type: str
-    """The manifest's media type."""
-    manifest_size: int
-    layers: tuple[str, ...]
-    """Diff ids, bottom-most first."""
-    blobs: tuple[str, ...]
-    """Digests of the layers' blobs, in the same order."""
-    created: str
-    """RFC 3339; empty when the image does not say."""
-    size: int
-    """Bytes of the files of all layers: Docker's Size and VirtualSize."""
-    parent: str
-    """The id of the image it was committed from, or empty."""
-    architecture: str
-    os: str
-    variant: str
-    author: str
-    comment: str
-    config: dict[str, Any]
-    """Docker's Config object: Env, Cmd, Entrypoint, User, Labels, …"""
-    tagged_at: float
-    """Seconds since the epoch when it last got a name."""
-
-
-class HistoryLine(NamedTuple):
-    """One line of `docker history`, newest first."""
-
-    id: str
-    """Image id, or `<missing>`."""
-    created: str
-    created_by: str
-    size: int
-    comment: str
-    tags: tuple[str, ...]
-
-
-class Removed(NamedTuple):
-    """One line of `docker rmi`: exactly one of the two is not empty."""
-
-    untagged: str = ""
-    deleted: str = ""
-
+_NAME: Final = "image-name"
+_FULL_ID: Final = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
+_ID_PREFIX: Final = re.compile(r"(?:sha256:)?([0-9a-f]{1,63})")
 
 ImageList = list[Image]
 HistoryLines = list[HistoryLine]
@@ -83,34 +48,81 @@ class Images:
         blobs: Blobs,
         layers: Layers,
         snapshots: Snapshots,
+        scratch: Scratch,
         leases: Leases,
     ) -> None:
-        raise NotImplementedError
+        self.blobs = blobs
+        self.layers = layers
+        self.snapshots = snapshots
+        self.leases = leases
+        self.scratch = scratch
+        self.records = records
+        self._root = root
+        self.write_index()
 
     def list(self) -> ImageList:
         """All images, newest first."""
-        raise NotImplementedError
+        names = self._names()
+        images = [
+            from_record(each.id, each.data, names.get(each.id, ()))
+            for each in self.records.all(IMAGE)
+        ]
+        return sorted(images, key=lambda image: (image.created, image.id), reverse=True)
 
     def get(self, name_or_id: str) -> Image:
         """By name (`busybox`, `busybox:latest`, `busybox@sha256:…`), id, `sha256:` id, or unique id
         prefix; NotFound with Docker's words ("No such image: …")."""
-        raise NotImplementedError
+        full = _FULL_ID.fullmatch(name_or_id)
+        if full:
+            return self._image(f"sha256:{full[1]}", name_or_id)
+        shown = name_or_id
+        try:
+            reference = parse_reference(name_or_id)
+        except InvalidInput:
+            if not _ID_PREFIX.fullmatch(name_or_id):
+                raise
+        else:
+            shown = reference.familiar
+            id_ = self._id_of(reference)
+            if id_:
+                return self._image(id_, shown)
+        prefix = _ID_PREFIX.fullmatch(name_or_id)
+        if prefix:
+            wanted = f"sha256:{prefix[1]}"
+            found = [each.id for each in self.records.all(IMAGE) if each.id.startswith(wanted)]
+            if len(found) > 1:
+                raise InvalidInput(f"image id {name_or_id} is ambiguous")
+            if found:
+                return self._image(found[0], shown)
+        raise NotFound(f"No such image: {shown}")
 
     def config(self, image: Image | str) -> ImageConfig:
         """The whole configuration document."""
-        raise NotImplementedError
+        image = self.get(image) if isinstance(image, str) else image
+        return parse_config(self.blobs.read(image.id), f"config of image {image.id}")
 
     def history(self, image: Image | str) -> HistoryLines:
         """How it was made, newest step first."""
-        raise NotImplementedError
+        image = self.get(image) if isinstance(image, str) else image
+        return history.lines(self, image)
 
     def tag(self, name_or_id: str, reference: str) -> Image:
         """Give an image a further name; the name moves when another image had it."""
-        raise NotImplementedError
+        name = self._new_name(reference)
+        with self.leases.lock:
+            image = self.get(name_or_id)
+            with self.records.transaction():
+                self._put_names(image.id, [name])
+            self.write_index()
+        return self.get(image.id)
 
     def untag(self, reference: str) -> None:
-        """Take a name away; the image stays."""
-        raise NotImplementedError
+        """Take a name away; the image stays. NotFound when nothing has it."""
+        name = parse_reference(reference)
+        with self.leases.lock:
+            if not self.records.delete(_NAME, str(name)):
+                raise NotFound(f"No such image: {name.familiar}")
+            self.write_index()
 
     def remove(
         self,
@@ -124,7 +136,11 @@ class Images:
 
         Conflict, with Docker's words, when containers or several names keep it.
         """
-        raise NotImplementedError
+        with self.leases.lock:
+            request = removal.Request(force, in_use or {}, prune_parents)
+            lines = removal.remove(self, name, request)
+            self.write_index()
+        return lines
 
     def add(
         self,
@@ -135,16 +151,48 @@ class Images:
         parent: str = "",
         progress: Progress | None = None,
     ) -> Image:
-        """Take in an image whose blobs are all stored: check, unpack its layers, record it."""
-        raise NotImplementedError
+        """Take in an image whose blobs are all stored: check, unpack its layers, record it.
+
+        To be called under a lease that is older than the blobs. Taking in the same image again only
+        adds the names. InvalidInput, LimitExceeded, DigestMismatch; NotFound for a missing blob.
+        """
+        names = [self._new_name(tag) for tag in tags]
+        document = parse_manifest(manifest, "image manifest")
+        what = f"config {document.config.digest}"
+        config = parse_config(self.blobs.read(document.config.digest), what)
+        diff_ids = config.rootfs.diff_ids
+        if len(document.layers) != len(diff_ids):
+            raise InvalidInput(
+                f"{what}: {len(diff_ids)} diff ids for {len(document.layers)} layers"
+            )
+        with self.leases.hold():
+            digest = self.blobs.put(manifest)
+            for descriptor, diff_id in zip(document.layers, diff_ids, strict=True):
+                if progress and not self.layers.has(diff_id):
+                    progress(f"unpacking layer {diff_id[7:19]} ({descriptor.size} bytes)")
+                self.layers.unpack(descriptor, diff_id)
+                if not self.blobs.has(descriptor.digest):
+                    raise NotFound(f"no such blob: {descriptor.digest}")
+            media_type = media_type or document.media_type or OCI_MANIFEST
+            if media_type not in MANIFESTS:
+                raise InvalidInput(f"{media_type!r:.100} is no image manifest's media type")
+            data = to_record(
+                config,
+                Descriptor(media_type, digest, len(manifest)),
+                [layer.digest for layer in document.layers],
+                sum(self.layers.size(diff_id) for diff_id in diff_ids),
+                parent,
+            )
+            self._record(document.config.digest, data, names)
+        return self.get(document.config.digest)
 
     def import_layout(self, folder: str, *, progress: Progress | None = None) -> ImageList:
         """Take in every image of an OCI image layout folder."""
-        raise NotImplementedError
+        return load.import_layout(self, folder, progress)
 
     def load(self, stream: BinaryIO, *, progress: Progress | None = None) -> ImageList:
         """`docker load`: a docker-archive or oci-archive tar, plain or compressed."""
-        raise NotImplementedError
+        return load.load(self, stream, progress)
 
     def commit(
         self,
@@ -158,9 +206,83 @@ class Images:
         created_by: str = "",
         created: float | None = None,
         compression: str = "gzip",
+        ignore: frozenset[str] = frozenset(),
     ) -> Image:
-        """A new image: the parent's layers and the snapshot's changes; `config` is its Config."""
-        raise NotImplementedError
+        """A new image: the parent's layers and the snapshot's changes; `config` is its Config.
+
+        `created` is in seconds since the epoch (now by default), `compression` gzip, zstd or none;
+        `ignore` names absolute paths that were made for the container, such as mount points.
+        """
+        with self.leases.hold():
+            step = commit.Step(author, comment, created_by, created, compression, ignore)
+            return commit.commit(self, parent, snapshot, config, step, tags)
+
+    def references(self, image_id: str) -> "set[Reference]":
+        """All names of an image."""
+        return self._names().get(image_id, set())
+
+    def release(self, digests: Iterable[str]) -> None:
+        """Put away those blobs that no image refers to and no work in flight holds."""
+        with self.leases.lock:
+            kept = set(self.leases.touched())
+            for each in self.records.all(IMAGE):
+                kept.update((each.id, each.data["manifest"], *each.data["blobs"]))
+            for digest in set(digests) - kept:
+                self.blobs.discard(digest)
+
+    def forget_name(self, name: Reference) -> None:
+        """Drop one name's record; the caller brings `index.json` up to date."""
+        self.records.delete(_NAME, str(name))
+
+    def _names(self) -> dict[str, set[Reference]]:
+        names: dict[str, set[Reference]] = {}
+        for each in self.records.all(_NAME):
+            names.setdefault(each.data["image"], set()).add(parse_reference(each.id))
+        return names
+
+    def _image(self, id_: str, shown: str) -> Image:
+        try:
+            data = self.records.get(IMAGE, id_)
+        except NotFound:
+            raise NotFound(f"No such image: {shown}") from None
+        return from_record(id_, data, self.references(id_))
+
+    def _id_of(self, reference: Reference) -> str:
+        """The image with this name, or an empty string."""
+        try:
+            id_: str = self.records.get(_NAME, str(reference))["image"]
+            return id_
+        except NotFound:
+            pass
+        if reference.digest:
+            for image in self.list():
+                if f"{reference.familiar_name}@{reference.digest}" in image.digests:
+                    return image.id
+        return ""
+
+    def _new_name(self, reference: str) -> Reference:
+        name = parse_reference(reference)
+        if _FULL_ID.fullmatch(name.familiar_name):
+            raise InvalidInput(f"cannot use {reference!r:.80} as a name: it looks like an id")
+        return name
+
+    def _put_names(self, id_: str, names: Iterable[Reference]) -> None:
+        for name in names:
+            self.records.put(_NAME, str(name), {"image": id_})
+        data = self.records.get(IMAGE, id_)
+        self.records.put(IMAGE, id_, {**data, "tagged_at": time.time()})
+
+    def _record(self, id_: str, data: dict[str, Any], names: Iterable[Reference]) -> None:
+        with self.leases.lock:
+            with self.records.transaction():
+                self.records.put(IMAGE, id_, data)
+                self._put_names(id_, names)
+            self.write_index()
+
+    def write_index(self) -> None:
+        """Bring `index.json` in line with the records."""
+        with self.leases.lock:
+            index.write_index(self._root, self.list(), self.scratch)
 
 
-__all__ = ["History", "HistoryLine", "Image", "Images", "Progress", "Removed"]
+__all__ = ["HistoryLine", "Image", "Images", "Progress", "Removed"]

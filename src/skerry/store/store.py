@@ -34,7 +34,13 @@ class Store:
         self.layers = Layers(self.root, self.blobs, self.records, self.scratch, self.leases)
         self.snapshots = Snapshots(self.root, self.records, self.layers, self.scratch, self.leases)
         self.images = Images(
-            self.root, self.records, self.blobs, self.layers, self.snapshots, self.leases
+            self.root,
+            self.records,
+            self.blobs,
+            self.layers,
+            self.snapshots,
+            self.scratch,
+            self.leases,
         )
         self.gc = Collector(
             self.root,
@@ -45,7 +51,7 @@ class Store:
             self.scratch,
             self.leases,
         )
-        self.bootstrap = Bootstrap(self.images, self.scratch, self.leases)
+        self.bootstrap = Bootstrap(self.images)
 
     def close(self) -> None:
         """Close the records and let another process have the root."""

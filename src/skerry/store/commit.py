@@ -1,0 +1,178 @@
+"""`docker commit`: a container's changes as one more layer on top of its image."""
+
+import datetime
+import os
+import platform
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+
+import zstandard
+from isal import isal_zlib
+
+from skerry.base.digests import Verifier
+from skerry.base.errors import InvalidInput
+from skerry.base.oci_image import (
+    OCI_CONFIG,
+    OCI_LAYER,
+    OCI_LAYER_GZIP,
+    OCI_LAYER_ZSTD,
+    OCI_MANIFEST,
+    Descriptor,
+    History,
+    ImageConfig,
+    Manifest,
+    RootFS,
+    encode,
+)
+from skerry.store.image import Image
+from skerry.store.pack import PackOptions, pack
+from skerry.store.trees import DIRECTORY
+
+if TYPE_CHECKING:
+    from skerry.store.images import Images
+
+_ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
+_MEDIA_TYPES: Final = {"gzip": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD, "none": OCI_LAYER}
+_GZIP_LEVEL: Final = 2
+_ZSTD_LEVEL: Final = 3
+
+
+class Step(NamedTuple):
+    """How the new layer came about."""
+
+    author: str = ""
+    comment: str = ""
+    created_by: str = ""
+    created: float | None = None
+    """Seconds since the epoch; None is now."""
+    compression: str = "gzip"
+    ignore: frozenset[str] = frozenset()
+
+
+class _Compressor(Protocol):
+    def compress(self, data: bytes) -> bytes: ...
+
+    def flush(self) -> bytes: ...
+
+
+class _Plain:
+    def compress(self, data: bytes) -> bytes:
+        return data
+
+    def flush(self) -> bytes:
+        return b""
+
+
+def architecture() -> str:
+    """This machine's architecture in OCI's (Go's) words."""
+    machine = platform.machine()
+    return _ARCHITECTURES.get(machine, machine)
+
+
+def timestamp(seconds: float | None = None) -> str:
+    """RFC 3339 in UTC; now by default."""
+    seconds = time.time() if seconds is None else seconds
+    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    text = moment.strftime("%Y-%m-%dT%H:%M:%S")
+    return text + (f".{moment.microsecond:06d}Z" if moment.microsecond else "Z")
+
+
+def commit(
+    images: "Images",
+    parent: str | None,
+    snapshot: str,
+    config: dict[str, Any],
+    step: Step,
+    tags: Iterable[str],
+) -> Image:
+    """Pack the snapshot's upper directory and record the image that it makes with its parent's."""
+    upper = os.open(images.snapshots.overlay(snapshot).upper, DIRECTORY)
+    try:
+        skip = frozenset(path.lstrip("/") for path in step.ignore)
+        plain = pack(upper, PackOptions(top=True, whiteouts=True, skip=skip))
+        layer, diff_id = store_layer(images, plain, step.compression)
+    finally:
+        os.close(upper)
+    base = images.get(parent) if parent else None
+    return add_layer(images, base, (layer, diff_id), config, step, tags)
+
+
+def add_layer(
+    images: "Images",
+    base: Image | None,
+    layer: tuple[Descriptor, str],
+    config: dict[str, Any],
+    step: Step,
+    tags: Iterable[str],
+) -> Image:
+    """Record the image of `base` (None is empty) and one more layer (descriptor, diff id)."""
+    below = images.config(base) if base else None
+    descriptors = layers_of(images, base) if base else []
+    created = timestamp(step.created)
+    line = History(created, step.created_by, step.author, step.comment)
+    document = ImageConfig(
+        architecture=below.architecture if below else architecture(),
+        os=below.os if below else "linux",
+        variant=below.variant if below else "",
+        rootfs=RootFS("layers", [*(below.rootfs.diff_ids if below else ()), layer[1]]),
+        created=created,
+        author=step.author,
+        config=config,
+        history=[*((below.history if below else None) or ()), line],
+    )
+    data = encode(document)
+    manifest = Manifest(
+        2,
+        Descriptor(OCI_CONFIG, images.blobs.put(data), len(data)),
+        [*descriptors, layer[0]],
+        OCI_MANIFEST,
+    )
+    return images.add(
+        encode(manifest),
+        media_type=OCI_MANIFEST,
+        tags=tags,
+        parent=base.id if base else "",
+    )
+
+
+def layers_of(images: "Images", image: Image) -> list[Descriptor]:
+    """The descriptors of an image's layers."""
+    from skerry.base.oci_image import parse_manifest
+
+    return parse_manifest(images.blobs.read(image.manifest)).layers
+
+
+def store_layer(
+    images: "Images", plain: Iterator[bytes], compression: str = "gzip"
+) -> tuple[Descriptor, str]:
+    """Compress and store a layer's archive; its descriptor and its diff id."""
+    if compression not in _MEDIA_TYPES:
+        raise InvalidInput(
+            f"cannot compress layers with {compression!r:.40}", hint="known are gzip, zstd and none"
+        )
+    compressor = _compressor(compression)
+    seen = Verifier()
+    with images.blobs.ingest() as writer:
+        for piece in plain:
+            seen.update(piece)
+            packed = compressor.compress(piece)
+            if packed:
+                writer.write(packed)
+        writer.write(compressor.flush())
+        size = writer.size
+        digest = writer.commit()
+    return Descriptor(_MEDIA_TYPES[compression], digest, size), seen.digest
+
+
+def _compressor(compression: str) -> _Compressor:
+    compressor: _Compressor
+    if compression == "gzip":
+        # 16 adds a gzip header, which zlib writes without a time: same bytes every time.
+        compressor = isal_zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
+    elif compression == "zstd":
+        compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compressobj()
+    else:
+        compressor = _Plain()
+    return compressor

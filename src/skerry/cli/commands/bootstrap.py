@@ -8,10 +8,7 @@ from skerry.base.errors import InvalidInput, SystemFault
 from skerry.cli.context import Context, out, terminal
 from skerry.cli.options import Command, Parsed, many, switch, text
 from skerry.cli.progress import Progress
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
+from skerry.sdk.client import query
 
 _BASES = ("busybox", "debian", "alpine")
 
@@ -33,17 +30,14 @@ def bootstrap(context: Context, parsed: Parsed) -> int:
     packages = [item for words in parsed.many("include") for item in words.split(",") if item]
     # The engine runs elsewhere: paths are this process's.
     key = os.path.abspath(parsed.text("key")) if parsed.text("key") else ""
-    optional: dict[str, Any] = {
-        "include": packages,
-        "mirror": parsed.text("mirror"),
-        "key": key,
-        "tag": parsed.text("tag"),
-    }
-    body = {"name": name} | {field: value for field, value in optional.items() if value}
-    from skerry.sdk import wire
-
-    headers = {"Content-Type": "application/json"}
-    response = context.client.open("POST", "/skerry/bootstrap", wire.dumps(body).encode(), headers)
+    target = "/skerry/bootstrap" + query(
+        name=name,
+        include=packages,
+        mirror=parsed.text("mirror"),
+        key=key,
+        tag=parsed.text("tag"),
+    )
+    response = context.client.open("POST", target)
     style = parsed.text("progress", "auto")
     if style not in ("auto", "plain", "none"):
         raise InvalidInput(f"invalid --progress: {style!r}", hint="choose auto, plain or none")

@@ -50,6 +50,57 @@ def query(**parameters: object) -> str:
     return "?" + "&".join(parts) if parts else ""
 
 
+CHUNKED, UNTIL_CLOSE = -1, -2
+"""Lengths of bodies that are not declared beforehand."""
+
+
+def parse_head(head: bytes, where: str) -> tuple[int, dict[str, str], bool]:
+    """Status, headers by lower-case name, whether the connection may be kept.
+
+    `head` is without the empty line; `where` names the socket in errors. InvalidInput for what is
+    not HTTP.
+    """
+    lines = head.decode("latin-1").split("\r\n")
+    version, _, rest = lines[0].partition(" ")
+    code = rest[:3]
+    if version not in ("HTTP/1.1", "HTTP/1.0") or len(code) != 3 or not _digits(code):
+        raise InvalidInput(f"what listens at {where} does not speak HTTP: {lines[0]!r:.80}")
+    headers: dict[str, str] = {}
+    for line in lines[1:]:
+        name, colon, value = line.partition(":")
+        if not colon or not name or name[0] in " \t":
+            raise InvalidInput(f"a malformed header in the engine's answer: {line!r:.80}")
+        headers[name.lower()] = value.strip()
+    keep = version == "HTTP/1.1" and headers.get("connection", "").lower() != "close"
+    return int(code), headers, keep
+
+
+def body_length(method: str, status: int, headers: dict[str, str]) -> int:
+    """Bytes of a response's body, or CHUNKED, or UNTIL_CLOSE (RFC 9112, section 6.3)."""
+    if method == "HEAD" or status in (204, 304) or 100 <= status < 200:
+        return 0
+    if headers.get("transfer-encoding", "").lower() == "chunked":
+        return CHUNKED
+    length = headers.get("content-length")
+    if length is None:
+        return UNTIL_CLOSE
+    if not _digits(length) or len(length) > 18:
+        raise InvalidInput(f"the engine's answer claims a length of {length!r:.40}")
+    return int(length)
+
+
+def chunk_size(line: bytes) -> int:
+    """The size in a chunk's first line; InvalidInput when it is not hexadecimal."""
+    size = line.partition(b";")[0].strip()
+    if not size or len(size) > 15 or size.strip(b"0123456789abcdefABCDEF"):
+        raise InvalidInput(f"a malformed chunk in the engine's answer: {size!r:.40}")
+    return int(size, 16)
+
+
+def _digits(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
 class Connection:
     """One connection; requests follow one another. Closed by `close` or the with statement."""
 
@@ -147,23 +198,11 @@ class Connection:
                 raise Unavailable(f"the engine at {self._path} closed the connection unanswered")
         if end > MAX_HEAD:
             raise LimitExceeded(f"the engine's answer has over {MAX_HEAD} bytes of headers")
-        lines = bytes(self._buffer[:end]).decode("latin-1").split("\r\n")
+        head = bytes(self._buffer[:end])
         del self._buffer[: end + 4]
-        version, _, rest = lines[0].partition(" ")
-        code = rest[:3]
-        if version not in ("HTTP/1.1", "HTTP/1.0") or not (code.isascii() and code.isdigit()):
-            raise InvalidInput(
-                f"what listens at {self._path} does not speak HTTP: {lines[0]!r:.80}"
-            )
-        headers: dict[str, str] = {}
-        for line in lines[1:]:
-            name, colon, value = line.partition(":")
-            if not colon or not name or name[0] in " \t":
-                raise InvalidInput(f"a malformed header in the engine's answer: {line!r:.80}")
-            headers[name.lower()] = value.strip()
-        if version == "HTTP/1.0" or headers.get("connection", "").lower() == "close":
-            self.reusable = False
-        return int(code), headers
+        status, headers, keep = parse_head(head, self._path)
+        self.reusable = self.reusable and keep
+        return status, headers
 
     def fill(self) -> bool:
         """Read once from the socket; False at the end."""
@@ -214,18 +253,10 @@ class Response:
         self.connection = connection
         self.status = status
         self.headers = headers
-        self._chunked = headers.get("transfer-encoding", "").lower() == "chunked"
-        length = headers.get("content-length")
-        if method == "HEAD" or status in (204, 304) or 100 <= status < 200:
-            self._chunked, self._left = False, 0
-        elif self._chunked:
-            self._left = -1
-        elif length is not None:
-            if not (length.isascii() and length.isdigit()) or len(length) > 18:
-                raise InvalidInput(f"the engine's answer claims a length of {length!r:.40}")
-            self._left = int(length)
-        else:
-            self._left = -1
+        length = body_length(method, status, headers)
+        self._chunked = length == CHUNKED
+        self._left = -1 if length in (CHUNKED, UNTIL_CLOSE) else length
+        if length == UNTIL_CLOSE:
             connection.reusable = False
 
     def chunks(self) -> Iterator[bytes]:
@@ -248,11 +279,7 @@ class Response:
     def _coded(self) -> Iterator[bytes]:
         connection = self.connection
         while self._chunked:
-            size = connection.line(1024).partition(b";")[0].strip()
-            if not size or len(size) > 15 or size.strip(b"0123456789abcdefABCDEF"):
-                connection.reusable = False
-                raise InvalidInput(f"a malformed chunk in the engine's answer: {size!r:.40}")
-            left = int(size, 16)
+            left = chunk_size(connection.line(1024))
             if not left:
                 trailer = 0
                 while line := connection.line(MAX_HEAD):

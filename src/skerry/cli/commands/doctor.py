@@ -11,9 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_MARKS = {"ok": ("ok", "32"), "warning": ("warn", "33"), "failed": ("FAIL", "31")}
-_SAME = {"warn": "warning", "fail": "failed", "error": "failed", "no": "failed", "yes": "ok",
-         "true": "ok", "false": "failed", "missing": "failed", "good": "ok"}  # fmt: skip
+_MARKS = {"ok": ("ok", "32"), "warn": ("warn", "33"), "fail": ("FAIL", "31")}
 
 
 def doctor(context: Context, parsed: Parsed) -> int:
@@ -27,9 +25,8 @@ def doctor(context: Context, parsed: Parsed) -> int:
 
         out(template.parse(parsed.text("format")).render(answer))
         return 0
-    checks = answer["checks"] if isinstance(answer, dict) else answer or []
     colours = terminal(1)
-    rows = [_row(check) for check in checks]
+    rows = [_row(check) for check in answer or ()]
     width = max((len(name) for _, name, _, _ in rows), default=0)
     for state, name, detail, remedy in rows:
         mark, colour = _MARKS[state]
@@ -37,20 +34,17 @@ def doctor(context: Context, parsed: Parsed) -> int:
         out(f"{shown}  {name:{width}}  {detail}".rstrip())
         if remedy and state != "ok":
             out(f"      {'':{width}}  -> {remedy}")
-    return int(any(state == "failed" for state, *_ in rows))
+    return int(any(state == "fail" for state, *_ in rows))
 
 
 def _row(check: dict[str, Any]) -> tuple[str, str, str, str]:
-    facts = {str(key).lower(): value for key, value in check.items()}
-    state = str(facts.get("status", facts.get("state", facts.get("ok", "")))).lower()
-    state = _SAME.get(state, state)
-    detail = facts.get("detail") or facts.get("found") or facts.get("message") or ""
-    remedy = facts.get("remedy") or facts.get("hint") or ""
+    state = str(check.get("status"))
+    detail, remedy = str(check.get("detail") or ""), str(check.get("remedy") or "")
     return (
-        state if state in _MARKS else "warning",
-        clean(str(facts.get("name") or facts.get("what") or "")),
-        clean(str(detail)),
-        clean(str(remedy)),
+        state if state in _MARKS else "warn",
+        clean(str(check.get("name"))),
+        clean(detail),
+        clean(remedy),
     )
 
 

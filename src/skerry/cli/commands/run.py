@@ -126,7 +126,7 @@ def _run_attached(
         + query(stream=True, stdin=stdin, stdout=stdout, stderr=stderr, detachKeys=keys)
     )
     waiting = wait_for(context, container, removed=parsed.on("rm"))
-    proxy = proxy_to(client, container) if parsed.on("sig-proxy", True) and not tty else None
+    proxy = proxy_to(client, container) if parsed.on("sig-proxy", True) else None
     failure: list[SkerryError] = []
 
     def start() -> None:

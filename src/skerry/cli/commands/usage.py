@@ -49,10 +49,7 @@ def account_rows(account: dict[str, Any]) -> list[list[str]]:
     """The categories of `/skerry/usage`; their sum is what du(1) says of the root."""
     rows = [["ON DISK", "SIZE", "RECLAIMABLE"]]
     for name, category in (account.get("categories") or {}).items():
-        used, free = category, 0
-        if isinstance(category, dict):
-            used = category.get("bytes", category.get("size")) or 0
-            free = category.get("reclaimable") or 0
+        used, free = category.get("bytes") or 0, category.get("reclaimable") or 0
         rows.append([name.capitalize(), size_decimal(used, 4), size_decimal(free, 4)])
     total, free = account.get("total") or 0, account.get("reclaimable") or 0
     rows.append(["Total", size_decimal(total, 4), size_decimal(free, 4)])

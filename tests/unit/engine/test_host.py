@@ -12,20 +12,8 @@ from skerry.kernel.kvm_probe import Kvm
 from skerry.kernel.namespaces import FLAGS
 
 ALL_V2 = ("memory", "cpu", "pids", "cpuset", "io", "hugetlb")
-PROBES = {f"namespace.{kind}": "" for kind in FLAGS} | dict.fromkeys(
-    [
-        "user.unprivileged",
-        "overlay",
-        "overlay.layers",
-        "overlay.user",
-        "idmap",
-        "reflink",
-        "proc",
-        "seccomp",
-        "cgroup",
-    ],
-    "",
-)
+TRIED = "overlay overlay.layers overlay.user idmap reflink proc seccomp cgroup user.unprivileged"
+PROBES = {f"namespace.{kind}": "" for kind in FLAGS} | dict.fromkeys(TRIED.split(" "), "")
 GOOD = Facts(
     kernel="6.12.1-amd64",
     machine="x86_64",

@@ -251,9 +251,11 @@ def test_weights_keep_their_ends_and_their_default() -> None:
 
 
 scalars = st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.just(5)
-names = st.sampled_from(
-    ["limit", "swap", "shares", "quota", "cpus", "idle", "weight", "major", "minor", "rate", "pageSize", "name", "priority", "classID", "priorities", "weightDevice", "hcaHandles", "throttleReadBpsDevice", "allow", "access", "type", "a.b"]
+NAMES = (
+    "limit swap shares quota cpus idle weight major minor rate pageSize name priority classID "
+    "priorities weightDevice hcaHandles throttleReadBpsDevice allow access type a.b"
 )
+names = st.sampled_from(NAMES.split(" "))
 trees = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=4)
 )

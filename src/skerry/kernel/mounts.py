@@ -2,8 +2,7 @@
 
 Sources: mount(2), mount_setattr(2), Documentation/filesystems/mount_api.rst.
 
-A detached mount (from `open_tree` with OPEN_TREE_CLONE or `fsmount`) belongs to nobody's namespace
-and goes away with its descriptor, so whatever fails half-way leaves nothing mounted.
+Detached mounts are in `trees`, whose names are found here too.
 """
 
 import ctypes
@@ -12,19 +11,48 @@ import os
 
 from skerry.base.errors import KernelFault
 from skerry.base.isolation import Overlay
-from skerry.kernel.descriptors import AT_EMPTY_PATH, AT_FDCWD, AT_RECURSIVE
 from skerry.kernel.syscalls import (
     NR_FSCONFIG,
     NR_FSMOUNT,
     NR_FSOPEN,
-    NR_MOUNT_SETATTR,
-    NR_MOVE_MOUNT,
-    NR_OPEN_TREE,
     NR_PIVOT_ROOT,
     checked,
     libc,
     syscall,
 )
+from skerry.kernel.trees import (
+    ATTR_ATIME,
+    ATTR_IDMAP,
+    ATTR_NOATIME,
+    ATTR_NODEV,
+    ATTR_NODIRATIME,
+    ATTR_NOEXEC,
+    ATTR_NOSUID,
+    ATTR_NOSYMFOLLOW,
+    ATTR_RDONLY,
+    ATTR_RELATIME,
+    ATTR_STRICTATIME,
+    mount_setattr,
+    move_mount,
+    open_tree,
+)
+
+__all__ = [
+    "ATTR_ATIME",
+    "ATTR_IDMAP",
+    "ATTR_NOATIME",
+    "ATTR_NODEV",
+    "ATTR_NODIRATIME",
+    "ATTR_NOEXEC",
+    "ATTR_NOSUID",
+    "ATTR_NOSYMFOLLOW",
+    "ATTR_RDONLY",
+    "ATTR_RELATIME",
+    "ATTR_STRICTATIME",
+    "mount_setattr",
+    "move_mount",
+    "open_tree",
+]
 
 # linux/mount.h: mount(2)
 MS_RDONLY = 1
@@ -53,35 +81,11 @@ MS_STRICTATIME = 1 << 24
 MS_LAZYTIME = 1 << 25
 MNT_DETACH = 2
 
-# mount_setattr(2)
-ATTR_RDONLY = 0x01
-ATTR_NOSUID = 0x02
-ATTR_NODEV = 0x04
-ATTR_NOEXEC = 0x08
-ATTR_ATIME = 0x70
-ATTR_RELATIME = 0x00
-ATTR_NOATIME = 0x10
-ATTR_STRICTATIME = 0x20
-ATTR_NODIRATIME = 0x80
-ATTR_IDMAP = 0x00100000
-ATTR_NOSYMFOLLOW = 0x00200000
-
-_OPEN_TREE_CLONE = 1
 _FSCONFIG_SET_FLAG = 0
 _FSCONFIG_SET_STRING = 1
 _FSCONFIG_CMD_CREATE = 6
-_F_EMPTY_PATH = 0x04
-_T_EMPTY_PATH = 0x40
 _CLOEXEC = 1  # FSOPEN_CLOEXEC, FSMOUNT_CLOEXEC
 _PAGE = 4096
-
-
-class _MountAttr(ctypes.Structure):
-    """struct mount_attr, linux/mount.h."""
-
-    _fields_ = tuple(
-        (name, ctypes.c_uint64) for name in ("attr_set", "attr_clr", "propagation", "userns_fd")
-    )
 
 
 libc.mount.argtypes = (
@@ -120,68 +124,6 @@ def pivot_root(new_root: str, put_old: str) -> None:
         os.fsencode(put_old),
         action=f"pivot the root to {new_root}",
     )
-
-
-def open_tree(path: str, *, recursive: bool = False, dirfd: int = AT_FDCWD) -> int:
-    """A detached copy of the mount at `path` (of all below it too when `recursive`)."""
-    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | (AT_RECURSIVE if recursive else 0)
-    if not path:
-        flags |= AT_EMPTY_PATH
-    return syscall(
-        NR_OPEN_TREE, dirfd, os.fsencode(path), flags, action=f"copy the mount at {path or dirfd}"
-    )
-
-
-def mount_setattr(
-    fd: int,
-    *,
-    attr_set: int = 0,
-    attr_clear: int = 0,
-    propagation: int = 0,
-    userns_fd: int = -1,
-    recursive: bool = False,
-    what: str = "",
-) -> None:
-    """Change the attributes of the mount behind `fd` (mount_setattr(2), Linux 5.12).
-
-    With `userns_fd` it becomes an idmapped mount; it must be detached then.
-    """
-    if userns_fd >= 0:
-        attr_set |= ATTR_IDMAP
-    attributes = _MountAttr(attr_set, attr_clear, propagation, max(userns_fd, 0))
-    syscall(
-        NR_MOUNT_SETATTR,
-        fd,
-        b"",
-        AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0),
-        ctypes.byref(attributes),
-        ctypes.sizeof(attributes),
-        action=f"set mount attributes of {what or fd}",
-    )
-
-
-def move_mount(fd: int, target: str | int) -> None:
-    """Attach a detached mount at a path, or on the file or folder behind a descriptor."""
-    if isinstance(target, int):
-        syscall(
-            NR_MOVE_MOUNT,
-            fd,
-            b"",
-            target,
-            b"",
-            _F_EMPTY_PATH | _T_EMPTY_PATH,
-            action="attach a mount",
-        )
-    else:
-        syscall(
-            NR_MOVE_MOUNT,
-            fd,
-            b"",
-            AT_FDCWD,
-            os.fsencode(target),
-            _F_EMPTY_PATH,
-            action=f"attach a mount at {target}",
-        )
 
 
 def fsopen(fstype: str) -> int:
@@ -290,14 +232,3 @@ def _mount_overlay_by_options(overlay: Overlay, target: str) -> None:
     finally:
         os.fchdir(before)
         os.close(before)
-
-
-def read_only_copy(path: str) -> int:
-    """A descriptor of `path` through a detached read-only mount: what is executed from it can never
-    be opened for writing through /proc/PID/exe, whatever the permissions of the file are."""
-    tree = open_tree(path)
-    try:
-        mount_setattr(tree, attr_set=ATTR_RDONLY, what=path)
-        return os.open(f"/proc/self/fd/{tree}", os.O_RDONLY | os.O_CLOEXEC)
-    finally:
-        os.close(tree)

@@ -11,8 +11,7 @@ import os
 import sys
 
 from skerry.base.errors import KernelFault
-from skerry.kernel.descriptors import memfd_sealed
-from skerry.kernel.mounts import ATTR_NOSUID, ATTR_RDONLY, mount_setattr, open_tree
+from skerry.kernel.trees import ATTR_NOSUID, ATTR_RDONLY, mount_setattr, open_tree
 
 
 def read_only_interpreter() -> int:
@@ -30,5 +29,7 @@ def read_only_interpreter() -> int:
             raise
         return fd
     except KernelFault:
+        from skerry.kernel.descriptors import memfd_sealed
+
         with open(path, "rb") as file:
             return memfd_sealed("skerry-python", file.read(), executable=True)

@@ -92,7 +92,8 @@ def create(
 
     With `wait_for_start` the init stops right before the program until `start`. Without it, this
     returns once the program was executed (poststart hooks included), in one go.
-    `gate` is a descriptor that the init reads one byte from instead of a pipe of its own.
+    `gate` is a listening SOCK_SEQPACKET socket that takes the place of the pipe and of `start`:
+    whoever connects starts the program and hears how that went (`hear_start`).
     `on_cloned` is told the init's pid as soon as there is one, to write it down.
 
     Raises CommandNotFound, CommandNotExecutable (the image's fault), InvalidInput, SystemFault.
@@ -118,7 +119,7 @@ def create(
                 status=Status(theirs),
                 trees=_trees(plan, opened),
                 cgroup_tasks=_open_tasks(group, opened),
-                quiet_exec=wait_for_start and own_gate < 0,
+                gate_listens=wait_for_start and own_gate < 0,
             )
             created = _clone(plan, handover, ours, layout, group)
         finally:
@@ -162,6 +163,15 @@ def start(created: Created, plan: Plan) -> Created:
     sock.close()
     run_poststart(plan, created.pid)
     return created
+
+
+def hear_start(sock: _socket.socket, plan: Plan, pid: int) -> None:
+    """Follow, on a connection to the gate, what `start` follows; errors as `create`."""
+    created = Created(pid, pidfd_open(pid), -1, -1)
+    try:
+        _serve(created, plan, sock, last="")
+    finally:
+        os.close(created.pidfd)
 
 
 def exec_into(

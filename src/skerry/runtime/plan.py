@@ -42,19 +42,6 @@ DEFAULT_DEVICES: tuple[DeviceStep, ...] = tuple(
 )
 """What config-linux.md, "Default Devices", asks for; /dev/console and /dev/ptmx are init's."""
 
-_DEFAULT_RULES: tuple[dict[str, object], ...] = (
-    {"allow": True, "type": "c", "access": "m"},
-    {"allow": True, "type": "b", "access": "m"},
-    *(
-        {"allow": True, "type": "c", "major": device.major, "minor": device.minor, "access": "rwm"}
-        for device in DEFAULT_DEVICES
-    ),
-    {"allow": True, "type": "c", "major": 5, "minor": 1, "access": "rwm"},
-    {"allow": True, "type": "c", "major": 5, "minor": 2, "access": "rwm"},
-    {"allow": True, "type": "c", "major": 136, "access": "rwm"},
-)
-"""Making any node is allowed, using only these: the default devices, console, ptmx, terminals."""
-
 _FILE_TYPES = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
 HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 
@@ -91,9 +78,7 @@ def plan(
         cgroup_path = cgroups.container_path(
             linux.get("cgroupsPath", ""), container_id, layout, systemd=systemd_cgroup
         )
-    writes = (
-        cgroups.plan(cgroup_path, resources_with_defaults(linux), layout) if cgroup_path else ()
-    )
+    writes = cgroups.plan(cgroup_path, linux.get("resources"), layout) if cgroup_path else ()
     root = spec.get("root", {})
     path = "" if rootfs else os.path.normpath(os.path.join(bundle, root.get("path", "")))
     process = spec.get("process")
@@ -159,19 +144,6 @@ def _propagation(linux: Linux) -> int:
     # A private root would still have to let go of the host's mounts: as a slave it does, and the
     # container's own mounts do not come back either way.
     return (flags | MS_REC) if not flags & MS_PRIVATE else MS_PRIVATE | MS_REC
-
-
-def resources_with_defaults(linux: Linux) -> dict[str, object]:
-    """`linux.resources` with the device rules that every container has.
-
-    Access is by list whether or not the configuration begins with a rule that denies everything.
-    """
-    resources: dict[str, object] = dict(linux.get("resources", {}))
-    given = resources.get("devices") or []
-    if not isinstance(given, list):
-        raise InvalidInput("linux.resources.devices must be a list")
-    resources["devices"] = [{"allow": False, "access": "rwm"}, *given, *_DEFAULT_RULES]
-    return resources
 
 
 def _devices(spec: Spec) -> tuple[DeviceStep, ...]:

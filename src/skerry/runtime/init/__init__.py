@@ -325,17 +325,24 @@ def _finish(
     libc.prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
     if gate >= 0:
         status.tell("created")
-        if os.read(gate, 1) == b"":
-            os._exit(_FAILED)
+        _wait_at(gate, handover)
     hooks.run_all("startContainer", start_hooks, state)
     if filtered:
         listener = seccomp.load(plan.seccomp, plan.seccomp_flags)
         if listener >= 0:
             status.ask("listener", listener)
-    fault = ready.execute()
-    if handover.quiet_exec:
-        program.give_up(fault.message, fault.exit_code)
-    raise fault
+    raise ready.execute()
+
+
+def _wait_at(gate: int, handover: Handover) -> None:
+    """Wait for the start. The one who starts by a connection hears of failures from now on."""
+    if handover.gate_listens:
+        cloexec = _socket.SOCK_CLOEXEC
+        connection = checked(libc.accept4(gate, None, None, cloexec), "wait for the start")
+        handover.status.sock.close()
+        handover.status.sock = _socket.socket(fileno=connection)
+    elif os.read(gate, 1) == b"":
+        os._exit(_FAILED)
 
 
 def _close_descriptors(plan: "ProcessPlan", handover: Handover) -> int:

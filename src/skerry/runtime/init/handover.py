@@ -39,14 +39,14 @@ class Handover(NamedTuple):
     console: int
     """Unix socket that takes the terminal's master side."""
     gate: int
-    """One byte on it lets the program start."""
+    """One byte on it lets the program start; or, when it listens, a connection, which takes the
+    place of `status` from then on."""
     status: "Status"
     trees: dict[str, int]
     """Detached mounts that the parent made with the host's rights, by name: `root`, `mount N`."""
     cgroup_tasks: tuple[int, ...] = ()
     """Open `tasks` files of cgroup v1; writing 0 moves the writer."""
-    quiet_exec: bool = False
-    """Nobody listens any more once the gate is open: say on standard error why execve failed."""
+    gate_listens: bool = False
 
 
 class Status:

@@ -4,7 +4,6 @@ import ctypes
 import errno
 import os
 import stat
-from typing import NoReturn
 
 from skerry.base.errors import CommandNotExecutable, CommandNotFound, GuestFault
 from skerry.kernel.syscalls import libc
@@ -103,9 +102,3 @@ def _home_of(uid: int) -> str:
         if len(words) >= 6 and words[2] == wanted and b"\0" not in words[5]:
             return os.fsdecode(words[5]) or "/"
     return "/"
-
-
-def give_up(message: str, code: int) -> NoReturn:
-    """Say why on standard error and end; for when nobody but the container's log listens."""
-    os.write(2, f"{message}\n".encode())
-    os._exit(code)

@@ -108,10 +108,11 @@ def _propagate(tree: int, step: "MountStep") -> None:
 
 
 def _filesystem(root_fd: int, step: "MountStep") -> None:
+    data = step.data
+    keep_mode = step.fstype == "tmpfs" and "mode=" not in data and _is_there(root_fd, step.target)
     target = make_directories(root_fd, step.target)
     try:
-        data = step.data
-        if step.fstype == "tmpfs" and "mode=" not in data:
+        if keep_mode:
             # A mount over a folder of the image keeps that folder's permissions.
             mode = stat.S_IMODE(os.fstat(target).st_mode)
             data = f"{data},mode={mode:o}".lstrip(",")
@@ -131,6 +132,14 @@ def _filesystem(root_fd: int, step: "MountStep") -> None:
             _propagate(mounted, step)
         finally:
             os.close(mounted)
+
+
+def _is_there(root_fd: int, path: str) -> bool:
+    try:
+        os.close(open_in_root(root_fd, path, os.O_PATH))
+    except KernelFault:
+        return False
+    return True
 
 
 def _remount(root_fd: int, step: "MountStep") -> None:

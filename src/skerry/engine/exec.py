@@ -115,6 +115,12 @@ class Execs:
         self._lifecycle.emit(container, f"exec_create: {command}", execID=exec.id)
         return exec
 
+    def check(self, exec: Exec) -> None:
+        """Conflict when it cannot be started: it was already, or its container does not run."""
+        if exec.started:
+            raise Conflict(f"Error: Exec command {exec.id} has already run")
+        self._check(exec.container)
+
     def _check(self, container: Container) -> None:
         if container.state.status == "paused":
             raise Conflict(
@@ -135,10 +141,8 @@ class Execs:
 
         GuestFault for a command that is not there, with the exit code noted.
         """
-        if exec.started:
-            raise Conflict(f"Error: Exec command {exec.id} has already run")
+        self.check(exec)
         container = exec.container
-        self._check(container)
         wanted = dict(exec.wanted)
         if terminal is not None:
             wanted["Tty"] = exec.wanted["Tty"] = terminal

@@ -39,18 +39,22 @@ async def start(call: Call) -> web.StreamResponse:
         bool(exec.wanted.get("AttachStdout")),
         bool(exec.wanted.get("AttachStderr")),
     )
+    call.engine.execs.check(exec)
+    if terminal is not None:
+        exec.wanted["Tty"] = terminal
+    keys = hijack.parse_keys(exec.wanted.get("DetachKeys", "")) if exec.terminal else b""
+    # docker-py reads the head through a buffer and the stream behind its back: output that came
+    # together with the head would be lost, so the head goes out before the program starts.
+    kind = versions.stream_type(call.version, terminal=exec.terminal)
+    client = hijack.take_over(call.request, kind)
     try:
         stream = await call.engine.execs.start(exec, how, terminal=terminal, console=console)
-    except GuestFault as error:
-        return await _tell_failure(call, error, terminal=exec.terminal)
-    assert stream is not None
-    keys = hijack.parse_keys(exec.wanted.get("DetachKeys", "")) if exec.terminal else b""
-    try:
-        kind = versions.stream_type(call.version, terminal=exec.terminal)
-        client = hijack.take_over(call.request, kind)
+    except (GuestFault, SkerryError) as error:
+        return await _tell_failure(client, error, terminal=exec.terminal)
     except BaseException:
-        await stream.close()
+        client.transport.close()
         raise
+    assert stream is not None
 
     async def ended() -> None:
         # Clients ask for the exit code as soon as the stream ends: it must be known by then.
@@ -60,11 +64,13 @@ async def start(call: Call) -> web.StreamResponse:
     return await hijack.join(client, stream, stdin=how.stdin, keys=keys, after=ended)
 
 
-async def _tell_failure(call: Call, error: GuestFault, *, terminal: bool) -> web.StreamResponse:
+async def _tell_failure(
+    client: hijack.Hijacked, error: GuestFault | SkerryError, *, terminal: bool
+) -> web.StreamResponse:
     """A command that cannot be run: Docker tells it on the stream, the exit code says which."""
-    client = hijack.take_over(call.request, versions.stream_type(call.version, terminal=terminal))
     text = f"{message_of(error)}\r\n".encode()
-    await client.write(text if terminal else struct.pack(">BxxxI", 1, len(text)) + text)
+    with contextlib.suppress(ConnectionError):
+        await client.write(text if terminal else struct.pack(">BxxxI", 1, len(text)) + text)
     client.transport.close()
     return hijack.finished()
 

@@ -89,6 +89,11 @@ def remove_at(directory: int, name: str) -> None:
                 if not _unlink(current, child):
                     current = _descend(current, child)
                     levels.append(_level(current, child))
+                    if levels[-1].identity[0] != levels[0].identity[0]:
+                        # Something is mounted there that is not ours to delete.
+                        raise Conflict(
+                            f"cannot delete {child!r:.200}: a file system is mounted on it"
+                        )
                 continue
             done = levels.pop()
             if not levels:

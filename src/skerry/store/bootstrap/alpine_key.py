@@ -1,0 +1,30 @@
+"""The OpenPGP key that Alpine signs its releases with.
+
+Its fingerprint is published on Alpine's download page and in many distributions' build recipes; a
+key is what its fingerprint says, wherever its bytes came from.
+"""
+
+from typing import Final
+
+FINGERPRINT: Final = "0482D84022F52DF1C4E7CD43293ACD0907D9495A"
+
+KEY: Final = """\
+mQINBFSIEDwBEADbib88gv1dBgeEez1TIh6A5lAzRl02JrdtYkDoPr5lQGYv0qKPlWpd3jgGe8n90krGmT9W2nooRdyZ
+jZ6UPbhYSJ+tub6VuKcrtwROXP2gNNqJA5j3vkXQ40725CVig7I3YCpzjsKRStwegZAelB8ZyC4zb15J7YvTVkd6qa/u
+uh8H21X2h/7IZJz50CMxyz8vkdyP2niIGZ4fPi0cVtsg8l4phbNJ5PwFOLMYl0b5geKMviyRMxxQ33iNa9X+RcWeR751
+IQfax6xNcbOrxNRzfzm77fY4KzBezcnqJFnrl/p8qgBqGHKmrrcjv2MF7dCWHGAPm1/vdPPjUpOcEOH4uGvX7P4w2qQ0
+WLBTDDO47/BiuY9ADIwEF1afNXiJke4fmjDYMKA+HrnhocvI48VIX5C5+C5aJOKwN2EOpdXSvmsysTStgIc4ffcaYugf
+AIEn7ZdgcYmTlbIphHmOmOgt89J+6Kf9X6mVRmumI3cZWetf2FEVfS9v24C2c8NRw3LESoDT0iiWsCHcsixCYqqvjzJB
+J0TSEIVCZepOOBp8lfMl4YEZBVMzOx558LzbF2eR/XEsr3AX7Ga1jDu2N5WzIOa0YvJl1xcQxc0RZumaMlZ81dV/uu8G
+2+HTrJMZK933ov3pbxaZ38/CbCA90SBk5xqVqtTNAHpIkdGj90v2lwARAQABtCVOYXRhbmFlbCBDb3BhIDxuY29wYUBh
+bHBpbmVsaW51eC5vcmc+iQI2BBMBCAAgBQJUiBA8AhsDBQsJCAcCBhUICQoLAgMWAgECHgECF4AACgkQKTrNCQfZSVrc
+NxAAmEzX9PQaczzlPAlDe3m1AN0lP6E/1pYWLBGs6qGh18cWxdjyOWsO47nA1P+cTGSSAYe4kIOIx9kp2SxObdKeZTuZ
+CBdWfQu/cuRE12ugQQFERlpwVRNd6NYuT3WyZ7v8ZXRw4f33FIt4CSrW1/AyM/vrA+tWNo7bbwr/CFaIcL8kINPccdFO
+pWh14erONd/PEb3gO81yXIA6c1Vl4mce2JS0hd6EFohxS5yMQJMRIS/Zg8ufT3yHJXIaSnG+KRP7WWLR0ZaLraCykYi/
+EW9mmQ49LxQqvKOgjpRW9aNgDA+arKl1umjplkAFI1GZ0/qAsgKm4agdvLGZiCZqDXcRWNolG5PeOUUpim1f59pGnupZ
+3Rbz4BF84U+1uL+yd0OR5Y98AxWFyq0dqKz/zFYwQkMVnl9yW0pkJmP7r6PKj0bhWksQX+RjYPosj3wxPZ7iSKMX7xZa
+qon/CHpH9/Xm8CabGcDITrS6h+h8x0FFT/MV/LKgc3q8E4mlXelew1RtxK4hzXFpXKl0WcQg54fj1Wqy47FlkArG50di
+0utCBGlmVZQA8nqE5oYkFLppiFXz1SXCXojff/XZdNF2WdgV8aDKOYTK1WDPUSLmqY+ofOkQL49YqZ9M5FR8hMAbvL6e
+4CbxVXCkWJ6Q9Lg79AzS3pvOXCJ/CUDQs7B30v026BY=
+"""
+"""The primary key, Natanael Copa's user id and its self-signature: base64 of OpenPGP packets."""

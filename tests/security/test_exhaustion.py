@@ -34,7 +34,7 @@ def test_a_memory_bomb_kills_only_the_container(sandbox: Sandbox) -> None:
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
         name = sandbox.start(["/bin/sleep", "100"])
-        script = "x = 'x'; while true; do x=$x$x$x; done"
+        script = "x=x; while true; do x=$x$x$x; done"
         ran = sandbox.shell(script, host={"Memory": 48 * MIB, "MemorySwap": 48 * MIB})
         assert ran.code in (1, 2, 137), ran
         assert bystander.poll() is None

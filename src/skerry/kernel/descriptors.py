@@ -16,6 +16,7 @@ from skerry.kernel.syscalls import (
     NR_CLOSE_RANGE,
     NR_OPENAT2,
     NR_PIDFD_OPEN,
+    checked,
     libc,
     syscall,
 )
@@ -194,6 +195,14 @@ def memfd_sealed(name: str, data: bytes, *, executable: bool = False) -> int:
 def set_dumpable(allowed: bool) -> None:
     """Whether others of the same user may trace this process and open its /proc links."""
     libc.prctl(_PR_SET_DUMPABLE, int(allowed), 0, 0, 0)
+
+
+def file_system_magic(fd: int) -> int:
+    """The type of the file system that `fd` is on, as statfs(2) and linux/magic.h number it."""
+    # struct statfs begins with f_type, a long; the whole has 120 bytes on 64-bit machines.
+    buffer = (ctypes.c_long * 32)()
+    checked(libc.fstatfs(fd, buffer), f"look at the file system of descriptor {fd}")
+    return int(buffer[0])
 
 
 def device_number(fd: int) -> tuple[int, int] | None:

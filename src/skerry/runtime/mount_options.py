@@ -1,5 +1,6 @@
 """Mount options by name, as OCI's config.md lists them, to flags; and an OCI mount to a step."""
 
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -82,6 +83,23 @@ ATTRIBUTES: dict[str, tuple[int, int]] = {
 """mount_setattr(2) attributes: what is set and what is cleared. With an `r` in front they hold for
 the whole tree."""
 
+REPLACEABLE = frozenset(
+    {
+        "cpuinfo",
+        "diskstats",
+        "loadavg",
+        "meminfo",
+        "net/dev",
+        "slabinfo",
+        "stat",
+        "swaps",
+        "sys/crypto/fips_enabled",
+        "sys/kernel/ns_last_pid",
+        "uptime",
+    }
+)
+"""Files below /proc that a mount may cover."""
+
 SPECIAL = ("tmpcopyup", "idmap", "ridmap")
 
 
@@ -146,6 +164,7 @@ def step(mount: Mount, bundle: str) -> MountStep:
     target = mount["destination"]
     if not target.startswith("/"):
         target = f"/{target}"
+    _check_place(os.path.normpath(target), mount)
     fstype = mount.get("type", "")
     options = parse(mount.get("options", ()))
     source = mount.get("source", "")
@@ -180,6 +199,14 @@ def step(mount: Mount, bundle: str) -> MountStep:
         idmap=mapped,
         idmap_recursive="ridmap" in options.special,
     )
+
+
+def _check_place(target: str, mount: Mount) -> None:
+    """Over files of /proc may lie only those that tools like lxcfs replace."""
+    if not target.startswith("/proc/") or mount.get("type") == "proc":
+        return
+    if target.removeprefix("/proc/") not in REPLACEABLE:
+        raise InvalidInput(f'"{target}" cannot be mounted because it is inside /proc')
 
 
 def _idmap(mount: Mount, options: Options) -> tuple[tuple[IdMap, ...], tuple[IdMap, ...]] | None:

@@ -12,13 +12,22 @@ from typing import TYPE_CHECKING
 
 from skerry.base.errors import KernelFault, SystemFault
 from skerry.kernel import mounts as k
-from skerry.kernel.descriptors import make_directories, make_file, open_in_root
+from skerry.kernel.descriptors import (
+    RESOLVE_IN_ROOT,
+    RESOLVE_NO_SYMLINKS,
+    file_system_magic,
+    make_directories,
+    make_file,
+    open_in_root,
+    openat2,
+)
 from skerry.kernel.namespaces import user_namespace_fd
 
 if TYPE_CHECKING:
     from skerry.runtime.steps import IdMap, MountStep
 
-IdMaps = "tuple[tuple[IdMap, ...], tuple[IdMap, ...]]"
+_PROC_SUPER_MAGIC = 0x9FA0  # linux/magic.h
+_PLAIN = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS
 _COPY_CHUNK = 1 << 20
 _COPY_DEPTH = 64
 
@@ -87,6 +96,7 @@ def _bind(root_fd: int, step: "MountStep", tree: int) -> None:
         else:
             target = make_file(root_fd, step.target)
         try:
+            _check_target(target, step)
             if step.attr_set or step.attr_clear:
                 k.mount_setattr(tree, attr_set=step.attr_set, attr_clear=step.attr_clear)
             if step.tree_set or step.tree_clear:
@@ -101,6 +111,13 @@ def _bind(root_fd: int, step: "MountStep", tree: int) -> None:
         os.close(tree)
 
 
+def _check_target(target: int, step: "MountStep") -> None:
+    """A link of the image must not bring a mount into /proc, where masks and guards would miss it."""
+    inside = os.path.normpath(step.target).startswith("/proc")
+    if not inside and file_system_magic(target) == _PROC_SUPER_MAGIC:
+        raise SystemFault(f'error mounting to rootfs at "{step.target}": it leads into /proc')
+
+
 def _propagate(tree: int, step: "MountStep") -> None:
     for flags in step.propagation:
         kind = flags & ~k.MS_REC
@@ -110,8 +127,11 @@ def _propagate(tree: int, step: "MountStep") -> None:
 def _filesystem(root_fd: int, step: "MountStep") -> None:
     data = step.data
     keep_mode = step.fstype == "tmpfs" and "mode=" not in data and _is_there(root_fd, step.target)
+    if step.fstype in ("proc", "sysfs"):
+        _check_ordinary(root_fd, step)
     target = make_directories(root_fd, step.target)
     try:
+        _check_target(target, step)
         if keep_mode:
             # A mount over a folder of the image keeps that folder's permissions.
             mode = stat.S_IMODE(os.fstat(target).st_mode)
@@ -132,6 +152,19 @@ def _filesystem(root_fd: int, step: "MountStep") -> None:
             _propagate(mounted, step)
         finally:
             os.close(mounted)
+
+
+def _check_ordinary(root_fd: int, step: "MountStep") -> None:
+    """proc and sysfs go to folders, not to where a link leads: masked paths count on their names."""
+    try:
+        os.close(openat2(root_fd, step.target, os.O_PATH, resolve=_PLAIN))
+    except KernelFault as fault:
+        if fault.errno == errno.ELOOP:
+            raise SystemFault(
+                f'filesystem "{step.fstype}" must be mounted on ordinary directory: {step.target}'
+            ) from None
+        if fault.errno != errno.ENOENT:
+            raise
 
 
 def _is_there(root_fd: int, path: str) -> bool:

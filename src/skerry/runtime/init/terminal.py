@@ -1,6 +1,7 @@
 """The container's terminal: made from its own devpts, handed out, and bound to /dev/console."""
 
 import _socket
+import errno
 import fcntl
 import os
 import struct
@@ -8,7 +9,15 @@ import termios
 
 from skerry.base.errors import KernelFault, SystemFault
 from skerry.kernel import mounts as k
-from skerry.kernel.descriptors import device_number, make_file, open_in_root, send_fds
+from skerry.kernel.descriptors import (
+    RESOLVE_BENEATH,
+    RESOLVE_NO_SYMLINKS,
+    device_number,
+    make_directories,
+    open_in_root,
+    openat2,
+    send_fds,
+)
 
 # asm-generic/ioctls.h
 _TIOCSPTLCK = 0x40045431
@@ -63,7 +72,12 @@ def set_size(fd: int, rows: int, columns: int) -> None:
 
 def bind_console(root_fd: int, slave: int) -> None:
     """Show the terminal as /dev/console, from its descriptor."""
-    target = make_file(root_fd, "/dev/console")
+    dev = make_directories(root_fd, "/dev")
+    try:
+        # No link of the image chooses the place: RESOLVE_NO_SYMLINKS, which make_file does not have.
+        target = _console_file(dev)
+    finally:
+        os.close(dev)
     try:
         tree = k.open_tree("", dirfd=slave)
         try:
@@ -72,6 +86,18 @@ def bind_console(root_fd: int, slave: int) -> None:
             os.close(tree)
     finally:
         os.close(target)
+
+
+def _console_file(dev: int) -> int:
+    flags = os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_NOCTTY | os.O_NONBLOCK
+    rules = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
+    try:
+        return openat2(dev, "console", os.O_PATH, resolve=rules)
+    except KernelFault as fault:
+        if fault.errno != errno.ENOENT:
+            raise
+    os.close(openat2(dev, "console", flags | os.O_EXCL, 0o600, resolve=rules))
+    return openat2(dev, "console", os.O_PATH, resolve=rules)
 
 
 def take_as_controlling(fd: int) -> None:

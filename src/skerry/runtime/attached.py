@@ -10,7 +10,7 @@ stopped terminal. Unlike Docker's, a client that takes nothing at all for `STALL
 dropped, and the program goes on.
 """
 
-import socket
+import _socket
 import struct
 import time
 
@@ -31,7 +31,7 @@ class Client:
 
     def __init__(self, fd: int, how: Attach, streams: Streams, loop: Loop) -> None:
         """Take over `fd`, a connected stream socket."""
-        self._socket = socket.socket(fileno=fd)
+        self._socket = _socket.socket(fileno=fd)
         self._socket.setblocking(False)
         self._how = how
         self._framed = not streams.terminal
@@ -111,7 +111,7 @@ class Client:
     def _flush(self) -> None:
         try:
             while self._pending:
-                sent = self._socket.send(self._pending, socket.MSG_NOSIGNAL)
+                sent = self._socket.send(self._pending, _socket.MSG_NOSIGNAL)
                 del self._pending[:sent]
                 self._progress = time.monotonic()
         except BlockingIOError:
@@ -128,9 +128,9 @@ class Client:
         keeper need not wait for it.
         """
         if self._pending:
-            for option in (_SO_SNDBUFFORCE, socket.SO_SNDBUF):
+            for option in (_SO_SNDBUFFORCE, _socket.SO_SNDBUF):
                 try:
-                    self._socket.setsockopt(socket.SOL_SOCKET, option, _LAST_BUFFER)
+                    self._socket.setsockopt(_socket.SOL_SOCKET, option, _LAST_BUFFER)
                     break
                 except OSError:
                     continue

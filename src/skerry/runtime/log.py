@@ -23,23 +23,17 @@ class JsonFileLog:
     `lost` counts the bytes of log that could not be written.
     """
 
-    def __init__(self, path: str, max_size: int, max_file: int) -> None:
-        """Open or continue `path`. `max_size` in bytes, 0 for no rotation; KernelFault."""
+    def __init__(self, path: str, max_size: int, max_file: int, fd: int = -1) -> None:
+        """`max_size` in bytes, 0 for no rotation. Takes over `fd`, or opens `path`: `open_log`."""
         self.path = path
         self.lost = 0
+        self._fd = fd if fd >= 0 else open_log(path)
+        self._size = os.fstat(self._fd).st_size
         self._max_size = max_size
         self._max_file = max(1, max_file)
         self._open_lines: dict[str, bytearray] = {}
         self._second = -1
         self._prefix = ""
-        try:
-            self._fd = self._open()
-            self._size = os.fstat(self._fd).st_size
-            if self._size and not _ends_line(path):
-                # Killed in the middle of an entry; the next one must not be glued to its rest.
-                self._size += os.write(self._fd, b"\n")
-        except OSError as error:
-            raise KernelFault(f"opening log {path}", error.errno or 0) from None
 
     def write(self, stream: str, data: bytes) -> None:
         """Take output as it was read; complete lines are written, the rest waits for its end."""
@@ -105,7 +99,7 @@ class JsonFileLog:
                     os.rename(younger, older)
                 except FileNotFoundError:
                     continue
-            fd = self._open(os.O_TRUNC)
+            fd = _open(self.path, os.O_TRUNC)
         except OSError:
             # Go on in the old file, whatever it is called now, and try again a size later.
             self._size = 0
@@ -114,16 +108,33 @@ class JsonFileLog:
         self._fd = fd
         self._size = 0
 
-    def _open(self, flags: int = 0) -> int:
-        flags |= os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        return os.open(self.path, flags, _MODE)
-
     def _now(self) -> str:
         seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
         if seconds != self._second:
             self._second = seconds
             self._prefix = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
         return f"{self._prefix}.{nanoseconds:09d}Z"
+
+
+def open_log(path: str) -> int:
+    """Open or continue a log; the descriptor belongs to the caller. KernelFault."""
+    try:
+        fd = _open(path)
+        try:
+            if os.fstat(fd).st_size and not _ends_line(path):
+                # Killed in the middle of an entry; the next one must not be glued to its rest.
+                os.write(fd, b"\n")
+        except BaseException:
+            os.close(fd)
+            raise
+    except OSError as error:
+        raise KernelFault(f"opening log {path}", error.errno or 0) from None
+    return fd
+
+
+def _open(path: str, flags: int = 0) -> int:
+    flags |= os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    return os.open(path, flags, _MODE)
 
 
 def _entry(line: bytes, stream: str, now: str) -> bytes:

@@ -1,12 +1,12 @@
 """The files by which a keeper can be found again: the task's run directory.
 
-    keeper.pid   the keeper's pid; locked (fcntl) for as long as the keeper lives
+    keeper.pid   the keeper's pid and start time; locked (fcntl) for as long as the keeper lives
     keeper.sock  where the keeper listens while the program runs
     task.json    what runs: init's pid and start time, cgroup, bundle; written once it runs
     exit.json    how it ended; written before anybody is told
 
-The lock is what tells a living keeper from a dead one: the kernel drops it with the process and
-names its holder, so neither a stale pid nor a reused one can mislead. All files are replaced
+The lock is what tells a living keeper from a dead one: the kernel drops it with the process, so a
+pid that was left behind and used again cannot mislead. All files are replaced
 atomically; sockets are reached through the directory's descriptor, because a socket's path may not
 exceed 107 bytes.
 """
@@ -29,20 +29,21 @@ VERSION = 1
 _LIMIT = 256 * 1024
 # struct flock on 64-bit Linux (fcntl.h): type, whence, start, len, pid.
 _FLOCK = struct.Struct("hhqqi4x")
+_WHOLE_FILE = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 
 
-def take_lock(run_dir: str) -> int:
-    """Become the keeper of `run_dir`: the locked pid file's descriptor, open as long as it lives.
+def take_lock(run_dir: str, keeper: int) -> int:
+    """Lock `run_dir` for the process `keeper`: the pid file's descriptor, to be held by it.
 
-    Conflict when another keeper lives. The descriptor must be the process's only one of that file:
-    closing any of them drops a lock of this kind.
+    The lock belongs to the open file (F_OFD_SETLK), so it can be taken by one process and held by
+    another; it ends with the last descriptor. Conflict when another keeper lives.
     """
     path = os.path.join(run_dir, PID)
     try:
         while True:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
-                fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _WHOLE_FILE)
             except BlockingIOError:
                 os.close(fd)
                 raise Conflict(f"{run_dir} already has a keeper that lives") from None
@@ -50,24 +51,30 @@ def take_lock(run_dir: str) -> int:
                 break
             os.close(fd)  # Removed by a `delete` between open and lock.
         os.ftruncate(fd, 0)
-        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+        os.pwrite(fd, b"%d %d\n" % (keeper, start_time(keeper)), 0)
     except OSError as error:
         raise KernelFault(f"locking {path}", error.errno or 0) from None
     return fd
 
 
-def keeper_pid(run_dir: str) -> int:
-    """The pid of the keeper that holds the lock; 0 when none lives."""
+def keeper_of(run_dir: str) -> Started | None:
+    """The keeper that holds the lock, None when none lives.
+
+    Its pid is 0 for the moment between locking and writing. While a keeper that was killed leaves a
+    half-made container behind, the lock is held until that has died too.
+    """
     try:
         fd = os.open(os.path.join(run_dir, PID), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
-        return 0
+        return None
     try:
-        answer = fcntl.fcntl(fd, fcntl.F_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+        kind = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _WHOLE_FILE))[0]
+        if kind == fcntl.F_UNLCK:
+            return None
+        words = os.pread(fd, 64, 0).split()
     finally:
         os.close(fd)
-    kind, _, _, _, pid = _FLOCK.unpack(answer)
-    return pid if kind != fcntl.F_UNLCK else 0
+    return Started(int(words[0]), int(words[1])) if len(words) == 2 else Started(0, 0)
 
 
 def listen(run_dir: str) -> socket.socket:

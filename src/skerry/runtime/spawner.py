@@ -19,57 +19,54 @@ read-only (`skerry.runtime.interpreter`). Every module is imported and the garba
 before the first fork: a page that nobody writes to is shared by all keepers.
 """
 
+import _socket
 import gc
 import os
 import signal
 import socket
 import sys
-from typing import Any, NoReturn
 
-from skerry.base.errors import KernelFault, SystemFault
+from skerry.base.errors import KernelFault
 from skerry.kernel.cgroups import detect
 from skerry.kernel.descriptors import set_dumpable
 from skerry.runtime import wire
-from skerry.runtime.keeper import MakeProgram, Program, keep
-from skerry.runtime.programs import make_program
+from skerry.runtime.containers import Containers
+from skerry.runtime.keeper import keep
+from skerry.runtime.starter import Programs
+
+_ROOM_FOR_FDS = _socket.CMSG_SPACE(4 * wire.MAX_FDS)
+_CUT_SHORT = _socket.MSG_TRUNC | _socket.MSG_CTRUNC
 
 
-def serve(sock: socket.socket, make: MakeProgram) -> None:
+def serve(sock: _socket.socket, programs: Programs) -> None:
     """Fork a keeper for each message until the other end closes."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # Nobody waits for keepers.
     gc.collect()
     gc.freeze()
     gc.disable()
     while True:
-        try:
-            datagram, fds = wire.receive_datagram(sock)
-        except SystemFault:
-            continue  # The engine sees its control socket closed.
+        # No wrapper of ours: what this loop writes to is no longer shared with earlier keepers.
+        datagram, ancillary, flags, _ = sock.recvmsg(
+            wire.DATAGRAM, _ROOM_FOR_FDS, _socket.MSG_CMSG_CLOEXEC
+        )
         if not datagram:
             return
+        fds = tuple(memoryview(ancillary[0][2]).cast("i")) if ancillary else ()
         try:
-            if os.fork() == 0:
-                _become_keeper(sock, datagram, fds, make)
+            # A request that was cut short is dropped: the engine sees its control socket close.
+            if fds and not flags & _CUT_SHORT and os.fork() == 0:
+                try:
+                    sock.close()
+                    keep(datagram, fds, programs)
+                finally:
+                    os._exit(0)
         except OSError as error:
             _refuse(fds, error)
         for fd in fds:
             os.close(fd)
 
 
-def _become_keeper(
-    sock: socket.socket, datagram: bytes, fds: list[int], make: MakeProgram
-) -> NoReturn:
-    """In the forked process; ends it."""
-    try:
-        sock.close()
-        os.setsid()
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        keep(wire.unpack(datagram, fds), make)
-    finally:
-        os._exit(0)
-
-
-def _refuse(fds: list[int], error: OSError) -> None:
+def _refuse(fds: tuple[int, ...], error: OSError) -> None:
     fault = KernelFault("starting a keeper", error.errno or 0)
     with socket.socket(fileno=os.dup(fds[0])) as control:
         wire.send(control, {"event": "failed", "error": wire.error_to_wire(fault)})
@@ -78,14 +75,11 @@ def _refuse(fds: list[int], error: OSError) -> None:
 def main(fd: int) -> None:
     """The spawner's process, started by `skerry.runtime.driver`; `fd` is its end of the socket."""
     set_dumpable(False)
-    layout = detect()
-
-    def make(head: dict[str, Any], body: bytes) -> Program:
-        return make_program(head, body, layout)
-
-    with socket.socket(fileno=fd) as sock:
-        os.set_inheritable(fd, False)
-        serve(sock, make)
+    programs = Containers(detect())
+    # Imported late elsewhere; a keeper must not read modules from the disk at the end of a program.
+    programs.kill_rest("/skerry")
+    os.set_inheritable(fd, False)
+    serve(_socket.socket(fileno=fd), programs)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ the last descriptor of the message; the head's `"memfd"` then holds its size. Th
 other, the limits catch mistakes.
 """
 
+import _socket
 import json
 import os
 import socket
@@ -19,13 +20,15 @@ from skerry.base import errors
 from skerry.base.errors import GuestFault, KernelFault, LimitExceeded, SkerryError, SystemFault
 from skerry.kernel.descriptors import memfd_sealed, recv_fds, send_fds
 
-INLINE_LIMIT = 32 * 1024
-"""Largest body that travels in the datagram; a socket buffer holds 200 KB and several messages."""
-HEAD_LIMIT = 64 * 1024
+INLINE_LIMIT = 2 * 1024
+"""Largest body that travels in the datagram. Plans are larger, so that they pass by the spawner and
+its keepers, whose memory they would otherwise fill, in a memfd."""
+HEAD_LIMIT = 16 * 1024
 BODY_LIMIT = 64 * 1024 * 1024
 MAX_FDS = 8
-_DATAGRAM = 4 + HEAD_LIMIT + INLINE_LIMIT
 _LENGTH = struct.Struct(">I")
+DATAGRAM = _LENGTH.size + HEAD_LIMIT + INLINE_LIMIT
+_TEXT_LIMIT = 4096
 
 
 class Message(NamedTuple):
@@ -85,12 +88,12 @@ def send(
             os.close(memfd)
 
 
-def receive_datagram(sock: socket.socket) -> tuple[bytes, list[int]]:
+def receive_datagram(sock: _socket.socket) -> tuple[bytes, list[int]]:
     """The next datagram and its descriptors; empty bytes at the end of the stream."""
-    return recv_fds(sock, _DATAGRAM, MAX_FDS)
+    return recv_fds(sock, DATAGRAM, MAX_FDS)
 
 
-def receive(sock: socket.socket) -> Message | None:
+def receive(sock: _socket.socket) -> Message | None:
     """The next message, None at the end of the stream."""
     datagram, fds = receive_datagram(sock)
     return unpack(datagram, fds) if datagram else None
@@ -111,11 +114,19 @@ def _read_memfd(fd: int, size: object) -> bytes:
 def error_to_wire(error: BaseException) -> dict[str, Any]:
     """An error as a JSON object; one that is none of ours becomes a SystemFault."""
     if isinstance(error, SkerryError | GuestFault):
-        value: dict[str, Any] = {"message": error.message, "hint": error.hint}
+        value: dict[str, Any] = {
+            "message": error.message[:_TEXT_LIMIT],
+            "hint": error.hint[:_TEXT_LIMIT],
+        }
         if isinstance(error, KernelFault):
-            return {**value, "type": "KernelFault", "action": error.action, "errno": error.errno}
+            return {
+                **value,
+                "type": "KernelFault",
+                "action": error.action[:_TEXT_LIMIT],
+                "errno": error.errno,
+            }
         return {**value, "type": type(error).__name__}
-    text = f"{type(error).__name__}: {error}"
+    text = f"{type(error).__name__}: {error}"[:_TEXT_LIMIT]
     return {"type": "SystemFault", "message": text, "hint": ""}
 
 

@@ -20,30 +20,35 @@ from skerry.base.errors import CommandNotFound
 from skerry.base.isolation import Exit
 from skerry.kernel.descriptors import pidfd_open, send_fds
 from skerry.runtime import rundir, wire
-from skerry.runtime.keeper import Launched, Program, keep
-from skerry.runtime.streams import Streams
+from skerry.runtime.keeper import keep
+from skerry.runtime.starter import Ends, Launched, Programs
 
 DEADLINE = 20.0
 NR_WRITE = {"x86_64": "1 ", "aarch64": "64 "}.get(os.uname().machine, "?")
 
 
-class Forked(Program):
-    """Runs `args` as a plain child of the keeper."""
+class Forked(Programs):
+    """Runs `args` as a plain child."""
 
     def __init__(self, args: list[str]) -> None:
         self._args = args
 
-    def launch(self, streams: Streams) -> Launched:
+    def launch(self, head: dict[str, Any], body: bytes, ends: Ends) -> Launched:
         if self._args[0] == "missing":
             raise CommandNotFound('exec: "missing": executable file not found in $PATH', hint="h")
-        ends = streams.ends
         pid = os.fork()
         if pid == 0:
             try:
                 self._execute(ends.stdin, ends.stdout, ends.stderr, ends.console)
             finally:
                 os._exit(99)
-        return Launched(pid, pidfd_open(pid), rundir.start_time(pid))
+        return Launched(pid, pidfd_open(pid))
+
+    def kill_rest(self, cgroup: str) -> bool:
+        return False
+
+    def clean_up(self, cgroup: str, poststop: bytes) -> None:
+        return
 
     def _execute(self, stdin: int, stdout: int, stderr: int, console: int) -> None:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
@@ -88,7 +93,7 @@ class Kept:
                 self.control.close()
                 if self.data is not None:
                     self.data.close()
-                keep(wire.Message(head, b"", fds), lambda _head, _body: Forked(args))
+                keep(wire.pack(head)[0], tuple(fds), Forked(args))
             finally:
                 os._exit(0)
         for fd in fds:
@@ -384,7 +389,7 @@ def test_later_engine_finds_status_and_hears_the_exit(kept: Keep) -> None:
     later.settimeout(DEADLINE)
     status = one.ask("status")
     assert (status["pid"], status["start_time"]) == (started["pid"], started["start_time"])
-    assert status["facts"] == {"id": "test"}
+    assert json.loads(status["facts"]) == {"id": "test"}
     task = rundir.read_json(str(one.run_dir), rundir.TASK)
     assert task == {
         "id": "test",
@@ -392,11 +397,11 @@ def test_later_engine_finds_status_and_hears_the_exit(kept: Keep) -> None:
         "pid": started["pid"],
         "start_time": started["start_time"],
     }
-    assert rundir.keeper_pid(str(one.run_dir)) == one.pid
+    assert rundir.keeper_of(str(one.run_dir)) == (one.pid, rundir.start_time(one.pid))
     one.attach(stdin=True).sendall(b"\n")
     assert one.exit()["code"] == 5
     one.leave()
-    assert rundir.keeper_pid(str(one.run_dir)) == 0
+    assert rundir.keeper_of(str(one.run_dir)) is None
     assert rundir.connect(str(one.run_dir)) is None
 
 
@@ -411,7 +416,7 @@ def test_nothing_starts_for_an_engine_that_has_gone(tmp_path: Path) -> None:
     pid = os.fork()
     if pid == 0:
         program = Forked(["touch", str(marker)])
-        keep(wire.Message(head, b"", [theirs.detach()]), lambda _head, _body: program)
+        keep(wire.pack(head)[0], (theirs.detach(),), program)
         os._exit(0)
     os.waitpid(pid, 0)
     theirs.close()
@@ -430,7 +435,7 @@ def test_second_keeper_of_a_directory_is_refused_and_harms_nothing(kept: Keep) -
     finally:
         other.leave()
         other.close()
-    assert rundir.keeper_pid(str(one.run_dir)) == one.pid
+    assert rundir.keeper_of(str(one.run_dir)) == (one.pid, rundir.start_time(one.pid))
     assert one.ask("status")["pid"] > 0
 
 

@@ -228,7 +228,7 @@ class RuntimeDriver:
         if run_dir in self._kept:
             return self._kept[run_dir].started
         deadline = asyncio.get_running_loop().time() + _RECOVERY_PATIENCE
-        while rundir.keeper_pid(run_dir):
+        while rundir.keeper_of(run_dir) is not None:
             if asyncio.get_running_loop().time() > deadline:
                 await asyncio.to_thread(leftovers.kill_keeper, run_dir)
                 break
@@ -253,7 +253,7 @@ class RuntimeDriver:
         except (Unavailable, TimeoutError):
             control.close()
             return None
-        facts.update(answer["facts"])
+        facts.update(json.loads(answer["facts"]))
         started = Started(answer["pid"], answer["start_time"])
         if not control.started.done():
             control.started.set_result(started)

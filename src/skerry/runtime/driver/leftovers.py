@@ -21,6 +21,7 @@ from skerry.kernel.descriptors import pidfd_open
 from skerry.runtime import rundir
 
 _PATIENCE = 10.0
+_POLL = 0.002
 
 
 def facts_of(run_dir: str, state_dir: str, config: str) -> dict[str, Any]:
@@ -38,25 +39,17 @@ def facts_of(run_dir: str, state_dir: str, config: str) -> dict[str, Any]:
 
 def is_anything_left(run_dir: str, facts: dict[str, Any], layout: Layout) -> bool:
     """Whether a keeper lives or the cgroup still exists."""
-    return bool(rundir.keeper_pid(run_dir)) or Cgroup(facts["cgroup"], layout).exists()
+    return rundir.keeper_of(run_dir) is not None or Cgroup(facts["cgroup"], layout).exists()
 
 
 def kill_keeper(run_dir: str) -> None:
-    """Kill the keeper that holds the lock, and wait until it has let go of it."""
+    """Kill the keeper that holds the lock, and wait until nobody holds it any more."""
     deadline = time.monotonic() + _PATIENCE
-    while pid := rundir.keeper_pid(run_dir):
-        with suppress(KernelFault):
-            pidfd = pidfd_open(pid)
-            try:
-                # The pid may have been reused before it was opened; a holder's is not.
-                if rundir.keeper_pid(run_dir) == pid:
-                    with suppress(ProcessLookupError):
-                        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                    _wait(pidfd, deadline)
-            finally:
-                os.close(pidfd)
+    while (keeper := rundir.keeper_of(run_dir)) is not None:
+        _kill(keeper, deadline)
         if time.monotonic() > deadline:
-            raise SystemFault(f"keeper {pid} of {run_dir} does not die")
+            raise SystemFault(f"keeper {keeper.pid} of {run_dir} does not die")
+        time.sleep(_POLL)
 
 
 def end(run_dir: str, facts: dict[str, Any]) -> None:
@@ -65,7 +58,8 @@ def end(run_dir: str, facts: dict[str, Any]) -> None:
     with suppress(SkerryError):
         task = rundir.read_json(run_dir, rundir.TASK)
         if task is not None:
-            _kill_program(Started(int(task["pid"]), int(task["start_time"])))
+            program = Started(int(task["pid"]), int(task["start_time"]))
+            _kill(program, time.monotonic() + _PATIENCE)
     if facts.get("cgroup"):
         group = Cgroup(str(facts["cgroup"]), detect())
         if group.exists():
@@ -124,14 +118,15 @@ def send_signal(started: Started, number: int) -> bool:
     return True
 
 
-def _kill_program(started: Started) -> None:
+def _kill(process: Started, deadline: float) -> None:
     with suppress(KernelFault):
-        pidfd = pidfd_open(started.pid)
+        pidfd = pidfd_open(process.pid)
         try:
-            if rundir.start_time(started.pid) == started.start_time:
+            # The pid may have been reused before it was opened; not after.
+            if rundir.start_time(process.pid) == process.start_time:
                 with suppress(ProcessLookupError):
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                _wait(pidfd, time.monotonic() + _PATIENCE)
+                _wait(pidfd, deadline)
         finally:
             os.close(pidfd)
 

@@ -1,0 +1,215 @@
+"""The starter: a short-lived process that does for a keeper all that is needed once.
+
+Reading the request, locking the run directory, opening the log, making streams, launching: all this
+touches some 2 MB of the interpreter's pages, which a forked process then has for itself. The keeper
+lives as long as the program, so it lets a child do the work and gets the descriptors that are to be
+kept; the child's pages go with the child. The program's init becomes the keeper's own child,
+because the keeper is a child subreaper (prctl(2)). The starter dies with the keeper, and a
+half-made container with the starter.
+
+Order, and what breaks when it is changed:
+
+1. say `taken`: from here on the request must not be repeated elsewhere;
+2. lock the run directory and listen there, *then* look whether the engine that asked still lives.
+   The other way round an engine could die after the look, and its successor search the directory
+   before there is anything to find;
+3. only then forget the last run's record, open the log, make streams, launch;
+4. write `task.json`, hand over to the keeper. A failure is told from here, and leaves nothing.
+"""
+
+import _socket
+import json
+import marshal
+import os
+import signal
+import socket
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from skerry.base.errors import KernelFault, SystemFault, Unavailable
+from skerry.base.isolation import Started
+from skerry.kernel.descriptors import send_fds
+from skerry.kernel.syscalls import libc
+from skerry.runtime import rundir, wire
+from skerry.runtime.log import open_log
+
+# linux/prctl.h
+_PR_SET_PDEATHSIG = 1
+_CONSOLE_SECONDS = 10.0
+
+
+class Ends(NamedTuple):
+    """The program's standard streams. `console` is a socket for the terminal's master, else -1."""
+
+    stdin: int
+    stdout: int
+    stderr: int
+    console: int
+
+
+class Launched(NamedTuple):
+    """A running program, and what the keeper must know to tidy up behind it."""
+
+    pid: int
+    pidfd: int
+    cgroup: str = ""
+    """To be emptied and removed after the end; empty when there is none of its own."""
+    reap: bool = False
+    """Orphans of the program become the keeper's children."""
+    poststop: bytes = b""
+    """What `Programs.clean_up` needs to run hooks after the end."""
+
+
+class Programs:
+    """What keepers keep: how to launch a program and how to tidy up behind it.
+
+    `skerry.runtime.containers` does this with containers.
+    """
+
+    def launch(self, head: dict[str, Any], body: bytes, ends: Ends) -> Launched:
+        """Run it; raises GuestFault or SkerryError, and then nothing is left."""
+        raise NotImplementedError
+
+    def kill_rest(self, cgroup: str) -> bool:
+        """Init has gone: end what it left behind. Whether the kernel killed for memory."""
+        raise NotImplementedError
+
+    def clean_up(self, cgroup: str, poststop: bytes) -> None:
+        """Remove what the launch made."""
+        raise NotImplementedError
+
+
+class Kept(NamedTuple):
+    """What the starter hands to the keeper."""
+
+    pid: int
+    start_time: int
+    run_dir: str
+    facts: str
+    """JSON."""
+    announcement: bytes
+    """The message that says `started`."""
+    stdin_once: bool
+    attach: tuple[bool, bool, bool] | None
+    log: tuple[str, int, int]
+    """Path, max_size, max_file."""
+    cgroup: str
+    reap: bool
+    poststop: bytes
+    fds: tuple[str, ...]
+    """Names of the descriptors that come along: `pidfd`, `lock`, `listener`, and perhaps `log`,
+    `stdin`, `stdout`, `stderr` or `terminal`."""
+
+
+def start(
+    datagram: bytes, fds: tuple[int, ...], keeper: _socket.socket, programs: Programs
+) -> None:
+    """In the starter's process: carry out a request and hand over on the socket `keeper`."""
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    control = socket.socket(fileno=os.dup(fds[0]))
+    _say(control, {"event": "taken"})
+    try:
+        message = wire.unpack(datagram, list(fds))
+        _start(message, control, keeper, programs)
+    except Exception as error:
+        _say(control, {"event": "failed", "error": wire.error_to_wire(error)})
+
+
+def _start(
+    message: wire.Message, control: socket.socket, keeper: _socket.socket, programs: Programs
+) -> None:
+    head = message.head
+    run_dir = str(head["run_dir"])
+    lock = rundir.take_lock(run_dir, os.getppid())
+    launched = None
+    try:
+        listener = rundir.listen(run_dir)
+        if not _alive(control):
+            raise Unavailable("the engine that asked for this program has gone")
+        rundir.remove(run_dir, rundir.EXIT, rundir.TASK)
+        kept_fds = {"lock": lock, "listener": listener.fileno()}
+        driver, path, max_size, max_file = head["log"]
+        if driver == "json-file" and path:
+            kept_fds["log"] = open_log(path)
+        ends, console = _streams(head, kept_fds)
+        launched = programs.launch(head, message.body, ends)
+        kept_fds["pidfd"] = launched.pidfd
+        if console is not None:
+            kept_fds["terminal"] = _receive_terminal(console)
+        started = Started(launched.pid, rundir.start_time(launched.pid))
+        rundir.write_task(run_dir, started, head["facts"])
+        kept = Kept(
+            *started,
+            run_dir,
+            json.dumps(head["facts"]),
+            wire.pack({"event": "started", **started._asdict()})[0],
+            bool(head["stdin_once"]),
+            head["attach"] and tuple(head["attach"]),
+            (path, max_size, max_file),
+            launched.cgroup,
+            launched.reap,
+            launched.poststop,
+            tuple(kept_fds),
+        )
+        send_fds(keeper, marshal.dumps(tuple(kept)), tuple(kept_fds.values()))
+    except BaseException:
+        if launched is not None:
+            _undo(launched, programs)
+        rundir.remove(run_dir, rundir.SOCKET, rundir.TASK, rundir.PID)
+        raise
+
+
+def _streams(head: dict[str, Any], kept_fds: dict[str, int]) -> tuple[Ends, socket.socket | None]:
+    """The program's ends; the keeper's go into `kept_fds`, or come later on the socket."""
+    try:
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        if head["terminal"]:
+            mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            return Ends(null, null, null, theirs.detach()), mine
+        stdin = null
+        if head["open_stdin"]:
+            stdin, kept_fds["stdin"] = os.pipe2(os.O_CLOEXEC)
+        kept_fds["stdout"], stdout = os.pipe2(os.O_CLOEXEC)
+        kept_fds["stderr"], stderr = os.pipe2(os.O_CLOEXEC)
+    except OSError as error:
+        raise KernelFault("making the program's streams", error.errno or 0) from None
+    for name in ("stdin", "stdout", "stderr"):
+        if name in kept_fds:
+            os.set_blocking(kept_fds[name], False)
+    return Ends(stdin, stdout, stderr, -1), None
+
+
+def _receive_terminal(console: socket.socket) -> int:
+    """The master side of the terminal, from the container's init."""
+    console.settimeout(_CONSOLE_SECONDS)
+    try:
+        _, fds, _, _ = socket.recv_fds(console, 4096, 1)
+    except OSError as error:
+        raise KernelFault("receiving the terminal", error.errno or 0) from None
+    if not fds:
+        raise SystemFault("receiving the terminal: the container's init sent none")
+    os.set_blocking(fds[0], False)
+    return fds[0]
+
+
+def _undo(launched: Launched, programs: Programs) -> None:
+    """End a program that nobody will keep."""
+    with suppress(OSError):
+        os.kill(launched.pid, signal.SIGKILL)
+        os.waitpid(launched.pid, 0)
+    programs.kill_rest(launched.cgroup)
+    programs.clean_up(launched.cgroup, launched.poststop)
+
+
+def _say(control: socket.socket, head: dict[str, Any]) -> None:
+    with suppress(OSError):
+        wire.send(control, head)
+
+
+def _alive(sock: socket.socket) -> bool:
+    try:
+        return sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False

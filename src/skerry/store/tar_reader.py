@@ -32,6 +32,7 @@ _MAX_ID: Final = (1 << 32) - 2
 """(uid_t) -1 means "leave it" to chown(2)."""
 _MAX_SECONDS: Final = (1 << 63) // 10**9 - 1
 _TIME: Final = re.compile(r"(-?\d{1,20})(?:\.(\d{0,30}))?")
+_EXPONENT: Final = re.compile(r"-?\d{1,3}(?:\.\d{1,30})?e[+-]\d{1,3}")
 _SPARSE_ENTRIES: Final = 1 << 18
 _SPARSE_FIELDS: Final = frozenset({"GNU.sparse.major", "GNU.sparse.map", "GNU.sparse.offset"})
 
@@ -308,7 +309,11 @@ class TarReader:
                 seconds = self._number(field, "mtime")
             nanoseconds = 0
         else:
-            match = _TIME.fullmatch(text.decode("ascii", "replace"))
+            plain = text.decode("ascii", "replace")
+            if _EXPONENT.fullmatch(plain):
+                # Not pax, but Python's tarfile writes very small times so.
+                plain = f"{float(plain):.9f}"
+            match = _TIME.fullmatch(plain)
             if not match:
                 self.fail(f"mtime is not a number: {text!r:.40}")
             seconds = int(match[1])

@@ -350,8 +350,11 @@ class Extractor:
                     os.unlink(name, dir_fd=parent)
                 elif fault.errno != errno.ENOENT:
                     raise
-                # EEXIST here is a dangling symbolic link: its target is not ours to make.
-                os.mkdir(name, 0o755, dir_fd=parent)
+                try:
+                    os.mkdir(name, 0o755, dir_fd=parent)
+                except FileExistsError:
+                    # A symbolic link that leads nowhere: its target is not ours to make.
+                    raise fault from None
                 if self._umask & 0o755:
                     os.chmod(name, 0o755, dir_fd=parent)
                 self._opaque_if_hidden(parent, part, name)

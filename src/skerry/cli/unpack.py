@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import os
 import stat
-import tarfile
 
 from skerry.base.errors import InvalidInput, LimitExceeded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import tarfile
     from collections.abc import Iterator
 
 MAX_DEPTH = 256
@@ -71,6 +71,8 @@ class Unpacker:
         An empty `name` puts what `base` holds right into the directory. InvalidInput for a stream
         that is no tar archive or that reaches out.
         """
+        import tarfile
+
         try:
             with tarfile.open(fileobj=file, mode="r|", errorlevel=2) as stream:  # type: ignore[call-overload]
                 for entry in stream:

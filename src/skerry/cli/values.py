@@ -27,7 +27,8 @@ def parse_size(text: str, what: str = "size") -> int:
         word = word[:-1].removesuffix("i") if word[:-1].endswith("i") else word[:-1]
     unit = word[-1:] if word[-1:] in _UNITS else ""
     digits = word.removesuffix(unit).strip() if unit else word.strip()
-    if not digits or len(digits) > 25 or not digits.replace(".", "", 1).isdecimal():
+    number = digits.replace(".", "", 1)
+    if len(digits) > 25 or not (number.isascii() and number.isdecimal()):
         raise InvalidInput(f"invalid {what}: {text!r}", hint="write it as 512m, 1.5g or in bytes")
     return (
         int(float(digits) * 1024 ** _UNITS[unit])
@@ -71,7 +72,7 @@ def _bad_duration(text: str, what: str) -> InvalidInput:
 def parse_cpus(text: str) -> int:
     """Billionths of a processor: `1.5` is 1500000000."""
     whole, _, part = text.partition(".")
-    if not (whole + part).isdecimal() or len(text) > 20:
+    if not (whole + part).isdecimal() or not text.isascii() or len(text) > 20:
         raise InvalidInput(f"invalid number of CPUs: {text!r}", hint="write it as 0.5 or 2")
     if len(part) > 9:
         raise InvalidInput(f"invalid number of CPUs: {text!r} is too precise")

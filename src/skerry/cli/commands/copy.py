@@ -10,7 +10,6 @@ import base64
 import io
 import os
 import stat
-import tarfile
 
 from skerry.base.errors import InvalidInput, NotFound
 from skerry.cli.commands.archives import read_file
@@ -23,6 +22,7 @@ from skerry.sdk.client import query, quote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import tarfile
     from collections.abc import Iterator
     from typing import Any
 
@@ -214,6 +214,8 @@ def _pack(
 ) -> Iterator[bytes]:
     """A tar stream of `local` under `name`; an empty name gives a folder's content."""
 
+    import tarfile
+
     # Only for gettarinfo, which knows hard links from the inodes it has seen.
     reader = tarfile.TarFile(fileobj=io.BytesIO(), mode="w", format=tarfile.PAX_FORMAT)
     for path, inner in _walk(local, name, follow=follow):
@@ -231,6 +233,8 @@ def _pack(
 
 def _entry(entry: tarfile.TarInfo, path: str) -> Iterator[bytes]:
     """A header and the content in pieces, exactly as many bytes as the header says."""
+    import tarfile
+
     yield entry.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
     if not entry.isreg():
         return

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import html
 import json as json_
-from urllib.parse import quote_plus
 
 from skerry.cli.template.printing import kind, printf, quoted, show
+from skerry.sdk.http import quote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ FUNCTIONS: dict[str, Callable[..., Any] | None] = {
     "println": println,
     "printf": lambda form, *values: printf(_text(form), *values),
     "html": lambda *values: html.escape(print_(*values)),
-    "urlquery": lambda *values: quote_plus(print_(*values)),
+    "urlquery": lambda *values: quote(print_(*values)).replace("%20", "+"),
     "js": lambda *values: quoted(print_(*values))[1:-1],
     "json": json,
     "join": join,

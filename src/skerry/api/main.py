@@ -59,6 +59,11 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        log.debug("unexpected", exc_info=True)
+        sys.stderr.write(f"skerry engine: internal error: {type(error).__name__}: {error}\n")
+        sys.stderr.write("hint: --log-level debug shows where; please report it\n")
+        return 1
     return 0
 
 

@@ -247,7 +247,8 @@ class Containers:
                 else "stop the container before removing or force remove"
             )
             raise Conflict(
-                f'cannot remove container "{container.record.name}": container is {status}: {advice}'
+                f'cannot remove container "{container.record.name}": container is '
+                f"{status}: {advice}"
             )
         await self._remove(container, volumes=volumes)
 

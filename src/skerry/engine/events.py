@@ -99,6 +99,10 @@ class Events:
             listener.offer(event)
         return event
 
+    def past(self) -> list[Event]:
+        """What the ring still holds, oldest first."""
+        return list(self._ring)
+
     async def listen(
         self, filters: Filters, since: int | None = None, until: int | None = None
     ) -> AsyncIterator[Event]:
@@ -110,7 +114,7 @@ class Events:
         self._listeners.add(listener)
         try:
             if since is not None:
-                for event in list(self._ring):
+                for event in self.past():
                     due = event.time >= since and (until is None or event.time <= until)
                     if due and matches(event, filters):
                         yield event

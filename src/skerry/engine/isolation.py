@@ -13,7 +13,7 @@ streams, *exec* adds a process behind the same wall.
 Rules for every driver:
 
 * A task and its keeper outlive the engine. `recover` finds them again from `run_dir` alone.
-* `create`, `delete` and `recover` are idempotent. A `delete` of what is half there removes the rest.
+* `create`, `delete` and `recover` are idempotent. `delete` of what is half there removes the rest.
 * Whatever a killed engine left half-made is removed by `delete`.
 * The program's fault (no such command) is a GuestFault, the engine's a SkerryError.
 * No method blocks the event loop longer than a system call takes.

@@ -42,7 +42,8 @@ class Registry:
         if holder := self._by_name.get(name):
             raise Conflict(
                 f'Conflict. The container name "/{name}" is already in use by container '
-                f'"{holder}". You have to remove (or rename) that container to be able to reuse that name.'
+                f'"{holder}". You have to remove (or rename) that container to be able to reuse '
+                "that name."
             )
 
     def free_name(self) -> str:

@@ -1,5 +1,7 @@
 """/skerry: what Docker's API has no word for."""
 
+import asyncio
+
 from aiohttp import web
 
 from skerry.api.call import Call
@@ -49,7 +51,8 @@ async def doctor(call: Call) -> web.StreamResponse:
         from skerry.engine import host
     except ImportError:
         raise Unsupported("this engine has no doctor") from None
-    return call.json([each._asdict() for each in host.examine()])
+    found = await asyncio.to_thread(host.examine, call.engine.settings.root)
+    return call.json([each._asdict() for each in found])
 
 
 ROUTES = [

@@ -26,6 +26,7 @@ from skerry.base.oci_image import (
     RootFS,
     encode,
 )
+from skerry.store.history import steps_of
 from skerry.store.image import Image
 from skerry.store.pack import PackOptions, pack
 from skerry.store.trees import DIRECTORY
@@ -120,7 +121,7 @@ def add_layer(
         created=created,
         author=step.author,
         config=config,
-        history=[*((below.history if below else None) or ()), line],
+        history=[*(steps_of(below) if below else ()), line],
     )
     data = encode(document)
     manifest = Manifest(

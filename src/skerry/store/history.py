@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from skerry.base.errors import NotFound
+from skerry.base.oci_image import History, ImageConfig
 from skerry.store.image import HistoryLine, Image
 
 if TYPE_CHECKING:
@@ -11,21 +12,30 @@ if TYPE_CHECKING:
 MISSING = "<missing>"
 
 
+def steps_of(config: ImageConfig) -> list[History]:
+    """The steps of an image, made up for layers that it keeps no history of."""
+    steps = list(config.history or ())
+    told = sum(not step.empty_layer for step in steps)
+    missing = len(config.rootfs.diff_ids) - told
+    return [*(History(config.created) for _ in range(missing)), *steps]
+
+
 def lines(images: "Images", image: Image) -> list[HistoryLine]:
     """Newest step first; a step that an image here ends with carries its id and names."""
     config = images.config(image)
-    known = {len(config.history or ()): image}
+    steps = steps_of(config)
+    known = {len(steps): image}
     parent = image.parent
     while parent and len(known) < 1000:
         try:
             above = images.get(parent)
         except NotFound:
             break
-        known.setdefault(len(images.config(above).history or ()), above)
+        known.setdefault(len(steps_of(images.config(above))), above)
         parent = above.parent
     layers = iter(config.rootfs.diff_ids)
     found = []
-    for number, step in enumerate(config.history or (), 1):
+    for number, step in enumerate(steps, 1):
         diff_id = "" if step.empty_layer else next(layers, "")
         owner = known.get(number)
         found.append(
@@ -38,8 +48,4 @@ def lines(images: "Images", image: Image) -> list[HistoryLine]:
                 owner.tags if owner else (),
             )
         )
-    # Layers that no step speaks of: the image's maker kept no history.
-    rest = sum(images.layers.size(diff_id) for diff_id in layers)
-    if rest or not found:
-        found.append(HistoryLine(image.id, image.created, "", rest, "", image.tags))
     return found[::-1]

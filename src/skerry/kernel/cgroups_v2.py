@@ -92,13 +92,10 @@ class CgroupV2(Cgroup):
         place = self._mount
         for name in self.path.split("/")[1:]:
             handed_down = files.text(f"{place}/cgroup.subtree_control").split()
-            for controller in set(self._offered).difference(handed_down):
-                # One by one: a single one that is refused would refuse the whole line.
-                try:
-                    files.put(f"{place}/cgroup.subtree_control", f"+{controller}")
-                except OSError as error:
-                    error.filename = place
-                    refusals.setdefault(controller, error)
+            missing = [one for one in self._offered if one not in handed_down]
+            for controller, error in _hand_down(place, missing).items():
+                error.filename = place
+                refusals.setdefault(controller, error)
             place = f"{place}/{name}"
         here = set(files.text(f"{self._directory}/cgroup.controllers").split())
         for controller in sorted(needed - here):
@@ -321,3 +318,26 @@ def io_rows(text: str) -> tuple[_Rows, _Rows]:
                 if key in names:
                     rows.append((int(major), int(minor), names[key], int(value)))
     return transferred, operations
+
+
+def _hand_down(place: str, controllers: list[str]) -> dict[str, OSError]:
+    """Enable controllers for the groups below `place`; those that were refused, and why."""
+    control = f"{place}/cgroup.subtree_control"
+    if not controllers:
+        return {}
+    # Only the true root has no cgroup.type, and only it may have processes. Asked for cpu or pids,
+    # the kernel would not refuse: it would make the group threaded, and spoil it for containers.
+    if os.path.exists(f"{place}/cgroup.type") and files.text(f"{place}/cgroup.procs"):
+        return {one: OSError(errno.EBUSY, os.strerror(errno.EBUSY)) for one in controllers}
+    try:
+        files.put(control, " ".join(f"+{one}" for one in controllers))
+        return {}
+    except OSError:
+        refused = {}
+    for controller in controllers:
+        # A single one that is not there refuses the whole line.
+        try:
+            files.put(control, f"+{controller}")
+        except OSError as error:
+            refused[controller] = error
+    return refused

@@ -4,7 +4,7 @@ Theory. A host inside another virtual machine may show a /dev/kvm that makes mac
 reaches long mode while it emulates every single instruction, about a microsecond each; an ordinary
 kernel then never boots. Capabilities do not tell. So a tiny guest goes the way of every kernel
 (real mode, protected mode, long mode with paging), says that it has arrived, and counts down in a
-loop that takes a processor a millisecond and an emulator half a second. An alarm ends it before.
+loop that takes a processor a millisecond and an emulator half a second. A timer ends it before.
 
 The guest runs in a process of its own, a fresh interpreter: a probe that hangs or aborts in the
 kernel harms nobody, and the caller's memory is never part of a machine.
@@ -34,7 +34,8 @@ UNKNOWN = "unknown"
 
 DEVICE = "/dev/kvm"
 LIMIT_SECONDS = 0.15
-"""Within this the guest has to finish; a working KVM takes 1 to 5 ms, also when it is nested."""
+"""Within this, in processor time, the guest has to finish; a working KVM takes 1 to 5 ms, also when
+it is nested. Processor time, so that a busy host is not taken for an emulator."""
 _PATIENCE_SECONDS = 0.45
 """For the whole probe, interpreter included; then the child is killed."""
 _TURNS = 300_000
@@ -166,7 +167,7 @@ def judge(said: str, status: int) -> Kvm:
     arrived, finished = times.get("arrived", 0.0), times.get("finished", 0.0)
     if finished:
         return Kvm(WORKS, f"ran a guest in {finished * 1000:.1f} ms", arrived, finished)
-    if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGALRM, signal.SIGKILL):
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGPROF, signal.SIGKILL):
         detail = f"opens, but cannot run an ordinary guest: {_TURNS * 2:,} instructions "
         detail += f"do not end within {LIMIT_SECONDS} s (it emulates every one)"
         return Kvm(EMULATES if arrived else BROKEN, detail, arrived)
@@ -217,13 +218,13 @@ def _run_child(device: str) -> tuple[str, int]:
 def child(device: str) -> None:
     """The body of the probe's process: says `arrived SECONDS` and `finished SECONDS`, or `error`.
 
-    The alarm keeps its default action, which ends the process even inside KVM_RUN.
+    The timer's signal keeps its default action, which ends the process even inside KVM_RUN.
     """
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     try:
         vcpu, shared, _memory = _machine(device)
         begun = time.perf_counter()
-        signal.setitimer(signal.ITIMER_REAL, LIMIT_SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, LIMIT_SECONDS)
         for step, wanted in (("arrived", _ARRIVED), ("finished", _DONE)):
             _ioctl(vcpu, _KVM_RUN, 0, "run the guest")
             (reason,) = struct.unpack_from("<I", shared, _EXIT_REASON_OFFSET)

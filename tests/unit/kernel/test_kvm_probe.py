@@ -12,16 +12,16 @@ import pytest
 from skerry.kernel import kvm_probe
 from skerry.kernel.kvm_probe import ABSENT, BROKEN, EMULATES, FORBIDDEN, UNKNOWN, WORKS
 
-KILLED_BY_ALARM = int(signal.SIGALRM)
+KILLED_BY_TIMER = int(signal.SIGPROF)
 
 
 @pytest.mark.parametrize(
     ("said", "status", "state"),
     [
         ("arrived 0.0002\nfinished 0.0031\n", 0, WORKS),
-        ("arrived 0.0002\n", KILLED_BY_ALARM, EMULATES),
+        ("arrived 0.0002\n", KILLED_BY_TIMER, EMULATES),
         ("arrived 0.0002\n", int(signal.SIGKILL), EMULATES),
-        ("", KILLED_BY_ALARM, BROKEN),
+        ("", KILLED_BY_TIMER, BROKEN),
         ("", int(signal.SIGSEGV), BROKEN),
         ("error make a machine: No such device\n", 0, BROKEN),
         ("arrived 0.1\nerror the guest left with KVM_EXIT reason 17\n", 0, BROKEN),
@@ -33,7 +33,7 @@ def test_verdicts(said: str, status: int, state: str) -> None:
 
 
 def test_the_verdict_on_an_emulator_says_what_it_means() -> None:
-    found = kvm_probe.judge("arrived 0.0002\n", KILLED_BY_ALARM)
+    found = kvm_probe.judge("arrived 0.0002\n", KILLED_BY_TIMER)
     assert found.detail.startswith("opens, but cannot run an ordinary guest")
     assert found.long_mode == 0.0002
 

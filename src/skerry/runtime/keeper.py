@@ -3,9 +3,9 @@
 Theory. The spawner forks a keeper for each start or exec and forgets it; it lives as long as its
 program, whatever becomes of the engine. It
 
-1. forks the `starter`, which does everything that is needed once, and takes over from it;
-2. joins the first client and says `started`. The program has run since before, but nobody else read
-   its pipes, so its first byte finds its reader attached;
+1. forks the `starter`, which does everything that is needed once, and takes over from it. Nobody
+   else has read the program's pipes, so its first byte finds the first client attached;
+2. sleeps until anything happens;
 3. copies: output to the log and to the clients, input to the program;
 4. when init has gone: kills what is left in the cgroup, drains the pipes into the log, removes the
    cgroup, writes `exit.json`, stops listening, unlocks, and only then says `exit`. Whoever hears it
@@ -18,7 +18,8 @@ number and perhaps `error`.
 Memory. Forked pages are shared until somebody writes to them, and a Python process writes to every
 object that it so much as looks at. What a keeper does while its program sleeps is therefore done
 with few objects: `_socket` and libc in place of the wrappers `socket` and `signal`, JSON left to
-the starter.
+the starter, and no object of ours before there is something to do. A program that has been silent
+since its start costs 0.6 MB, another one 0.9.
 
 A keeper runs as root outside the container, is not dumpable, and treats everything that comes from
 the program as bytes to copy.
@@ -27,6 +28,7 @@ the program as bytes to copy.
 import _socket
 import marshal
 import os
+import select
 import signal
 import socket
 import time
@@ -80,7 +82,7 @@ class Keeper:
     # Copy
 
     def run(self, client: int) -> None:
-        """Steps 2 to 4; returns when nothing is left to do."""
+        """Steps 3 and 4; returns when nothing is left to do."""
         kept = self._kept
         if client >= 0 and kept.attach:
             self._join(client, Attach(*kept.attach))
@@ -90,9 +92,6 @@ class Keeper:
         self._loop.watch(self._listener, READ, self._accept)
         for fd in self._controls:
             self._loop.watch(fd, READ, self._serve)
-        for sock in self._controls.values():
-            with suppress(OSError):
-                sock.send(kept.announcement, _socket.MSG_NOSIGNAL)
         self._arrange()
         while not self._ended:
             self._loop.turn(self._deadline() if self._clients else None)
@@ -333,8 +332,11 @@ def keep(datagram: bytes, fds: tuple[int, ...], programs: Programs) -> None:
     os.waitpid(pid, 0)
     if not data:
         return  # It has told the engine why.
-    kept = Kept(*marshal.loads(data))
+    for fd in fds[data[1] :]:
+        os.close(fd)  # The plan, which would stay in memory.
     received = memoryview(ancillary[0][2]).cast("i")
+    _sleep(received[data[0] :], fds[: data[1]])
+    kept = Kept(*marshal.loads(data[2:]))
     control = _socket.socket(fileno=fds[0])
     control.setblocking(False)
     keeper = Keeper(kept, dict(zip(kept.fds, received, strict=True)), control, programs)
@@ -343,6 +345,15 @@ def keep(datagram: bytes, fds: tuple[int, ...], programs: Programs) -> None:
     except Exception as error:
         # Nobody would read the program's output any more; say why instead of leaving a riddle.
         keeper.abandon(f"the keeper failed: {type(error).__name__}: {error}")
+
+
+def _sleep(*groups: "Iterable[int]") -> None:
+    """Wait for the first event of any kind."""
+    poll = select.poll()
+    for fds in groups:
+        for fd in fds:
+            poll.register(fd, select.POLLIN)
+    poll.poll()
 
 
 def _say(socks: "Iterable[_socket.socket]", head: dict[str, Any]) -> None:

@@ -14,7 +14,8 @@ Order, and what breaks when it is changed:
    The other way round an engine could die after the look, and its successor search the directory
    before there is anything to find;
 3. only then forget the last run's record, open the log, make streams, launch;
-4. write `task.json`, hand over to the keeper. A failure is told from here, and leaves nothing.
+4. write `task.json`, hand over to the keeper, and only then say `started`: what an engine sends
+   next waits in the keeper's sockets. A failure is told from here too, and leaves nothing.
 """
 
 import _socket
@@ -87,8 +88,6 @@ class Kept(NamedTuple):
     run_dir: str
     facts: str
     """JSON."""
-    announcement: bytes
-    """The message that says `started`."""
     stdin_once: bool
     attach: tuple[bool, bool, bool] | None
     log: tuple[str, int, int]
@@ -97,8 +96,8 @@ class Kept(NamedTuple):
     reap: bool
     poststop: bytes
     fds: tuple[str, ...]
-    """Names of the descriptors that come along: `pidfd`, `lock`, `listener`, and perhaps `log`,
-    `stdin`, `stdout`, `stderr` or `terminal`."""
+    """Names of the descriptors that come along: `lock`, perhaps `log`, `listener`, `pidfd`, and
+    the program's `terminal`, or `stdout`, `stderr` and perhaps `stdin`."""
 
 
 def start(
@@ -123,14 +122,15 @@ def _start(
     lock = rundir.take_lock(run_dir, os.getppid())
     launched = None
     try:
-        listener = rundir.listen(run_dir)
+        listening = rundir.listen(run_dir)
         if not _alive(control):
             raise Unavailable("the engine that asked for this program has gone")
         rundir.remove(run_dir, rundir.EXIT, rundir.TASK)
-        kept_fds = {"lock": lock, "listener": listener.fileno()}
+        kept_fds = {"lock": lock}
         driver, path, max_size, max_file = head["log"]
         if driver == "json-file" and path:
             kept_fds["log"] = open_log(path)
+        kept_fds["listener"] = listening.fileno()
         ends, console = _streams(head, kept_fds)
         launched = programs.launch(head, message.body, ends)
         kept_fds["pidfd"] = launched.pidfd
@@ -142,7 +142,6 @@ def _start(
             *started,
             run_dir,
             json.dumps(head["facts"]),
-            wire.pack({"event": "started", **started._asdict()})[0],
             bool(head["stdin_once"]),
             head["attach"] and tuple(head["attach"]),
             (path, max_size, max_file),
@@ -151,12 +150,20 @@ def _start(
             launched.poststop,
             tuple(kept_fds),
         )
-        send_fds(keeper, marshal.dumps(tuple(kept)), tuple(kept_fds.values()))
+        send_fds(keeper, _packed(kept), tuple(kept_fds.values()))
     except BaseException:
         if launched is not None:
             _undo(launched, programs)
         rundir.remove(run_dir, rundir.SOCKET, rundir.TASK, rundir.PID)
         raise
+    _say(control, {"event": "started", **started._asdict()})
+
+
+def _packed(kept: Kept) -> bytes:
+    """For the keeper to act on before it unpacks the rest: a byte that says how many of the new
+    descriptors come first that cannot be polled, and one how many of the request's it needs."""
+    files = sum(name in ("lock", "log") for name in kept.fds)
+    return bytes([files, 2 if kept.attach else 1]) + marshal.dumps(tuple(kept))
 
 
 def _streams(head: dict[str, Any], kept_fds: dict[str, int]) -> tuple[Ends, socket.socket | None]:

@@ -1,5 +1,6 @@
 """The keeper, with plain forked programs in place of containers."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -142,6 +143,9 @@ class Kept:
         self.reaped = True
 
     def close(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            task = json.loads((self.run_dir / rundir.TASK).read_text())
+            os.kill(task["pid"], signal.SIGKILL)
         self.control.close()
         if self.data is not None:
             self.data.close()
@@ -335,14 +339,14 @@ def test_slow_client_holds_the_program_up_and_loses_nothing(kept: Keep) -> None:
 
 
 def test_output_that_waits_for_a_client_survives_the_keeper(kept: Keep) -> None:
-    one = kept(sh("head -c 300000 /dev/zero"), attach=[False, True, True])
+    one = kept(sh("head -c 150000 /dev/zero"), attach=[False, True, True])
     one.started()
     # The socket and the pipe together hold all of it, so the program can end unread.
     one.exit()
     if os.geteuid() == 0:
         one.leave()
     assert one.data is not None
-    assert len(unframed(received(one.data))[1]) == 300_000
+    assert len(unframed(received(one.data))[1]) == 150_000
 
 
 def test_client_that_vanishes_does_not_disturb(kept: Keep) -> None:

@@ -36,7 +36,8 @@ def default_settings(
 def site_packages() -> str:
     """The environment's third-party packages, for an interpreter that runs without `site`."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    return os.path.join(os.path.dirname(os.path.dirname(sys.executable)), "lib", version, "site-packages")
+    prefix = os.path.dirname(os.path.dirname(sys.executable))
+    return os.path.join(prefix, "lib", version, "site-packages")
 
 
 def add_site_packages() -> None:

@@ -74,10 +74,7 @@ class Listing:
         lines = [parsed.render(row) for row in rows]
         if not tabular:
             return "".join(f"{line}\n" for line in lines)
-        heading = template.Row(
-            dict(self.headings),
-            {name: lambda *_, name=name: name for name in ("Label",)} if methods else None,
-        )
+        heading = template.Row(dict(self.headings), {"Label": label_heading} if methods else None)
         lines.insert(0, parsed.render(heading, heading=True))
         return layout([line.split("\t") for whole in lines for line in whole.split("\n")])
 
@@ -87,6 +84,11 @@ class Listing:
         rows = [[self.headings[name] for name in names]]
         rows += [[str(item[name]) for name in names] for item in items]
         return layout(rows)
+
+
+def label_heading(name: str) -> str:
+    """Docker's: the last part of a label's name, as words."""
+    return name.rpartition(".")[2].replace("-", " ").replace("_", " ")
 
 
 def public(item: Fields) -> Fields:

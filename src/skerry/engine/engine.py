@@ -102,7 +102,7 @@ def make_folders(settings: Settings) -> None:
     """The root's and run root's own folders; others must not read what containers keep there."""
     try:
         for path, mode in (
-            (settings.root, 0o711),
+            (settings.root, 0o710),
             (f"{settings.root}/containers", 0o710),
             (settings.run_root, 0o711),
             (f"{settings.run_root}/containers", 0o710),

@@ -37,7 +37,10 @@ def parse_size(text: str) -> int:
     unit = lower[-1] if lower[-1] in _UNITS else ""
     digits = lower[: len(lower) - len(unit)]
     try:
-        return int(float(digits) * _UNITS[unit])
+        size = int(float(digits) * _UNITS[unit])
+        if size < 0:
+            raise ValueError
+        return size
     except (ValueError, OverflowError):
         raise InvalidInput(f"invalid size: '{text:.40}'") from None
 

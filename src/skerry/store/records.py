@@ -4,6 +4,7 @@ WAL with synchronous=NORMAL: a record survives the engine's death at once, a pow
 last few, never consistency. Each thread has its own connection; writers wait for one another.
 """
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -132,12 +133,15 @@ class Records:
             if self._closed:
                 raise SystemFault(f"records in {self.path}: already closed")
             try:
+                # Environments hold secrets; SQLite gives its -wal and -shm the same mode.
+                flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+                os.close(os.open(self.path, flags, 0o600))
                 connection = sqlite3.connect(
                     self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
                 )
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = NORMAL")
-            except sqlite3.Error as error:
+            except (sqlite3.Error, OSError) as error:
                 raise SystemFault(f"open the records in {self.path}: {error}") from error
             self._open.append(connection)
             return connection

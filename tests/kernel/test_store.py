@@ -320,7 +320,7 @@ def test_a_commit_has_the_tree_that_was_seen(
 
 def test_a_tree_too_deep_for_any_path(store: Store, container: Callable) -> None:
     add_image(store, "t", BASE)
-    depth = 3000
+    depth = 2100
     with container("c", "t") as root:
         here = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
         for _ in range(depth):

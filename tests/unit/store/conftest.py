@@ -8,8 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from skerry.base.oci_image import OCI_LAYER, Descriptor
+from skerry.base.oci_image import (
+    OCI_CONFIG,
+    OCI_LAYER,
+    OCI_MANIFEST,
+    Descriptor,
+    History,
+    ImageConfig,
+    Manifest,
+    RootFS,
+    encode,
+)
 from skerry.store import Store, open_store
+from skerry.store.image import Image
 
 Member = tuple[tarfile.TarInfo, bytes]
 
@@ -59,5 +70,36 @@ def unpack(store: Store) -> Callable[[bytes], Path]:
             digest = store.blobs.put(data)
             diff_id = "sha256:" + hashlib.sha256(data).hexdigest()
             return Path(store.layers.unpack(Descriptor(OCI_LAYER, digest, len(data)), diff_id))
+
+    return run
+
+
+@pytest.fixture
+def add_image(store: Store) -> Callable[..., Image]:
+    """Record an image of these plain layer archives: `add_image(layers, tags=…, parent=…)`."""
+
+    def run(
+        layers: list[bytes],
+        *,
+        tags: tuple[str, ...] = (),
+        parent: str = "",
+        config: dict[str, object] | None = None,
+        created: str = "2024-01-02T03:04:05Z",
+    ) -> Image:
+        with store.leases.hold():
+            blobs = [Descriptor(OCI_LAYER, store.blobs.put(data), len(data)) for data in layers]
+            document = encode(
+                ImageConfig(
+                    "amd64",
+                    "linux",
+                    RootFS("layers", [each.digest for each in blobs]),
+                    created=created,
+                    config=config,
+                    history=[History(created, f"step {n}") for n, _ in enumerate(layers, 1)],
+                )
+            )
+            about = Descriptor(OCI_CONFIG, store.blobs.put(document), len(document))
+            manifest = encode(Manifest(2, about, blobs, OCI_MANIFEST))
+            return store.images.add(manifest, tags=tags, parent=parent)
 
     return run

@@ -30,6 +30,7 @@ ATTR_NOSYMFOLLOW = 0x00200000
 # linux/mount.h
 _OPEN_TREE_CLONE = 1
 _F_EMPTY_PATH = 0x04
+_T_SYMLINKS = 0x10
 _T_EMPTY_PATH = 0x40
 
 
@@ -90,4 +91,5 @@ def move_mount(fd: int, target: "str | int") -> None:
         place, name, flags, what = target, b"", flags | _T_EMPTY_PATH, "a mount"
     else:
         place, name, what = AT_FDCWD, os.fsencode(target), f"a mount at {target}"
+        flags |= _T_SYMLINKS
     syscall(NR_MOVE_MOUNT, fd, b"", place, name, flags, action=f"attach {what}")

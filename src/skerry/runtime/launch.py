@@ -24,12 +24,13 @@ from skerry.base.oci_runtime import OCI_VERSION, State
 from skerry.kernel import cgroups, namespaces
 from skerry.kernel.cgroups import Cgroup, Layout
 from skerry.kernel.descriptors import pidfd_open, send_fds
+from skerry.kernel.mounts import MS_REMOUNT
 from skerry.kernel.syscalls import libc, syscall
 from skerry.runtime import init
 from skerry.runtime.init import hooks, root
 from skerry.runtime.init.handover import Handover, Status, Stdio, error_from
-from skerry.runtime.init.mounting import CgroupTree, bind_tree
-from skerry.runtime.plan import Hook, Plan, ProcessPlan
+from skerry.runtime.init.mounting import CgroupTree, bind_tree, failed
+from skerry.runtime.steps import Hook, MountStep, Plan, ProcessPlan
 
 _NR_PIDFD_GETFD = 438
 _LATE = namespaces.CLONE_NEWCGROUP | namespaces.CLONE_NEWTIME
@@ -296,17 +297,24 @@ def _forbid_dumps(plan: Plan) -> None:
 
 
 def _trees(plan: Plan, opened: _Opened) -> dict[str, int]:
-    """What a child in a user namespace may not open or map by itself."""
-    own_user = plan.new_namespaces & namespaces.CLONE_NEWUSER
-    joins_user = any(join.flag == namespaces.CLONE_NEWUSER for join in plan.joins)
-    if os.geteuid() != 0 or not (own_user or joins_user):
+    """What the child may not make by itself: all sources when it is in a user namespace, and
+    idmapped mounts, whose maps are written through our /proc."""
+    if os.geteuid() != 0:
         return {}
-    trees = {"root": opened.keep(root.detached_root(plan))}
+    users = (plan.new_namespaces | sum(j.flag for j in plan.joins)) & namespaces.CLONE_NEWUSER
+    trees = {"root": opened.keep(root.detached_root(plan))} if users else {}
     for index, step in enumerate(plan.mounts):
-        if step.kind == "bind" and step.source:
-            tree = opened.keep(bind_tree(step, (plan.uid_map, plan.gid_map)))
+        if step.kind == "bind" and not step.flags & MS_REMOUNT and (users or step.idmap):
+            tree = opened.keep(_source(step, plan))
             trees[f"mount {index}"] = tree
     return trees
+
+
+def _source(step: MountStep, plan: Plan) -> int:
+    try:
+        return bind_tree(step, (plan.uid_map, plan.gid_map))
+    except KernelFault as fault:
+        raise failed(step, fault) from None
 
 
 def _open_tasks(group: Cgroup | None, opened: _Opened) -> tuple[int, ...]:

@@ -6,8 +6,8 @@
 
 The folder appears whole: it is made under a name that begins with a dot and then renamed, so that
 a runtime that is killed at any moment leaves either nothing that is seen or a record that `delete`
-can work with. The record names the cgroup before it is made and the init's pid as soon as there is one.
-The status is never stored: it follows from the process, the gate and the freezer.
+can work with. The record names the cgroup before it is made and the init's pid as soon as there is
+one. The status is never stored: it follows from the process, the gate and the freezer.
 """
 
 import errno

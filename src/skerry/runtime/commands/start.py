@@ -10,8 +10,8 @@ import os
 from typing import Any
 
 from skerry.base.errors import Conflict, InvalidInput, KernelFault, NotFound, SkerryError
-from skerry.base.oci_runtime import Spec
-from skerry.kernel import cgroups
+from skerry.base.oci_runtime import Process, Spec
+from skerry.kernel import capabilities, cgroups
 from skerry.runtime import bundle as bundles
 from skerry.runtime import launch, plan, state
 from skerry.runtime.arguments import SWITCH, VALUE, Parsed, exactly, parse
@@ -185,10 +185,18 @@ def _planned(context: Context, given: Parsed, name: str) -> tuple[Plan, Spec]:
     if made.process is None:
         raise InvalidInput("the configuration has no process to run")
     check_descriptors(made.process.preserve_fds)
+    warn_of_capabilities(context, spec.get("process", {}))
     if listened:
         env = (*made.process.env, f"LISTEN_FDS={listened}", "LISTEN_PID=1")
         made = made._replace(process=made.process._replace(env=env))
     return made, spec
+
+
+def warn_of_capabilities(context: Context, process: Process) -> None:
+    """Capabilities that cannot be granted are not an error (config.md, "capabilities")."""
+    unknown = capabilities.parse(process.get("capabilities")).unknown
+    if unknown:
+        context.warn(f"capabilities that this kernel does not have: {' '.join(unknown)}")
 
 
 def plan_of(context: Context, record: state.Record) -> Plan:

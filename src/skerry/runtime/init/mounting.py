@@ -55,12 +55,17 @@ def perform(root_fd: int, step: "MountStep", cgroups: CgroupTree, tree: int = -1
         else:
             _filesystem(root_fd, step)
     except KernelFault as fault:
-        what = step.source or step.fstype
-        raise KernelFault(
-            f'error mounting "{what}" to rootfs at "{step.target}": {fault.action}',
-            fault.errno,
-            hint=fault.hint,
-        ) from None
+        raise failed(step, fault) from None
+
+
+def failed(step: "MountStep", fault: KernelFault) -> KernelFault:
+    """`fault` with the mount it happened at."""
+    what = step.source or step.fstype
+    return KernelFault(
+        f'error mounting "{what}" to rootfs at "{step.target}": {fault.action}',
+        fault.errno,
+        hint=fault.hint,
+    )
 
 
 def bind_tree(step: "MountStep", own_maps: "tuple[tuple[IdMap, ...], tuple[IdMap, ...]]") -> int:
@@ -112,7 +117,7 @@ def _bind(root_fd: int, step: "MountStep", tree: int) -> None:
 
 
 def _check_target(target: int, step: "MountStep") -> None:
-    """A link of the image must not bring a mount into /proc, where masks and guards would miss it."""
+    """A link of the image must not bring a mount into /proc: masks and guards would miss it."""
     inside = os.path.normpath(step.target).startswith("/proc")
     if not inside and file_system_magic(target) == _PROC_SUPER_MAGIC:
         raise SystemFault(f'error mounting to rootfs at "{step.target}": it leads into /proc')
@@ -155,7 +160,7 @@ def _filesystem(root_fd: int, step: "MountStep") -> None:
 
 
 def _check_ordinary(root_fd: int, step: "MountStep") -> None:
-    """proc and sysfs go to folders, not to where a link leads: masked paths count on their names."""
+    """proc and sysfs go to folders, not to where a link leads: masks count on their names."""
     try:
         os.close(openat2(root_fd, step.target, os.O_PATH, resolve=_PLAIN))
     except KernelFault as fault:

@@ -39,7 +39,9 @@ def attach(plan: "Plan", tree: int) -> int:
     Nothing of it shows outside: the namespace is a slave of the host's at most, and in the shared
     case the mount below is made private first.
     """
-    k.mount("", "/", flags=plan.root_propagation)
+    # A root that cannot be bound could not be copied either: that comes last.
+    unbindable = plan.root_propagation & k.MS_UNBINDABLE
+    k.mount("", "/", flags=k.MS_PRIVATE | k.MS_REC if unbindable else plan.root_propagation)
     place = plan.rootfs or (plan.overlay.upper or plan.overlay.lower[0] if plan.overlay else "/")
     if plan.root_propagation & k.MS_SHARED:
         k.mount("", _mount_point_of(place), flags=k.MS_PRIVATE)

@@ -74,7 +74,7 @@ def bind_console(root_fd: int, slave: int) -> None:
     """Show the terminal as /dev/console, from its descriptor."""
     dev = make_directories(root_fd, "/dev")
     try:
-        # No link of the image chooses the place: RESOLVE_NO_SYMLINKS, which make_file does not have.
+        # Not by make_file, which follows links: no link of the image chooses the place.
         target = _console_file(dev)
     finally:
         os.close(dev)

@@ -346,6 +346,17 @@ def test_devices_are_closed_unless_listed(group: Cgroup, tmp_path: object) -> No
     assert exit_code(inside(group, opened(listed))) == 0
 
 
+def test_nodes_of_closed_devices_may_be_made(group: Cgroup, tmp_path: object) -> None:
+    if LAYOUT.version == 1:
+        need("devices")
+    group.create(plan(group.path, {"devices": [{"allow": False, "access": "rwm"}]}, LAYOUT))
+    node = f"{tmp_path}/kmsg"
+    made = inside(group, lambda: os.mknod(node, 0o020600, os.makedev(1, 11)))
+    assert exit_code(made) == 0
+    opened = inside(group, lambda: os.close(os.open(node, os.O_RDONLY)))
+    assert exit_code(opened) == errno.EPERM
+
+
 def test_a_listed_device_opens_for_the_listed_access_only(group: Cgroup, tmp_path: object) -> None:
     if LAYOUT.version == 1:
         need("devices")

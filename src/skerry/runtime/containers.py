@@ -4,11 +4,11 @@ import os
 from contextlib import suppress
 from typing import Any
 
-from skerry.base.errors import Conflict, InvalidInput, SkerryError
+from skerry.base.errors import InvalidInput, SkerryError
 from skerry.base.isolation import Started
 from skerry.kernel.cgroups import Cgroup, Layout
 from skerry.kernel.namespaces import CLONE_NEWPID
-from skerry.runtime import launch, rundir
+from skerry.runtime import launch
 from skerry.runtime.starter import Ends, Launched, Programs
 from skerry.runtime.steps import Plan, process_from_wire
 
@@ -50,8 +50,6 @@ class Containers(Programs):
 
     def _exec(self, head: dict[str, Any], body: bytes, ends: Ends) -> Launched:
         init = Started(int(head["pid"]), int(head["start_time"]))
-        if rundir.start_time(init.pid) != init.start_time:
-            raise Conflict(f"cannot exec: the container's init {init.pid} has gone")
         created = launch.exec_into(
             init.pid,
             process_from_wire(body),
@@ -61,6 +59,7 @@ class Containers(Programs):
             cgroup_path=str(head["cgroup"]),
             console=ends.console,
             layout=self._layout,
+            start_time=init.start_time,
         )
         return Launched(created.pid, _only_pidfd(created))
 

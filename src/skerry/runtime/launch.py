@@ -19,14 +19,14 @@ import signal
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from skerry.base.errors import KernelFault, SkerryError, SystemFault, Unsupported
+from skerry.base.errors import Conflict, KernelFault, SkerryError, SystemFault, Unsupported
 from skerry.base.oci_runtime import OCI_VERSION, State
 from skerry.kernel import cgroups, namespaces
 from skerry.kernel.cgroups import Cgroup, Layout
 from skerry.kernel.descriptors import pidfd_open, send_fds
 from skerry.kernel.mounts import MS_REMOUNT
 from skerry.kernel.syscalls import libc, syscall
-from skerry.runtime import init
+from skerry.runtime import init, rundir
 from skerry.runtime.init import hooks, root
 from skerry.runtime.init.handover import Handover, Status, Stdio, error_from
 from skerry.runtime.init.mounting import CgroupTree, bind_tree, failed
@@ -186,16 +186,20 @@ def exec_into(
     console: int = -1,
     layout: Layout | None = None,
     name: str = "exec",
+    start_time: int = 0,
 ) -> Created:
     """Run a further process in the namespaces (and cgroup) of the container whose init is `pid`.
 
     Returns once the program was executed. Streams, console and errors as `create`. `name` is for
-    the session keyring.
+    the session keyring. Conflict when the process at `pid` did not start at `start_time`.
     """
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     opened = _Opened()
     try:
         target = opened.keep(pidfd_open(pid))
+        # Only now that the descriptor holds the process: its pid may have become a host process's.
+        if start_time and rundir.start_time(pid) != start_time:
+            raise Conflict(f"cannot exec: the container's init {pid} has gone")
         kinds = namespaces.differing(pid)
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         try:

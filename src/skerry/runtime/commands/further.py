@@ -89,6 +89,7 @@ def execute(context: Context, words: list[str]) -> int:
         console=console,
         layout=layout,
         name=name,
+        start_time=record.start_time,
     )
     if console >= 0:
         os.close(console)

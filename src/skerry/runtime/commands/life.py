@@ -47,12 +47,17 @@ def kill(context: Context, words: list[str]) -> int:
     if group and (everyone or (number == signal.SIGKILL and not own_pids)):
         group.signal_all(number)
         return 0
+    pidfd = _own_init(record)
+    if pidfd < 0:
+        raise Conflict("container not running")
     try:
-        os.kill(record.pid, number)
+        signal.pidfd_send_signal(pidfd, number)
     except ProcessLookupError:
         raise Conflict("container not running") from None
     except OSError as error:
         raise KernelFault(f"send signal {number} to {record.pid}", error.errno or 0) from None
+    finally:
+        os.close(pidfd)
     if group and number == signal.SIGKILL and now_is == "paused":
         # A frozen process dies only when it is thawed.
         group.thaw()
@@ -128,20 +133,29 @@ def _poststop_hooks(context: Context, record: state.Record) -> tuple[Hook, ...]:
     return dict(plan.plan_hooks(spec)).get("poststop", ())
 
 
-def _kill_init(record: state.Record) -> None:
-    """Kill the init, if it is still the one of the record, and wait until it has gone."""
+def _own_init(record: state.Record) -> int:
+    """A pidfd of the init, -1 when it has gone; the pid alone may be another process's by now."""
     from skerry.kernel.descriptors import pidfd_open
 
     if not record.pid:
-        return
+        return -1
     try:
         pidfd = pidfd_open(record.pid)
     except KernelFault:
+        return -1
+    facts = state.process_facts(record.pid)
+    if facts is None or facts[1] != record.start_time or facts[0] in "ZX":
+        os.close(pidfd)
+        return -1
+    return pidfd
+
+
+def _kill_init(record: state.Record) -> None:
+    """Kill the init, if it is still the one of the record, and wait until it has gone."""
+    pidfd = _own_init(record)
+    if pidfd < 0:
         return
     try:
-        facts = state.process_facts(record.pid)
-        if facts is None or facts[1] != record.start_time or facts[0] in "ZX":
-            return
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         if record.cgroup:
             Cgroup(record.cgroup, cgroups.detect()).thaw()

@@ -95,12 +95,15 @@ def _write(path: str, program: bytes) -> None:
 
 
 def flags_of(seccomp: Mapping[str, Any]) -> int:
-    """The `flags` for `load` that a profile asks for, FLAG_NEW_LISTENER included."""
+    """The `flags` for `load` that a profile asks for, FLAG_NEW_LISTENER included.
+
+    For profiles that `compile_profile` takes; rules are not checked again, which costs as much as
+    the rest of a container's plan.
+    """
     from skerry.kernel import seccomp_policy
 
-    policy = seccomp_policy.parse_policy(seccomp)
-    listener = FLAG_NEW_LISTENER if seccomp_policy.wants_listener(policy) else 0
-    return seccomp_policy.flags_of(seccomp) | listener
+    asks = any(rule.get("action") == "SCMP_ACT_NOTIFY" for rule in seccomp.get("syscalls") or ())
+    return seccomp_policy.flags_of(seccomp) | (FLAG_NEW_LISTENER if asks else 0)
 
 
 def load(program: bytes, flags: int = 0) -> int:

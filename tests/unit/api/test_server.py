@@ -1,0 +1,302 @@
+"""Requests and answers, over a unix socket and an engine in memory."""
+
+import asyncio
+import json
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+import pytest
+
+from skerry.api import versions
+from skerry.engine.engine import Engine
+
+Create = Callable[..., Any]
+BODY = {"Image": "busybox", "Cmd": ["true"]}
+
+
+async def make(http: aiohttp.ClientSession, query: str = "", **more: Any) -> str:
+    async with http.post(f"/v1.47/containers/create{query}", json={**BODY, **more}) as answer:
+        assert answer.status == 201, await answer.text()
+        return str((await answer.json())["Id"])
+
+
+async def get(http: aiohttp.ClientSession, path: str, status: int = 200) -> Any:
+    async with http.get(path) as answer:
+        assert answer.status == status, await answer.text()
+        return await answer.json()
+
+
+async def test_ping_tells_the_version(http: aiohttp.ClientSession) -> None:
+    async with http.get("/_ping") as answer:
+        assert (answer.status, await answer.text()) == (200, "OK")
+        assert answer.headers["Api-Version"] == str(versions.NEWEST)
+        assert answer.headers["Ostype"] == "linux"
+        assert answer.headers["Docker-Experimental"] == "false"
+    async with http.head("/_ping") as answer:
+        assert answer.status == 200
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/v1.41/nothing", "/containers/x/nothing"])
+async def test_unknown_paths(http: aiohttp.ClientSession, path: str) -> None:
+    assert await get(http, path, 404) == {"message": "page not found"}
+
+
+async def test_a_version_that_is_too_new(http: aiohttp.ClientSession) -> None:
+    assert "too new" in (await get(http, "/v1.99/info", 400))["message"]
+
+
+async def test_info_and_version(http: aiohttp.ClientSession, engine: Engine) -> None:
+    info = await get(http, "/info")
+    assert info["Images"] == 1
+    assert info["DockerRootDir"] == engine.settings.root
+    version = await get(http, "/version")
+    assert version["ApiVersion"] == "1.50"
+    assert version["MinAPIVersion"] == "1.24"
+
+
+async def test_a_container_from_create_to_remove(http: aiohttp.ClientSession, driver: Any) -> None:
+    id = await make(http, "?name=first", Labels={"a": "b"})
+    found = await get(http, "/containers/first/json")
+    assert found["Id"] == id
+    assert found["State"]["Status"] == "created"
+    assert found["Config"]["Labels"] == {"from": "image", "a": "b"}
+    async with http.post(f"/containers/{id}/start") as answer:
+        assert answer.status == 204
+    async with http.post(f"/containers/{id}/start") as answer:
+        assert answer.status == 304
+    listed = await get(http, "/containers/json")
+    assert [(line["Names"], line["State"]) for line in listed] == [(["/first"], "running")]
+    async with http.delete("/containers/first") as answer:
+        assert answer.status == 409
+        assert "cannot remove container" in (await answer.json())["message"]
+    driver.end(id, 4)
+    assert (await get(http, "/containers/first/json"))["State"]["ExitCode"] == 4
+    async with http.delete("/containers/first") as answer:
+        assert answer.status == 204
+    assert await get(http, "/containers/json?all=1") == []
+
+
+async def test_wait_answers_its_headers_at_once(http: aiohttp.ClientSession, driver: Any) -> None:
+    id = await make(http)
+    async with http.post(f"/containers/{id}/wait?condition=next-exit") as answer:
+        assert answer.status == 200
+        async with http.post(f"/containers/{id}/start") as started:
+            assert started.status == 204
+        driver.end(id, 12)
+        assert json.loads(await answer.text()) == {"StatusCode": 12}
+
+
+async def test_wait_for_what_is_no_condition(http: aiohttp.ClientSession) -> None:
+    id = await make(http)
+    async with http.post(f"/containers/{id}/wait?condition=never") as answer:
+        assert answer.status == 400
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        ({"Image": "absent"}, 404, "No such image: absent"),
+        ({**BODY, "Tty": "yes"}, 400, "Tty"),
+        ({**BODY, "HostConfig": {"CapAdd": ["FLY"]}}, 400, "invalid capability"),
+        ({**BODY, "HostConfig": {"NetworkMode": "mine"}}, 404, "network mine not found"),
+        ({**BODY, "HostConfig": {"PortBindings": {"80/tcp": [{}]}}}, 501, "cannot publish"),
+        ({**BODY, "HostConfig": {"Sysctls": {"kernel.panic": "1"}}}, 400, "sysctl"),
+        (
+            {**BODY, "HostConfig": {"DeviceRequests": [{"Capabilities": [["gpu"]]}]}},
+            501,
+            "could not select device driver",
+        ),
+        (
+            {**BODY, "HostConfig": {"AutoRemove": True, "RestartPolicy": {"Name": "always"}}},
+            400,
+            "AutoRemove",
+        ),
+    ],
+)
+async def test_what_cannot_be_created(
+    http: aiohttp.ClientSession, engine: Engine, body: Any, status: int, words: str
+) -> None:
+    async with http.post("/containers/create", json=body) as answer:
+        assert answer.status == status
+        assert words in (await answer.json())["message"]
+    assert len(engine.registry) == 0
+    assert engine.store.snapshots.list() == []
+
+
+async def test_a_name_is_given_once(http: aiohttp.ClientSession) -> None:
+    id = await make(http, "?name=taken")
+    async with http.post("/containers/create?name=taken", json=BODY) as answer:
+        assert answer.status == 409
+        message = (await answer.json())["message"]
+        assert message.startswith('Conflict. The container name "/taken" is already in use by')
+        assert id in message
+
+
+@pytest.mark.parametrize("data", [b"{", b"[]", b"nonsense", b'"x"', b"\xff\xfe"])
+async def test_bodies_that_are_no_objects(http: aiohttp.ClientSession, data: bytes) -> None:
+    async with http.post("/containers/create", data=data) as answer:
+        assert answer.status == 400
+        assert "message" in await answer.json()
+
+
+async def test_a_body_that_is_too_large(http: aiohttp.ClientSession) -> None:
+    async with http.post("/containers/create", data=b" " * (9 << 20)) as answer:
+        assert answer.status == 400
+        assert "larger than" in (await answer.json())["message"]
+
+
+async def test_filters_in_both_notations(http: aiohttp.ClientSession) -> None:
+    id = await make(http, "?name=one", Labels={"k": "v"})
+    await make(http, "?name=two")
+    for filters in ({"label": ["k=v"]}, {"label": {"k=v": True}}, {"name": ["^one$"]}):
+        listed = await get(http, f"/containers/json?all=1&filters={json.dumps(filters)}")
+        assert [line["Id"] for line in listed] == [id]
+    for wrong in ("{", '{"a": 1}', '{"nothing": ["x"]}', '{"status": ["odd"]}'):
+        assert "filter" in (await get(http, f"/containers/json?filters={wrong}", 400))["message"]
+
+
+async def test_events_of_the_past(http: aiohttp.ClientSession) -> None:
+    id = await make(http, "?name=told")
+    async with http.get("/events?since=1&until=2000000000&filters=%7B%7D") as answer:
+        first = json.loads(await answer.content.readline())
+    assert first["Action"] == first["status"] == "create"
+    assert first["Actor"]["ID"] == first["id"] == id
+    assert first["Actor"]["Attributes"]["name"] == "told"
+
+
+async def read_head(reader: asyncio.StreamReader) -> str:
+    return (await reader.readuntil(b"\r\n\r\n")).decode()
+
+
+@pytest.mark.parametrize("upgrade", [True, False])
+async def test_attach_takes_the_connection_over(
+    http: aiohttp.ClientSession, socket_path: str, driver: Any, upgrade: bool
+) -> None:
+    id = await make(http, OpenStdin=True)
+    reader, writer = await asyncio.open_unix_connection(socket_path)
+    asked = "Connection: Upgrade\r\nUpgrade: tcp\r\n" if upgrade else ""
+    query = "stream=1&stdin=1&stdout=1&stderr=1"
+    head = f"POST /v1.47/containers/{id}/attach?{query} HTTP/1.1\r\nHost: x\r\n{asked}\r\n"
+    writer.write(head.encode())
+    answer = await read_head(reader)
+    assert answer.startswith("HTTP/1.1 101 UPGRADED" if upgrade else "HTTP/1.1 200 OK")
+    assert versions.MULTIPLEXED_STREAM in answer
+    async with http.post(f"/containers/{id}/start") as started:
+        assert started.status == 204
+    frame = struct.pack(">BxxxI", 1, 5) + b"hello"
+    driver.stream.chunks.put_nowait(frame)
+    assert await reader.readexactly(13) == frame
+    writer.write(b"typed")
+    writer.write_eof()
+    while not driver.stream.stdin_closed:
+        await asyncio.sleep(0)
+    assert driver.stream.written == b"typed"
+    driver.stream.chunks.put_nowait(b"")
+    assert await reader.read() == b""
+    writer.close()
+
+
+async def test_a_connection_that_ends_leaves_nothing(
+    http: aiohttp.ClientSession, socket_path: str, engine: Engine
+) -> None:
+    id = await make(http)
+    reader, writer = await asyncio.open_unix_connection(socket_path)
+    writer.write(
+        f"POST /containers/{id}/attach?stream=1&stdout=1 HTTP/1.1\r\nHost: x\r\n"
+        "Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n".encode()
+    )
+    await read_head(reader)
+    container = engine.containers.find(id)
+    assert len(container.pending) == 1
+    async with http.delete(f"/containers/{id}") as answer:
+        assert answer.status == 204
+    assert await reader.read() == b""
+    writer.close()
+    assert container.pending == []
+
+
+async def test_an_exec_from_create_to_its_code(
+    http: aiohttp.ClientSession, socket_path: str, driver: Any
+) -> None:
+    id = await make(http)
+    async with http.post(f"/containers/{id}/exec", json={"Cmd": ["x"]}) as answer:
+        assert answer.status == 409
+    async with http.post(f"/containers/{id}/start") as answer:
+        assert answer.status == 204
+    wanted = {"Cmd": ["x"], "AttachStdout": True}
+    async with http.post(f"/containers/{id}/exec", json=wanted) as answer:
+        exec_id = (await answer.json())["Id"]
+    async with http.post(f"/exec/{exec_id}/start", json={"Detach": True}) as answer:
+        assert answer.status == 200
+    found = await get(http, f"/exec/{exec_id}/json")
+    assert (found["Running"], found["ExitCode"], found["Pid"]) == (True, None, 4343)
+    _, on_exit = driver.execs[exec_id]
+    from skerry.base.isolation import Exit
+
+    on_exit(exec_id, Exit(3, False, 0.0))
+    found = await get(http, f"/exec/{exec_id}/json")
+    assert (found["Running"], found["ExitCode"]) == (False, 3)
+    async with http.post(f"/exec/{exec_id}/start", json={"Detach": True}) as answer:
+        assert answer.status == 409
+
+
+async def test_stats_once(http: aiohttp.ClientSession) -> None:
+    id = await make(http)
+    stopped = await get(http, f"/containers/{id}/stats?stream=0&one-shot=1")
+    assert stopped["memory_stats"] == {}
+    async with http.post(f"/containers/{id}/start") as answer:
+        assert answer.status == 204
+    running = await get(http, f"/containers/{id}/stats?stream=0&one-shot=1")
+    assert running["memory_stats"]["usage"] == 4096
+    assert running["cpu_stats"]["cpu_usage"]["total_usage"] == 10
+    assert running["cpu_stats"]["online_cpus"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/swarm", 503),
+        ("GET", "/services", 503),
+        ("POST", "/build", 501),
+        ("POST", "/networks/create", 501),
+        ("DELETE", "/networks/host", 403),
+        ("GET", "/networks/nothing", 404),
+        ("GET", "/plugins/x/json", 404),
+        ("POST", "/images/create?fromImage=busybox&tag=latest", 501),
+        ("GET", "/volumes/none", 404),
+        ("PUT", "/info", 405),
+    ],
+)
+async def test_what_is_not_there_is_said_honestly(
+    http: aiohttp.ClientSession, method: str, path: str, status: int
+) -> None:
+    async with http.request(method, path) as answer:
+        assert answer.status == status
+        assert (await answer.json())["message"]
+
+
+async def test_networks_and_volumes(http: aiohttp.ClientSession) -> None:
+    assert {each["Name"] for each in await get(http, "/networks")} == {"host", "none"}
+    async with http.post("/volumes/create", json={"Name": "data"}) as answer:
+        assert answer.status == 201
+    assert [each["Name"] for each in (await get(http, "/volumes"))["Volumes"]] == ["data"]
+    await make(http, HostConfig={"Binds": ["data:/data"]})
+    async with http.delete("/volumes/data") as answer:
+        assert answer.status == 409
+
+
+async def test_images(http: aiohttp.ClientSession, engine: Engine) -> None:
+    (image,) = await get(http, "/images/json")
+    assert image["RepoTags"] == ["busybox:latest"]
+    assert "VirtualSize" not in image
+    assert "VirtualSize" in (await get(http, "/v1.41/images/json"))[0]
+    found = await get(http, "/images/busybox:latest/json")
+    assert found["Config"]["Cmd"] == ["sh"]
+    assert await get(http, "/images/absent/json", 404)
+    id = await make(http)
+    async with http.delete("/images/busybox?force=1") as answer:
+        assert answer.status == 200
+    used: Any = engine.store.images
+    assert used.in_use == {image["Id"]: [(id, False)]}

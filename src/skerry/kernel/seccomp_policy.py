@@ -116,11 +116,6 @@ def flags_of(seccomp: Mapping[str, Any]) -> int:
     return result
 
 
-def wants_listener(policy: Policy) -> bool:
-    """Whether some rule hands the decision to a user-space agent."""
-    return any(rule.verdict & ACTION_MASK == NOTIFY for rule in policy.rules)
-
-
 def _list(owner: Mapping[str, Any], field: str, limit: int) -> list[Any]:
     value = owner.get(field)
     if value is None:

@@ -335,8 +335,9 @@ def keep(datagram: bytes, fds: tuple[int, ...], programs: Programs) -> None:
     for fd in fds[data[1] :]:
         os.close(fd)  # The plan, which would stay in memory.
     received = memoryview(ancillary[0][2]).cast("i")
-    _sleep(received[data[0] :], fds[: data[1]])
-    kept = Kept(*marshal.loads(data[2:]))
+    if data[2]:
+        _sleep(received[data[0] :], fds[: data[1]])
+    kept = Kept(*marshal.loads(data[3:]))
     control = _socket.socket(fileno=fds[0])
     control.setblocking(False)
     keeper = Keeper(kept, dict(zip(kept.fds, received, strict=True)), control, programs)

@@ -118,6 +118,11 @@ def _start(
     message: wire.Message, control: socket.socket, keeper: _socket.socket, programs: Programs
 ) -> None:
     head = message.head
+    if head.get("version") != wire.VERSION:
+        raise Unavailable(
+            f"the spawner speaks version {wire.VERSION}, the engine {head.get('version')}",
+            hint="skerry was replaced while the engine ran: restart the engine",
+        )
     run_dir = str(head["run_dir"])
     lock = rundir.take_lock(run_dir, os.getppid())
     launched = None
@@ -160,10 +165,12 @@ def _start(
 
 
 def _packed(kept: Kept) -> bytes:
-    """For the keeper to act on before it unpacks the rest: a byte that says how many of the new
-    descriptors come first that cannot be polled, and one how many of the request's it needs."""
+    """Three bytes for the keeper to act on before it unpacks the rest: how many of the new
+    descriptors come first that cannot be polled, how many of the request's it needs, and whether it
+    may sleep."""
     files = sum(name in ("lock", "log") for name in kept.fds)
-    return bytes([files, 2 if kept.attach else 1]) + marshal.dumps(tuple(kept))
+    first = bytes([files, 2 if kept.attach else 1, not kept.reap])
+    return first + marshal.dumps(tuple(kept))
 
 
 def _streams(head: dict[str, Any], kept_fds: dict[str, int]) -> tuple[Ends, socket.socket | None]:

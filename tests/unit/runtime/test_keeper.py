@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from skerry.base.errors import CommandNotFound
+from skerry.base.errors import CommandNotFound, Unavailable
 from skerry.base.isolation import Exit
 from skerry.kernel.descriptors import pidfd_open, send_fds
 from skerry.runtime import rundir, wire
@@ -70,6 +70,7 @@ class Kept:
     def __init__(self, run_dir: Path, args: list[str], **options: Any) -> None:
         attach = options.pop("attach", None)
         head = {
+            "version": wire.VERSION,
             "run_dir": str(run_dir),
             "log": ["none", "", 0, 0],
             "terminal": False,
@@ -143,13 +144,13 @@ class Kept:
         self.reaped = True
 
     def close(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            task = json.loads((self.run_dir / rundir.TASK).read_text())
-            os.kill(task["pid"], signal.SIGKILL)
         self.control.close()
         if self.data is not None:
             self.data.close()
         if not self.reaped:
+            with contextlib.suppress(FileNotFoundError):
+                task = json.loads((self.run_dir / rundir.TASK).read_text())
+                os.kill(task["pid"], signal.SIGKILL)
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
 
@@ -416,7 +417,12 @@ def test_nothing_starts_for_an_engine_that_has_gone(tmp_path: Path) -> None:
     mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     mine.close()
     marker = tmp_path / "ran"
-    head = {"run_dir": str(run_dir), "log": ["none", "", 0, 0], "terminal": False}
+    head = {
+        "version": wire.VERSION,
+        "run_dir": str(run_dir),
+        "log": ["none", "", 0, 0],
+        "terminal": False,
+    }
     pid = os.fork()
     if pid == 0:
         program = Forked(["touch", str(marker)])
@@ -427,6 +433,14 @@ def test_nothing_starts_for_an_engine_that_has_gone(tmp_path: Path) -> None:
     assert not marker.exists()
     assert (run_dir / "exit.json").read_text() == "the last run's"
     assert sorted(os.listdir(run_dir)) == ["exit.json"]
+
+
+def test_request_of_another_version_is_refused_with_the_remedy(kept: Keep) -> None:
+    one = kept(["true"], version=wire.VERSION + 1)
+    one.event()
+    error = wire.error_from_wire(one.event()["error"])
+    assert isinstance(error, Unavailable)
+    assert "restart the engine" in error.hint
 
 
 def test_second_keeper_of_a_directory_is_refused_and_harms_nothing(kept: Keep) -> None:

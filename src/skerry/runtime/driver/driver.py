@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from skerry.base.errors import Conflict, GuestFault, SkerryError, Unavailable
 from skerry.base.isolation import Attach, ExecTask, Exit, Started, Stats, Task
 from skerry.kernel import cgroups
-from skerry.runtime import bundle, plan, rundir, tiny_init
+from skerry.runtime import bundle, plan, rundir, tiny_init, wire
 from skerry.runtime.driver import leftovers, readings
 from skerry.runtime.driver.link import Control
 from skerry.runtime.driver.spawning import Spawner
@@ -52,6 +52,11 @@ class RuntimeDriver:
         self._containers: dict[str, _Kept] = {}
         self._plans: dict[str, tuple[Task, plan.Plan]] = {}
         self._background: set[asyncio.Task[None]] = set()
+
+    @property
+    def spawner_pid(self) -> int:
+        """The spawner's pid, 0 while there is none."""
+        return self._spawner.pid
 
     # Life cycle
 
@@ -167,6 +172,7 @@ class RuntimeDriver:
         self, id_: str, head: dict[str, Any], body: bytes, on_exit: OnExit, attach: Attach | None
     ) -> tuple[Control, AttachStream | None]:
         run_dir = str(head["run_dir"])
+        head["version"] = wire.VERSION
         mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         fds: tuple[int, ...] = (theirs.detach(),)
         stream = None

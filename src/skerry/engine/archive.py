@@ -48,30 +48,6 @@ def _clean(path: str) -> tuple[str, bool]:
     return posixpath.normpath("/" + path.lstrip("/")), follow
 
 
-def _live_root(container: Container) -> int:
-    """The root as the container's init sees it, -1 when the init has gone.
-
-    Its pid may be another's by now, even of a process of the host: the start time tells them apart,
-    and the descriptor of /proc/PID holds on to the process that was looked at.
-    """
-    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-    try:
-        process = os.open(f"/proc/{container.state.pid}", flags)
-    except OSError:
-        return -1
-    try:
-        with open(os.open("stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process), "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-        # Field 22 of proc(5); the first after the name is the third.
-        if int(fields[19]) != container.state.start_time:
-            return -1
-        return os.open("root", flags, dir_fd=process)
-    except (OSError, ValueError, IndexError):
-        return -1
-    finally:
-        os.close(process)
-
-
 class Archive:
     """The service."""
 
@@ -82,7 +58,8 @@ class Archive:
     def _view(self, container: Container, path: str, *, write: bool = False) -> Iterator[_View]:
         """The root under which a path of the container lies; closed at the end."""
         refusal = ""
-        root = _live_root(container) if container.running else -1
+        state = container.state
+        root = facts.live_root(state.pid, state.start_time) if container.running else -1
         if root < 0:
             root, path, refusal = self._stopped(container, path, write=write)
         for point in container.record.mounts:

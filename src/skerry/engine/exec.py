@@ -205,9 +205,9 @@ class Execs:
         text = wanted.get("User")
         if not text:
             return None
-        root = os.open(
-            f"/proc/{container.state.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-        )
+        root = facts.live_root(container.state.pid, container.state.start_time)
+        if root < 0:
+            raise Conflict(f"container {container.id} is not running")
         try:
             return facts.lookup_user(root, text, tuple(container.record.host.get("GroupAdd") or ()))
         finally:

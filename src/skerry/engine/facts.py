@@ -170,6 +170,30 @@ def _joined(mode: str, kind: str, registry: Registry) -> str:
     return f"/proc/{other.state.pid}/ns/{kind}"
 
 
+def live_root(pid: int, start_time: int) -> int:
+    """An O_PATH descriptor of the root as a container's init sees it, -1 when the init has gone.
+
+    Its pid may be another's by now, even of a process of the host: the start time tells them apart,
+    and the descriptor of /proc/PID holds on to the process that was looked at.
+    """
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    try:
+        process = os.open(f"/proc/{pid}", flags)
+    except OSError:
+        return -1
+    try:
+        with open(os.open("stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process), "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        # Field 22 of proc(5); the first after the name is the third.
+        if int(fields[19]) != start_time:
+            return -1
+        return os.open("root", flags, dir_fd=process)
+    except (OSError, ValueError, IndexError):
+        return -1
+    finally:
+        os.close(process)
+
+
 def hostname(record: Record, registry: Registry) -> str:
     """The name that the container sees."""
     network = record.host.get("NetworkMode", "")

@@ -12,7 +12,6 @@ import pytest
 
 from skerry.base.errors import InvalidInput, KernelFault
 from skerry.kernel import capabilities, seccomp
-from skerry.kernel.seccomp_policy import FLAGS
 
 pytestmark = pytest.mark.root
 
@@ -93,7 +92,7 @@ def test_actions() -> None:
 def test_flags_are_taken(flag: str) -> None:
     profile = {**DEFAULT, "flags": [f"SECCOMP_FILTER_FLAG_{flag}"]}
     flags = seccomp.flags_of(profile)
-    assert flags == FLAGS[f"SECCOMP_FILTER_FLAG_{flag}"]
+    assert flags == seccomp.FLAGS[f"SECCOMP_FILTER_FLAG_{flag}"]
     assert in_child(profile, lambda: [call(KEYCTL, 0, 0, 0)], flags) == [errno.EPERM]
 
 

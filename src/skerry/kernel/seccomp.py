@@ -9,18 +9,22 @@ import ctypes
 import json
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from skerry.base.errors import InvalidInput
 from skerry.kernel.syscalls import checked, libc, syscall
 
 # linux/seccomp.h, linux/prctl.h
-FLAG_TSYNC = 1 << 0
-FLAG_LOG = 1 << 1
-FLAG_SPEC_ALLOW = 1 << 2
 FLAG_NEW_LISTENER = 1 << 3
+FLAG_TSYNC = 1 << 0
 FLAG_TSYNC_ESRCH = 1 << 4
-FLAG_WAIT_KILLABLE_RECV = 1 << 5
+FLAGS: Final[dict[str, int]] = {
+    "SECCOMP_FILTER_FLAG_TSYNC": FLAG_TSYNC,
+    "SECCOMP_FILTER_FLAG_LOG": 1 << 1,
+    "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 1 << 2,
+    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": 1 << 5,
+}
+"""Flags that a profile may name."""
 _SET_MODE_FILTER = 1
 _PR_SET_NO_NEW_PRIVS = 38
 _NR_SECCOMP = {"x86_64": 317, "aarch64": 277}
@@ -95,15 +99,18 @@ def _write(path: str, program: bytes) -> None:
 
 
 def flags_of(seccomp: Mapping[str, Any]) -> int:
-    """The `flags` for `load` that a profile asks for, FLAG_NEW_LISTENER included.
+    """The `flags` for `load` of a profile that compiles, FLAG_NEW_LISTENER when some rule notifies.
 
-    For profiles that `compile_profile` takes; rules are not checked again, which costs as much as
-    the rest of a container's plan.
+    Asked at every start, so it reads only what it needs.
     """
-    from skerry.kernel import seccomp_policy
-
-    asks = any(rule.get("action") == "SCMP_ACT_NOTIFY" for rule in seccomp.get("syscalls") or ())
-    return seccomp_policy.flags_of(seccomp) | (FLAG_NEW_LISTENER if asks else 0)
+    flags = 0
+    for name in seccomp.get("flags") or ():
+        if name not in FLAGS:
+            raise InvalidInput(f"linux.seccomp: unknown flag {name!r:.60}")
+        flags |= FLAGS[name]
+    if any(rule.get("action") == "SCMP_ACT_NOTIFY" for rule in seccomp.get("syscalls") or ()):
+        flags |= FLAG_NEW_LISTENER
+    return flags
 
 
 def load(program: bytes, flags: int = 0) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from skerry.base.errors import InvalidInput, LimitExceeded
+from skerry.kernel.seccomp import FLAGS
 
 # linux/seccomp.h
 KILL_PROCESS = 0x80000000
@@ -41,13 +42,6 @@ ARCHITECTURES: Final = frozenset(
         *("PARISC64", "RISCV64", "LOONGARCH64", "M68K", "SH", "SHEB"),
     )
 )
-FLAGS: Final[dict[str, int]] = {
-    "SECCOMP_FILTER_FLAG_TSYNC": 1 << 0,
-    "SECCOMP_FILTER_FLAG_LOG": 1 << 1,
-    "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 1 << 2,
-    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": 1 << 5,
-}
-
 MAX_RULES = 4096
 MAX_NAMES = 4096
 _EPERM = 1
@@ -99,21 +93,13 @@ def parse_policy(seccomp: Mapping[str, Any]) -> Policy:
     for name in architectures:
         if name not in ARCHITECTURES:
             raise InvalidInput(f"linux.seccomp: unknown architecture {name!r:.60}")
-    flags_of(seccomp)
+    for name in _list(seccomp, "flags", 16):
+        if not isinstance(name, str) or name not in FLAGS:
+            raise InvalidInput(f"linux.seccomp: unknown flag {name!r:.60}")
     rules: list[Rule] = []
     for entry in _list(seccomp, "syscalls", MAX_RULES):
         rules.extend(_rules(entry))
     return Policy(default, architectures, tuple(rules), default_errno == 38)
-
-
-def flags_of(seccomp: Mapping[str, Any]) -> int:
-    """The flags for seccomp(2) that a profile asks for."""
-    result = 0
-    for flag in _list(seccomp, "flags", 16):
-        if not isinstance(flag, str) or flag not in FLAGS:
-            raise InvalidInput(f"linux.seccomp: unknown flag {flag!r:.60}")
-        result |= FLAGS[flag]
-    return result
 
 
 def _list(owner: Mapping[str, Any], field: str, limit: int) -> list[Any]:

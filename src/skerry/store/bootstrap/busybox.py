@@ -28,6 +28,7 @@ _FOLDERS: Final = {
     "usr/sbin": 0o755,
     "var": 0o755,
     "var/log": 0o755,
+    "var/spool": 0o755,
     "var/spool/mail": 0o755,
     "var/tmp": 0o1777,
     "var/www": 0o755,

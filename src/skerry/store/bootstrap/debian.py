@@ -145,6 +145,7 @@ def _run(command: list[str], sources: Sources, progress: Report | None) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env=environment,
+        umask=0o022,
     ) as process:
         assert process.stdin and process.stdout
         with suppress(BrokenPipeError):

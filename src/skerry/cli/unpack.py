@@ -94,7 +94,9 @@ class Unpacker:
         if base:
             if parts[:1] != [base]:
                 raise InvalidInput(f"an entry of the archive is not below {base}: {path!r:.200}")
-            parts = ([name] if name else []) + parts[1:]
+            parts = parts[1:]
+        if name:
+            parts = [name, *parts]
         return parts or None
 
     def _open_parent(self, parts: list[str]) -> int:

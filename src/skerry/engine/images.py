@@ -7,7 +7,7 @@ import asyncio
 import fnmatch
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, BinaryIO
 
 from skerry.base.errors import InvalidInput, SkerryError, Unsupported
@@ -67,7 +67,7 @@ class Images:
             if any(created <= bound for bound in bounds["since"]):
                 continue
             if _accepts(image, filters, created):
-                chosen.append(image)
+                chosen.append(_named(image, filters.get("reference")))
         return chosen
 
     def tag(self, reference: str, target: str) -> None:
@@ -234,20 +234,30 @@ def _accepts(image: Image, filters: Filters, created: int) -> bool:
             if not all(label_matches(labels, each) for each in wanted):
                 return False
         elif key == "reference":
-            if not any(_matches_reference(image, each) for each in wanted):
+            if not any(_matches(name, wanted) for name in (*image.tags, *image.digests)):
                 return False
         elif key == "until" and created > min(int(each) for each in wanted):
             return False
     return True
 
 
-def _matches_reference(image: Image, pattern: str) -> bool:
+def _named(image: Image, patterns: Iterable[str] | None) -> Image:
+    """With only those of its names that a reference filter asked for, as Docker lists it."""
+    if not patterns:
+        return image
+    return image._replace(
+        tags=tuple(name for name in image.tags if _matches(name, patterns)),
+        digests=tuple(name for name in image.digests if _matches(name, patterns)),
+    )
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
     """Docker matches the familiar name with and without its tag, as path.Match does."""
-    for name in (*image.tags, *image.digests):
-        for form in (name, name.rpartition("@")[0] or name.rpartition(":")[0]):
-            if form.count("/") == pattern.count("/") and fnmatch.fnmatchcase(form, pattern):
-                return True
-    return False
+    return any(
+        form.count("/") == pattern.count("/") and fnmatch.fnmatchcase(form, pattern)
+        for pattern in patterns
+        for form in (name, name.rpartition("@")[0] or name.rpartition(":")[0])
+    )
 
 
 async def _report(work: Callable[[Callable[[Any], None]], None]) -> AsyncIterator[Progress]:

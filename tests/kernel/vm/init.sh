@@ -28,8 +28,7 @@ hostname guest
 
 export HOME=/root PYTHONPATH=/usr/lib/guest:/skerry/src PYTHONDONTWRITEBYTECODE=1
 cd /skerry
-# shellcheck disable=SC2046
 python3 -m pytest -p guest_report -p no:cacheprovider -q --tb=short --maxfail=20 \
-    $(cat /tests) </dev/null
+    @/tests </dev/null
 echo "pytest ended with $?"
 poweroff -f

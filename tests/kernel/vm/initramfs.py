@@ -39,7 +39,7 @@ _UNUSED = re.compile(
     r"|config-[^/]*|dist-packages|site-packages|sqlite3|xmlrpc|curses|dbm)(/|$)"
     r"|\.opt-[12]\.pyc$|/_(tkinter|sqlite3|curses|dbm|gdbm|test)[^/]*\.so$"
 )
-_PACKAGES = ("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments")
+_PACKAGES = ("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "msgspec")
 
 
 class Archive:
@@ -124,7 +124,7 @@ def write(target: Path, modules: Iterable[Path], tests: Iterable[str]) -> None:
         archive.data("modules/order", "".join(f"{m.name}\n" for m in modules).encode())
         archive.data(f"{HOME}/pytest.ini", PYTEST_INI.encode())
         archive.data(f"{HOME}/.venv/bin/skerry-runtime", LAUNCHER.encode(), 0o755)
-        archive.data("tests", "".join(f"{HOME}/{test}\n" for test in tests).encode())
+        archive.data("tests", "".join(f"{test}\n" for test in tests).encode())
         archive.copy(here / "init.sh", "init")
         archive.copy(here / "guest_report.py", "usr/lib/guest/guest_report.py")
         for source, path in _python():
@@ -150,6 +150,8 @@ def _python() -> Iterator[tuple[str, str]]:
     for package in _PACKAGES:
         for path in _tree(f"{site}/{package}"):
             yield path, f"usr/lib/guest/{path[len(site) :]}"
+            if path.endswith(".so"):
+                needed.append(path)
     for path in _shared_libraries(needed):
         # Written below the link /lib64, it would go nowhere.
         yield path, f"{os.path.realpath(os.path.dirname(path))}/{os.path.basename(path)}"

@@ -347,3 +347,16 @@ def test_sockets_and_state_are_the_engines_alone(engine: Skerry, victim: str) ->
         for name in (*folders, *files):
             mode = os.lstat(os.path.join(folder, name)).st_mode
             assert mode & 0o002 == 0, os.path.join(folder, name)
+
+
+def test_other_containers_are_not_in_sight(engine: Skerry, run: Any, victim: str) -> None:
+    script = "find /sys/fs/cgroup -maxdepth 4; cat /proc/self/cgroup /proc/mounts; ps; hostname"
+    seen = run("busybox", "sh", "-c", script).stdout
+    assert victim[:12] not in seen
+
+
+def test_masks_hold_in_an_executed_process_too(engine: Skerry, victim: str) -> None:
+    script = "cat /proc/keys /proc/timer_list; echo 0 > /proc/sys/vm/swappiness"
+    ran = engine.skerry("exec", victim, "sh", "-c", script, check=False)
+    assert ran.stdout == ""
+    assert "Read-only" in ran.stderr

@@ -166,13 +166,9 @@ def start(created: Created, plan: Plan) -> Created:
     return created
 
 
-def hear_start(sock: _socket.socket, plan: Plan, pid: int) -> None:
+def hear_start(sock: _socket.socket, plan: Plan, pid: int, pidfd: int) -> None:
     """Follow, on a connection to the gate, what `start` follows; errors as `create`."""
-    created = Created(pid, pidfd_open(pid), -1, -1)
-    try:
-        _serve(created, plan, sock, last="")
-    finally:
-        os.close(created.pidfd)
+    _serve(Created(pid, pidfd, -1, -1), plan, sock, last="")
 
 
 def exec_into(

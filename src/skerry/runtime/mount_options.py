@@ -202,8 +202,9 @@ def step(mount: Mount, bundle: str) -> MountStep:
 
 
 def _check_place(target: str, mount: Mount) -> None:
-    """Over files of /proc may lie only those that tools like lxcfs replace."""
-    if not target.startswith("/proc/") or mount.get("type") == "proc":
+    """Foreign files may only lie over those of /proc that tools like lxcfs replace."""
+    bound = mount.get("type") == "bind" or {"bind", "rbind"} & set(mount.get("options", ()))
+    if not target.startswith("/proc/") or not bound:
         return
     if target.removeprefix("/proc/") not in REPLACEABLE:
         raise InvalidInput(f'"{target}" cannot be mounted because it is inside /proc')

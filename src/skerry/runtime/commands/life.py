@@ -21,11 +21,18 @@ def show_state(context: Context, words: list[str]) -> int:
     """Print the state of a container as JSON."""
     (name,) = exactly(parse(words, {}).words, 1, "skerry-runtime state ID")
     record = state.load(context.root, name)
-    shown: dict[str, object] = dict(state.oci_state(context.root, record))
-    annotations = shown.pop("annotations")
-    shown |= {"rootfs": record.rootfs, "created": record.created}
-    if annotations:
-        shown["annotations"] = annotations
+    known = state.oci_state(context.root, record)
+    shown: dict[str, object] = {
+        "ociVersion": known["ociVersion"],
+        "id": record.id,
+        "pid": known["pid"],
+        "status": known["status"],
+        "bundle": record.bundle,
+        "rootfs": record.rootfs,
+        "created": record.created,
+    }
+    if record.annotations:
+        shown["annotations"] = record.annotations
     shown["owner"] = "" if record.owner == 0 else str(record.owner)
     os.write(1, (json.dumps(shown, indent=2) + "\n").encode())
     return 0

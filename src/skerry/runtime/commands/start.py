@@ -12,6 +12,7 @@ from typing import Any
 from skerry.base.errors import Conflict, InvalidInput, KernelFault, NotFound, SkerryError
 from skerry.base.oci_runtime import Process, Spec
 from skerry.kernel import capabilities, cgroups
+from skerry.kernel.descriptors import pidfd_open
 from skerry.runtime import bundle as bundles
 from skerry.runtime import launch, plan, state
 from skerry.runtime.arguments import SWITCH, VALUE, Parsed, exactly, parse
@@ -65,11 +66,16 @@ def start(context: Context, words: list[str]) -> int:
         raise Conflict(f"cannot start a container in the {now_is} state")
     place = state.folder(context.root, name)
     made = plan_of(context, record)
-    sock = _connect(place)
+    # Before the program runs: it may have ended when we come to look.
+    pidfd = pidfd_open(record.pid)
     try:
-        launch.hear_start(sock, made, record.pid)
+        sock = _connect(place)
+        try:
+            launch.hear_start(sock, made, record.pid, pidfd)
+        finally:
+            sock.close()
     finally:
-        sock.close()
+        os.close(pidfd)
     launch.run_poststart(made, record.pid)
     return 0
 

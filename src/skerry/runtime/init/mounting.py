@@ -192,7 +192,7 @@ def _remount(root_fd: int, step: "MountStep") -> None:
 def _tmpfs_with_copy(target: int, step: "MountStep", data: str) -> None:
     fs_fd = k.fsopen("tmpfs")
     try:
-        for option in data.split(","):
+        for option in filter(None, data.split(",")):
             key, equals, value = option.partition("=")
             k.fsconfig(fs_fd, key, value if equals else None)
         tree = k.fsmount(fs_fd, 0, "tmpfs")

@@ -126,13 +126,20 @@ def _bind_device_at(parent: int, name: str, device: "DeviceStep") -> None:
 
 
 def _bind_node(device: "DeviceStep", target: int) -> None:
-    tree = k.open_tree(device.path)
+    node = os.open(device.path, os.O_PATH | os.O_CLOEXEC)
     try:
-        if device_number(tree) != (device.major, device.minor) and stat.S_ISCHR(device.mode):
+        status = os.fstat(node)
+        number = os.makedev(device.major, device.minor)
+        same_kind = stat.S_IFMT(status.st_mode) == stat.S_IFMT(device.mode)
+        if not same_kind or status.st_rdev != number:
             raise SystemFault(f"{device.path} on the host is not {device.major}:{device.minor}")
-        k.move_mount(tree, target)
+        tree = _guarded(node, device.path)
+        try:
+            k.move_mount(tree, target)
+        finally:
+            os.close(tree)
     finally:
-        os.close(tree)
+        os.close(node)
 
 
 def make_links(root_fd: int) -> None:
@@ -220,7 +227,7 @@ def _mask(root_fd: int, paths: tuple[str, ...]) -> None:
                 continue
             try:
                 if not stat.S_ISDIR(os.fstat(found).st_mode):
-                    tree = k.open_tree("", dirfd=null)
+                    tree = _guarded(null, "/dev/null")
                 elif empty < 0:
                     # One empty folder serves all; copies of it can be made once it is attached.
                     empty = k.detached("tmpfs", attributes=k.ATTR_RDONLY, mode="755", nr_inodes="1")
@@ -237,6 +244,18 @@ def _mask(root_fd: int, paths: tuple[str, ...]) -> None:
         os.close(null)
         if empty >= 0:
             os.close(empty)
+
+
+def _guarded(node: int, what: str) -> int:
+    """A copy of the mount of a host's device node. Read-only, which does not stop the device from
+    being written, but a root of the container from changing the node's mode and owner."""
+    tree = k.open_tree("", dirfd=node)
+    try:
+        k.mount_setattr(tree, attr_set=k.ATTR_RDONLY | k.ATTR_NOSUID | k.ATTR_NOEXEC, what=what)
+    except BaseException:
+        os.close(tree)
+        raise
+    return tree
 
 
 def pivot(root_fd: int) -> None:

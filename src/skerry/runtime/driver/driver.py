@@ -83,6 +83,7 @@ class RuntimeDriver:
             layout=self._layout,
             rootfs=task.rootfs,
         )
+        os.makedirs(task.state_dir, 0o700, exist_ok=True)
         leftovers.write_file(task.state_dir, CONFIG, text)
         return made
 

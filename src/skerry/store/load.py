@@ -148,7 +148,7 @@ class _Archive:
             return []
         try:
             return msgspec.json.decode(self._read(file), type=list[_Saved])
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidInput(f"image archive: manifest.json: {error}") from None
 
     def _fetch(self, descriptor: Descriptor) -> None:
@@ -158,14 +158,14 @@ class _Archive:
     def _read(self, file: _File) -> bytes:
         return self._images.blobs.read(file.digest, MAX_DOCUMENT)
 
-    def _find(self, name: str) -> _File:
-        name = os.path.normpath(name)
+    def _find(self, wanted: str) -> _File:
+        name = os.path.normpath(wanted)
         for _ in range(8):
             if name in self._files:
                 return self._files[name]
             name = self._links.get(name, "")
         raise InvalidInput(
-            f"image archive: manifest.json names a file that is missing: {name!r:.200}"
+            f"image archive: manifest.json names a file that is missing: {wanted!r:.200}"
         )
 
     def _docker(self, saved: _Saved, progress: Progress | None) -> Image:

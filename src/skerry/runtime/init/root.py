@@ -230,7 +230,9 @@ def _mask(root_fd: int, paths: tuple[str, ...]) -> None:
                     tree = _guarded(null, "/dev/null")
                 elif empty < 0:
                     # One empty folder serves all; copies of it can be made once it is attached.
-                    empty = k.detached("tmpfs", attributes=k.ATTR_RDONLY, mode="755", nr_inodes="1")
+                    empty = k.detached(
+                        "tmpfs", attributes=k.ATTR_RDONLY, source="tmpfs", mode="755"
+                    )
                     tree = os.dup(empty)
                 else:
                     tree = k.open_tree("", dirfd=empty)

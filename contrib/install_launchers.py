@@ -10,6 +10,26 @@ import sysconfig
 from pathlib import Path
 
 COMMANDS = {"skerry": "skerry.cli.main", "skerry-runtime": "skerry.runtime.main"}
+LONGEST_SHEBANG = 255
+"""Bytes of a first line that the kernel reads (BINPRM_BUF_SIZE of linux/binfmts.h, less one)."""
+
+
+def shebang(python: Path) -> str:
+    """The first line that starts `python`; by way of the shell when the kernel could not.
+
+    The kernel cuts an interpreter's path at the first space. To Python the shell's line is a
+    string of its own.
+    """
+    plain = f"#!{python} -ISE"
+    if " " not in str(python) and len(plain.encode()) <= LONGEST_SHEBANG:
+        return plain
+    return f"#!/bin/sh\n'''exec' \"{python}\" -ISE \"$0\" \"$@\"\n' '''"
+
+
+def launcher(template: str, python: Path, source: Path, name: str) -> str:
+    """The text of one launcher."""
+    text = template.replace("@SHEBANG@", shebang(python)).replace("@SRC@", repr(str(source)))
+    return text.replace("@MODULE@", COMMANDS[name]).replace("@NAME@", name)
 
 
 def main() -> None:
@@ -20,12 +40,9 @@ def main() -> None:
     source = here.parent / "src"
     # `pth` makes plain `.venv/bin/python -m skerry` and the tests find the same tree.
     Path(sysconfig.get_path("purelib"), "skerry.pth").write_text(f"{source}\n")
-    for name, module in COMMANDS.items():
-        text = template.replace("@PYTHON@", str(bin_dir / "python"))
-        text = text.replace("@SRC@", str(source))
-        text = text.replace("@MODULE@", module).replace("@NAME@", name)
+    for name in COMMANDS:
         fresh = bin_dir / f".{name}.new"
-        fresh.write_text(text)
+        fresh.write_text(launcher(template, bin_dir / "python", source, name))
         fresh.chmod(0o755)
         fresh.rename(bin_dir / name)
         sys.stdout.write(f"{bin_dir / name}\n")

@@ -6,9 +6,9 @@ which only the last ends so, as Docker's log readers expect. The current file is
 `path.1` (the youngest) to `path.<max_file - 1>`.
 """
 
-import json
 import os
 import time
+from json.encoder import encode_basestring
 
 from skerry.base.errors import KernelFault
 
@@ -138,7 +138,7 @@ def _open(path: str, flags: int = 0) -> int:
 
 
 def _entry(line: bytes, stream: str, now: str) -> bytes:
-    text = json.dumps(line.decode("utf-8", "replace"), ensure_ascii=False)
+    text = encode_basestring(line.decode("utf-8", "replace"))
     return f'{{"log":{text},"stream":"{stream}","time":"{now}"}}\n'.encode()
 
 

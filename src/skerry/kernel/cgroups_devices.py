@@ -6,6 +6,7 @@ exceptions from it (Documentation/admin-guide/cgroup-v1/devices.rst), so the lis
 """
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from skerry.base.errors import InvalidInput, Unsupported
@@ -92,8 +93,11 @@ def rules(given: Iterable[Mapping[str, Any]]) -> tuple[DeviceRule, ...]:
     return (DENY_ALL, *(parse_rule(rule) for rule in given), *DEFAULT_RULES)
 
 
-def v1_writes(listed: Iterable[DeviceRule]) -> tuple[tuple[str, str], ...]:
+@lru_cache(maxsize=64)
+def v1_writes(listed: tuple[DeviceRule, ...]) -> tuple[tuple[str, str], ...]:
     """(file, value) rows that give the devices controller the meaning of `listed`, in order.
+
+    Kept by content: most containers have the same list.
 
     Unsupported when a rule takes a part out of a wider one: the v1 list cannot say that.
     """
@@ -136,12 +140,18 @@ def _covers(wide: tuple[str, int, int], narrow: tuple[str, int, int]) -> bool:
     )
 
 
+def _overlap(one: tuple[str, int, int], other: tuple[str, int, int]) -> bool:
+    return one[0] == other[0] and all(
+        a == b or ANY in (a, b) for a, b in zip(one[1:], other[1:], strict=True)
+    )
+
+
 def _wider(
     rule: DeviceRule, exceptions: Mapping[tuple[str, int, int], set[str]]
 ) -> tuple[str, int, int] | None:
-    """An exception that covers more than `rule` and shares an access with it."""
+    """An exception of which `rule` takes a part away, but not the whole."""
     key = (rule.kind, rule.major, rule.minor)
     for other, access in exceptions.items():
-        if other != key and _covers(other, key) and access & set(rule.access):
+        if _overlap(key, other) and not _covers(key, other) and access & set(rule.access):
             return other
     return None

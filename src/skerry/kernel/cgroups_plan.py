@@ -47,6 +47,7 @@ class Asked:
         self.resources = resources
         self.layout = layout
         self.path = path
+        self.controllers = layout.controllers
 
     def part(self, name: str) -> "Mapping[str, Any]":
         """The object `linux.resources.<name>`, empty when it is not there."""
@@ -84,7 +85,7 @@ class Asked:
 
     def need(self, controller: str, what: str) -> None:
         """Unsupported unless `controller` is mounted."""
-        if controller in self.layout.controllers:
+        if controller in self.controllers:
             return
         if self.layout.version == 0:
             hint = "no cgroups are mounted: mount -t cgroup2 none /sys/fs/cgroup"

@@ -172,15 +172,12 @@ def rdma_writes(asked: Asked) -> Iterator[Write]:
 
 
 def _devices(asked: Asked) -> Iterator[Write]:
-    listed = rules(asked.entries("devices"))
-    if not asked.resources.get("devices") and "devices" not in asked.layout.controllers:
+    given = asked.entries("devices")
+    missing = "devices" not in asked.controllers
+    if missing and not given:
         return
-    rows = v1_writes(listed)
-    if (
-        len(rows) == 1
-        and rows[0][0] == "devices.allow"
-        and ("devices" not in asked.layout.controllers)
-    ):
+    rows = v1_writes(rules(given))
+    if missing and rows == (("devices.allow", "a"),):
         return
     asked.need("devices", "the use of devices")
     for file, value in rows:

@@ -2,8 +2,10 @@
 
 All trees are joined, also those without limits and `name=systemd`, so that nothing of a container
 stays in its starter's group: the counters are its own and a service manager that sweeps the
-starter's group does not take the container along. Joining is cheap only for a single thread that
-writes `0` to `tasks`: any other way waits for an RCU grace period in every tree.
+starter's group does not take the container along. (The empty v2 tree of a hybrid layout limits and
+counts nothing; entering it would add a clone under the kernel's one cgroup lock.) Joining is cheap
+only for a single thread that writes `0` to `tasks`: any other way waits for an RCU grace period in
+every tree.
 """
 
 import errno
@@ -87,6 +89,11 @@ class CgroupV1(Cgroup):
             found.update(map(int, files.text(f"{place}/cgroup.procs").split()))
         found.discard(0)  # a process of another pid namespace
         return sorted(found)
+
+    def _surely_empty(self) -> bool:
+        # Counts zombies and groups below as well. Listing processes makes the kernel sort them.
+        directory = self.directory_of("pids")
+        return bool(directory) and files.text(f"{directory}/pids.current") == "0\n"
 
     def _counting_directory(self) -> str:
         # The freezer's tree: what is frozen is what is counted and killed.

@@ -157,6 +157,9 @@ class CgroupV2(Cgroup):
         found.discard(0)  # a process of another pid namespace
         return sorted(found)
 
+    def _surely_empty(self) -> bool:
+        return "populated 0" in files.text(f"{self._directory}/cgroup.events")
+
     def wait_empty(self, timeout: float) -> bool:
         """See Cgroup.wait_empty: woken by cgroup.events."""
         return self._wait_for("populated 0", timeout)

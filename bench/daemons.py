@@ -30,9 +30,20 @@ class MissingPiece(RuntimeError):
     """A peer, or a part of ours, is not there or does not start; the message says which."""
 
 
-def short_folder(prefix: str) -> Path:
-    """A fresh folder directly under /tmp: a unix socket's path has to stay under 108 bytes."""
-    return Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp"))
+def short_folder(prefix: str, parent: str = "/tmp") -> Path:
+    """A fresh folder with a short path: a unix socket's has to stay under 108 bytes."""
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+
+
+def volatile_parent() -> str:
+    """Where run-time files of a test go: on a tmpfs, as /run is on an installed system."""
+    tmpfs = [line.split()[4] for line in _mountinfo() if " - tmpfs " in line]
+    usable = (place for place in ("/run", "/dev/shm") if place in tmpfs)
+    return next(usable, "/tmp")
+
+
+def _mountinfo() -> list[str]:
+    return Path("/proc/self/mountinfo").read_text().splitlines()
 
 
 def answers(path: str) -> bool:
@@ -58,16 +69,23 @@ def wait_for_socket(path: str, process: subprocess.Popen[bytes], name: str, log:
 
 
 class Daemon:
-    """A started engine. `home` holds all that it writes; `close` stops it and removes `home`."""
+    """A started engine. All that it writes is in `home`, on disk, and `run_home`, in memory;
+    `close` stops it and removes both."""
 
     name = "daemon"
 
     def __init__(self, home: Path | None = None) -> None:
         self.home = home or short_folder("sk-")
+        self.run_home = short_folder("sk-", volatile_parent())
         self.socket = str(self.home / "s")
         self.host = f"unix://{self.socket}"
         self.log = self.home / "log"
         self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def folders(self) -> list[Path]:
+        """What tells this engine's processes and mounts from another's."""
+        return [self.home, self.run_home]
 
     def command(self) -> list[str]:
         """The daemon's command line."""
@@ -129,7 +147,8 @@ class Daemon:
             self.remove_containers()
         self.stop()
         self.end_leftovers()
-        remove_folder(self.home)
+        for folder in self.folders:
+            remove_folder(folder)
 
     def docker(
         self,
@@ -166,7 +185,7 @@ class Skerry(Daemon):
     def __init__(self, home: Path | None = None) -> None:
         super().__init__(home)
         self.root = self.home / "root"
-        self.run_root = self.home / "run"
+        self.run_root = self.run_home
 
     def command(self) -> list[str]:
         return [
@@ -218,7 +237,7 @@ class Dockerd(Daemon):
         return [
             self.program,
             *("--config-file", str(config), "--host", self.host),
-            *("--data-root", str(self.home / "data"), "--exec-root", str(self.home / "exec")),
+            *("--data-root", str(self.home / "data"), "--exec-root", str(self.run_home)),
             *("--pidfile", str(self.home / "pid")),
             *("--bridge", "none", "--iptables=false", "--ip6tables=false"),
             *self.extra,
@@ -227,8 +246,8 @@ class Dockerd(Daemon):
     def end_leftovers(self) -> None:
         # dockerd stops its containerd on SIGTERM, not when it was killed.
         with contextlib.suppress(OSError, ValueError):
-            pid = int((self.home / "exec/containerd/containerd.pid").read_text())
-            if str(self.home).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+            pid = int((self.run_home / "containerd/containerd.pid").read_text())
+            if str(self.run_home).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
                 os.kill(pid, signal.SIGTERM)
 
     def add_busybox(self) -> None:
@@ -263,7 +282,7 @@ def run(
 def mounts_below(folder: Path) -> list[str]:
     """Mount points in our own namespace at or below `folder`, deepest first."""
     found = []
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    for line in _mountinfo():
         target = line.split()[4].encode().decode("unicode_escape")
         if target == str(folder) or target.startswith(f"{folder}/"):
             found.append(target)

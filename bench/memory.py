@@ -40,7 +40,7 @@ def _held(daemon: Callable[[], Daemon]) -> Callable[[], float]:
                 for _ in range(CONTAINERS):
                     made.append(api.call("POST", "/containers/create", body)["Id"])
                     api.call("POST", f"/containers/{made[-1]}/start")
-                return pss_megabytes(running.home)
+                return pss_megabytes(running.folders)
             finally:
                 for one in made:
                     api.request("DELETE", f"/containers/{one}?force=1")
@@ -48,14 +48,14 @@ def _held(daemon: Callable[[], Daemon]) -> Callable[[], float]:
     return once
 
 
-def pss_megabytes(home: Path) -> float:
-    """Proportional set size of the engine in `home`: what is shared counts by its share.
+def pss_megabytes(folders: list[Path]) -> float:
+    """Proportional set size of the engine in `folders`: what is shared counts by its share.
 
     Programs in containers are told by their pid namespace.
     """
     host = os.readlink("/proc/self/ns/pid")
     total = 0
-    for pid in footprint.processes([home]):
+    for pid in footprint.processes(folders):
         try:
             if os.readlink(f"/proc/{pid}/ns/pid") != host:
                 continue
@@ -66,5 +66,5 @@ def pss_megabytes(home: Path) -> float:
             int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")
         )
     if not total:
-        raise MissingPiece(f"no process of the engine in {home} was found")
+        raise MissingPiece(f"no process of the engine in {folders[0]} was found")
     return total / 1024

@@ -113,8 +113,8 @@ def no_leaks(engine: Skerry) -> Iterator[None]:
     engine.remove_containers()
     # The engine starts its spawner with the first container and keeps it.
     engine.docker("run", "--rm", "--network", "none", "busybox", "true")
-    before = footprint.take([engine.home], [engine.run_root])
+    before = footprint.take(engine.folders, [engine.run_root])
     yield
     engine.remove_containers()
-    left = footprint.settle(before, [engine.home], [engine.run_root])
+    left = footprint.settle(before, engine.folders, [engine.run_root])
     assert not left, "left behind:\n" + "\n".join(left)

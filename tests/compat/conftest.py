@@ -39,10 +39,10 @@ def leaves_nothing(daemon: Daemon) -> Iterator[None]:
     daemon.remove_containers()
     # The engine starts its spawner with the first container and keeps it.
     daemon.docker("run", "--rm", "--network", "none", "busybox", "true")
-    before = footprint.take([daemon.home], run_roots)
+    before = footprint.take(daemon.folders, run_roots)
     yield
     daemon.remove_containers()
-    left = footprint.settle(before, [daemon.home], run_roots)
+    left = footprint.settle(before, daemon.folders, run_roots)
     if isinstance(daemon, Skerry):
         assert not left, "left behind:\n" + "\n".join(left)
 

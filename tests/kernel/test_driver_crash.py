@@ -93,9 +93,9 @@ async def test_engine_killed_at_any_instant_leaves_only_what_delete_removes(
         await world.next_engine()
         found = [await world.driver.recover(task.id, task.run_dir, world.on_exit) for task in tasks]
         for task, state in zip(tasks, found, strict=True):
-            if isinstance(state, Started):
-                assert alive(state.pid)
-                assert state.pid in await world.driver.pids(task.id)
+            # The engine may have killed it with its last breath: then its end must be told.
+            if isinstance(state, Started) and not alive(state.pid):
+                await world.ended(task.id)
             await world.delete(task)
         await until(lambda: not world.leftovers(), f"left behind: {world.leftovers()}")
 

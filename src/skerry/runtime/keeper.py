@@ -317,11 +317,12 @@ def keep(datagram: bytes, fds: tuple[int, ...], programs: Programs) -> None:
     _c_signal(_SIGCHLD, None)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     mine, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    own = os.getpid()
     pid = os.fork()
     if pid == 0:
         try:
             mine.close()
-            starter.start(datagram, fds, theirs, programs)
+            starter.start(datagram, fds, starter.Parent(own, theirs), programs)
         finally:
             os._exit(0)
     theirs.close()

@@ -74,7 +74,9 @@ def _refuse(fds: tuple[int, ...], error: OSError) -> None:
 
 def main(fd: int) -> None:
     """The spawner's process, started by `skerry.runtime.driver`; `fd` is its end of the socket."""
-    set_dumpable(False)
+    if os.geteuid() == 0:
+        # Without root, the id maps of a child can be written only while it is dumpable.
+        set_dumpable(False)
     programs = Containers(detect())
     # Imported late elsewhere; a keeper must not read modules from the disk at the end of a program.
     programs.kill_rest("/skerry/no-such-group")  # It kills what it finds.

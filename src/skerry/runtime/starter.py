@@ -100,11 +100,19 @@ class Kept(NamedTuple):
     the program's `terminal`, or `stdout`, `stderr` and perhaps `stdin`."""
 
 
-def start(
-    datagram: bytes, fds: tuple[int, ...], keeper: _socket.socket, programs: Programs
-) -> None:
-    """In the starter's process: carry out a request and hand over on the socket `keeper`."""
+class Parent(NamedTuple):
+    """The keeper that the starter works for."""
+
+    pid: int
+    sock: _socket.socket
+    """Takes what is handed over."""
+
+
+def start(datagram: bytes, fds: tuple[int, ...], keeper: Parent, programs: Programs) -> None:
+    """In the starter's process: carry out a request and hand over to the keeper."""
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != keeper.pid:
+        return  # It was killed before the line above.
     control = socket.socket(fileno=os.dup(fds[0]))
     _say(control, {"event": "taken"})
     try:
@@ -115,7 +123,7 @@ def start(
 
 
 def _start(
-    message: wire.Message, control: socket.socket, keeper: _socket.socket, programs: Programs
+    message: wire.Message, control: socket.socket, keeper: Parent, programs: Programs
 ) -> None:
     head = message.head
     if head.get("version") != wire.VERSION:
@@ -124,7 +132,7 @@ def _start(
             hint="skerry was replaced while the engine ran: restart the engine",
         )
     run_dir = str(head["run_dir"])
-    lock = rundir.take_lock(run_dir, os.getppid())
+    lock = rundir.take_lock(run_dir, keeper.pid)
     launched = None
     try:
         listening = rundir.listen(run_dir)
@@ -155,7 +163,7 @@ def _start(
             launched.poststop,
             tuple(kept_fds),
         )
-        send_fds(keeper, _packed(kept), tuple(kept_fds.values()))
+        send_fds(keeper.sock, _packed(kept), tuple(kept_fds.values()))
     except BaseException:
         if launched is not None:
             _undo(launched, programs)

@@ -7,7 +7,7 @@ _skerry_options() {
     'attach') echo '--detach-keys --no-stdin --sig-proxy --help' ;;
     'ps') echo '--all -a --filter -f --format --last -n --latest -l --no-trunc --quiet -q --size -s --help' ;;
     'logs') echo '--details --follow -f --since --tail -n --timestamps -t --until --help' ;;
-    'start') echo '--attach -a --interactive -i --detach-keys --help' ;;
+    'start') echo '--attach -a --detach-keys --interactive -i --sig-proxy --help' ;;
     'stop') echo '--signal -s --time -t --timeout --help' ;;
     'restart') echo '--signal -s --time -t --timeout --help' ;;
     'kill') echo '--signal -s --help' ;;
@@ -54,7 +54,7 @@ _skerry_options() {
     'container restart') echo '--signal -s --time -t --timeout --help' ;;
     'container rm') echo '--force -f --link --volumes -v --help' ;;
     'container run') echo '--add-host --annotation --attach -a --blkio-weight --blkio-weight-device --cap-add --cap-drop --cgroup-parent --cgroupns --cidfile --cpu-period --cpu-quota --cpu-rt-period --cpu-rt-runtime --cpu-shares -c --cpus --cpuset-cpus --cpuset-mems --device --device-cgroup-rule --device-read-bps --device-read-iops --device-write-bps --device-write-iops --dns --dns-option --dns-search --domainname --entrypoint --env -e --env-file --expose --gpus --group-add --health-cmd --health-interval --health-retries --health-start-interval --health-start-period --health-timeout --hostname -h --init --interactive -i --ip --ip6 --ipc --isolation --label -l --label-file --link --log-driver --log-opt --mac-address --memory -m --memory-reservation --memory-swap --memory-swappiness --mount --name --net --net-alias --network --network-alias --no-healthcheck --oom-kill-disable --oom-score-adj --pid --pids-limit --platform --privileged --publish -p --publish-all -P --pull --quiet -q --read-only --restart --rm --runtime --security-opt --shm-size --stop-signal --stop-timeout --storage-opt --sysctl --tmpfs --tty -t --ulimit --user -u --userns --uts --volume -v --volume-driver --volumes-from --workdir -w --detach -d --detach-keys --sig-proxy --help' ;;
-    'container start') echo '--attach -a --interactive -i --detach-keys --help' ;;
+    'container start') echo '--attach -a --detach-keys --interactive -i --sig-proxy --help' ;;
     'container stats') echo '--all -a --format --no-stream --no-trunc --help' ;;
     'container stop') echo '--signal -s --time -t --timeout --help' ;;
     'container top') echo '--help' ;;

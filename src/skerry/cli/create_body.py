@@ -63,8 +63,6 @@ _HOST_SIZES = {
     "shm-size": "ShmSize",
 }
 _HOST_LISTS = {
-    "cap-add": "CapAdd",
-    "cap-drop": "CapDrop",
     "group-add": "GroupAdd",
     "add-host": "ExtraHosts",
     "dns": "Dns",
@@ -253,6 +251,12 @@ def _host_policies(parsed: Parsed, host: dict[str, Any]) -> None:
             "Type": driver,
             "Config": key_values(parsed.many("log-opt"), "log option"),
         }
+    dropped = capabilities(parsed.many("cap-drop"))
+    added = [name for name in capabilities(parsed.many("cap-add")) if name not in dropped]
+    if added:
+        host["CapAdd"] = added
+    if dropped:
+        host["CapDrop"] = dropped
     for name, key in (
         ("sysctl", "Sysctls"),
         ("storage-opt", "StorageOpt"),
@@ -261,6 +265,14 @@ def _host_policies(parsed: Parsed, host: dict[str, Any]) -> None:
         if parsed.many(name):
             host[key] = key_values(parsed.many(name), name)
     _security(parsed.many("security-opt"), host)
+
+
+def capabilities(names: list[str]) -> list[str]:
+    """With prefix and in capitals, sorted; ALL stands for every other."""
+    full = {name.upper() for name in names}
+    if "ALL" in full:
+        return ["ALL"]
+    return sorted(name if name.startswith("CAP_") else f"CAP_{name}" for name in full)
 
 
 def _security(options: list[str], host: dict[str, Any]) -> None:

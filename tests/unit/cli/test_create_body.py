@@ -88,7 +88,7 @@ def test_policies(tmp_path: Path) -> None:
     }
     del host["SecurityOpt"][0]
     assert host == {
-        "CapAdd": ["NET_ADMIN"], "CapDrop": ["ALL"], "Privileged": True, "ReadonlyRootfs": True,
+        "CapAdd": ["CAP_NET_ADMIN"], "CapDrop": ["ALL"], "Privileged": True, "ReadonlyRootfs": True,
         "Init": True, "SecurityOpt": ["no-new-privileges", "apparmor=x"], "MaskedPaths": [],
         "ReadonlyPaths": [], "RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 3},
         "LogConfig": {"Type": "json-file", "Config": {"max-size": "1m"}},

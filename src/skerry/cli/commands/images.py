@@ -153,7 +153,9 @@ def history(context: Context, parsed: Parsed) -> int:
     for row in rows:
         if row["ID"].startswith("<missing"):
             row["ID"] = "<missing>"
-    HISTORY.show(rows, form=parsed.text("format"), quiet=parsed.on("quiet"))
+    columns = HISTORY.default if human else HISTORY.default.replace("CreatedSince", "CreatedAt")
+    listing = Listing(HISTORY.headings, columns, "ID")
+    listing.show(rows, form=parsed.text("format"), quiet=parsed.on("quiet"))
     return 0
 
 

@@ -127,8 +127,9 @@ COMMANDS = {
         "Start stopped containers",
         (
             switch("attach", "Join output and pass signals on", "a"),
-            switch("interactive", "Join input", "i"),
             text("detach-keys", "Keys that leave the container running", "KEYS"),
+            switch("interactive", "Join input", "i"),
+            switch("sig-proxy", "Pass signals on to the container (default true)"),
         ),
         complete="stopped",
     ),

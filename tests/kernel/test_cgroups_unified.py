@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from skerry.base.errors import KernelFault
-from skerry.kernel import cgroups
-from skerry.kernel.cgroups import Cgroup, plan
-from skerry.kernel.namespaces import clone3
+from skerry.kernel import cgroups, mounts
+from skerry.kernel.cgroups import Cgroup, Hierarchy, Layout, plan
+from skerry.kernel.namespaces import CLONE_NEWCGROUP, CLONE_NEWNS, clone3
 
 LAYOUT = cgroups.detect()
 pytestmark = [
@@ -110,6 +110,28 @@ def test_the_group_in_which_a_container_put_its_init(top: Cgroup) -> None:
     fd = group.directory_fd(os.getpid())
     assert os.readlink(f"/proc/self/fd/{fd}") == directory(group)
     os.close(fd)
+
+
+def test_in_a_container_the_root_is_cleared(top: Cgroup, tmp_path: Path) -> None:
+    """A container's root group holds its processes; they move so that limits become possible."""
+    code = 1
+    fd = top.directory_fd()
+    pid, pidfd = clone3(CLONE_NEWCGROUP | CLONE_NEWNS, cgroup_fd=fd)
+    if pid == 0:
+        try:
+            mounts.mount("", "/", flags=mounts.MS_REC | mounts.MS_PRIVATE)
+            mounts.mount("none", str(tmp_path), "cgroup2")
+            tree = Hierarchy(("memory", "pids"), str(tmp_path), "/")
+            inner = Cgroup("/skerry/c1", Layout("unified", (), tree))
+            inner.create(plan(inner.path, {"memory": {"limit": 32 << 20}}, inner.layout))
+            found = Path(directory(inner), "memory.max").read_text().strip()
+            own = Path("/proc/self/cgroup").read_text().strip()
+            code = 0 if (found, own) == (str(32 << 20), "0::/init") else 2
+        finally:
+            os._exit(code)
+    os.close(pidfd)
+    os.close(fd)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 def test_free_form_limits(top: Cgroup) -> None:

@@ -93,6 +93,8 @@ class CgroupV2(Cgroup):
         for name in self.path.split("/")[1:]:
             handed_down = files.text(f"{place}/cgroup.subtree_control").split()
             missing = [one for one in self._offered if one not in handed_down]
+            if missing and place == self._mount:
+                _make_room(place)
             for controller, error in _hand_down(place, missing).items():
                 error.filename = place
                 refusals.setdefault(controller, error)
@@ -321,6 +323,25 @@ def io_rows(text: str) -> tuple[_Rows, _Rows]:
                 if key in names:
                     rows.append((int(major), int(minor), names[key], int(value)))
     return transferred, operations
+
+
+def _make_room(mount: str) -> None:
+    """In a container, whose root group is no true root: move its processes to a group `init`.
+
+    Otherwise nothing in this container could ever have limits of its own. The limits that the outer
+    engine set hold as before, since they are on the group above.
+    """
+    if not os.path.exists(f"{mount}/cgroup.type"):
+        return
+    for _ in range(16):  # a process may fork while it is moved
+        pids = [pid for pid in files.text(f"{mount}/cgroup.procs").split() if pid != "0"]
+        if not pids:
+            return
+        with contextlib.suppress(OSError):
+            os.mkdir(f"{mount}/init", 0o755)
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                files.put(f"{mount}/init/cgroup.procs", pid)
 
 
 def _hand_down(place: str, controllers: list[str]) -> dict[str, OSError]:

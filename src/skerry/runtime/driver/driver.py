@@ -343,7 +343,7 @@ class RuntimeDriver:
         """Change limits of a running task; `resources` is OCI `linux.resources`."""
         cgroup = self._running_cgroup(container_id)
         checked = bundle.parse_resources(json.dumps(resources).encode())
-        writes = cgroups.plan(cgroup.path, checked, self._layout)
+        writes = cgroups.plan(cgroup.path, checked, self._layout, devices=False)
         await asyncio.to_thread(cgroup.apply, writes)
 
     async def stats(self, container_id: str) -> Stats:

@@ -21,12 +21,12 @@ from typing import Any, NamedTuple
 
 from skerry.base.errors import Conflict, KernelFault, SkerryError, SystemFault, Unsupported
 from skerry.base.oci_runtime import OCI_VERSION, State
-from skerry.kernel import cgroups, namespaces
+from skerry.kernel import cgroups, namespaces, processes
 from skerry.kernel.cgroups import Cgroup, Layout
 from skerry.kernel.descriptors import pidfd_open, send_fds
 from skerry.kernel.mounts import MS_REMOUNT
 from skerry.kernel.syscalls import libc, syscall
-from skerry.runtime import init, rundir
+from skerry.runtime import init
 from skerry.runtime.init import hooks, root
 from skerry.runtime.init.handover import Handover, Status, Stdio, error_from
 from skerry.runtime.init.mounting import CgroupTree, bind_tree, failed
@@ -194,7 +194,8 @@ def exec_into(
     try:
         target = opened.keep(pidfd_open(pid))
         # Only now that the descriptor holds the process: its pid may have become a host process's.
-        if start_time and rundir.start_time(pid) != start_time:
+        now = processes.facts(pid) if start_time else None
+        if start_time and (now is None or now[1] != start_time):
             raise Conflict(f"cannot exec: the container's init {pid} has gone")
         kinds = namespaces.differing(pid)
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)

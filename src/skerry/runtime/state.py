@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from skerry.base.errors import Conflict, InvalidInput, KernelFault, NotFound
 from skerry.base.oci_runtime import OCI_VERSION, Spec, State
-from skerry.kernel import cgroups
+from skerry.kernel import cgroups, processes
 from skerry.kernel.cgroups import Cgroup
 from skerry.runtime import bundle
 
@@ -57,18 +57,6 @@ def check_id(container_id: str) -> str:
     if not _ID.fullmatch(container_id) or container_id.startswith("."):
         raise InvalidInput(f"invalid container ID format: {container_id!r:.100}")
     return container_id
-
-
-def process_facts(pid: int) -> tuple[str, int] | None:
-    """(state letter, start time) of a process, None when there is none (proc_pid_stat(5))."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            data = file.read()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    # The name in parentheses may hold anything, so count from the last one.
-    words = data[data.rindex(b")") + 2 :].split()
-    return words[0].decode(), int(words[19])
 
 
 def now() -> str:
@@ -155,7 +143,7 @@ def all_records(root: str) -> list[Record]:
 
 def _sweep(root: str, name: str) -> None:
     pid = name.rpartition(".")[2]
-    if pid.isdigit() and process_facts(int(pid)) is None:
+    if pid.isdigit() and processes.facts(int(pid)) is None:
         _remove_folder(os.path.join(root, name))
 
 
@@ -179,9 +167,9 @@ def _remove_folder(path: str) -> None:
 def status(root: str, record: Record) -> str:
     """`creating`, `created`, `running`, `paused` or `stopped`."""
     if not record.pid:
-        maker = process_facts(record.maker[0])
+        maker = processes.facts(record.maker[0])
         return "creating" if maker and maker[1] == record.maker[1] else "stopped"
-    facts = process_facts(record.pid)
+    facts = processes.facts(record.pid)
     if facts is None or facts[0] in "ZX" or facts[1] != record.start_time:
         return "stopped"
     if os.path.exists(os.path.join(folder(root, record.id), GATE)):

@@ -6,7 +6,7 @@ import signal
 
 from skerry.base.errors import Conflict, InvalidInput, KernelFault, NotFound
 from skerry.base.oci_runtime import OCI_VERSION, State
-from skerry.kernel import cgroups
+from skerry.kernel import cgroups, processes
 from skerry.kernel.cgroups import Cgroup, Layout
 from skerry.kernel.namespaces import CLONE_NEWPID
 from skerry.runtime import launch, plan, state
@@ -150,7 +150,7 @@ def _own_init(record: state.Record) -> int:
         pidfd = pidfd_open(record.pid)
     except KernelFault:
         return -1
-    facts = state.process_facts(record.pid)
+    facts = processes.facts(record.pid)
     if facts is None or facts[1] != record.start_time or facts[0] in "ZX":
         os.close(pidfd)
         return -1

@@ -11,7 +11,7 @@ from typing import Any
 
 from skerry.base.errors import Conflict, InvalidInput, KernelFault, NotFound, SkerryError
 from skerry.base.oci_runtime import Process, Spec
-from skerry.kernel import capabilities, cgroups
+from skerry.kernel import capabilities, cgroups, processes
 from skerry.kernel.descriptors import pidfd_open
 from skerry.runtime import bundle as bundles
 from skerry.runtime import launch, plan, state
@@ -130,7 +130,7 @@ class _Claim:
     def __init__(self, context: Context, made: Plan, spec: Spec) -> None:
         self.context = context
         self.layout = cgroups.detect()
-        own = state.process_facts(os.getpid())
+        own = processes.facts(os.getpid())
         self.record = state.Record(
             id=made.id,
             bundle=made.bundle,
@@ -148,7 +148,7 @@ class _Claim:
 
     def cloned(self, pid: int) -> None:
         """Write down the init as soon as it exists."""
-        facts = state.process_facts(pid)
+        facts = processes.facts(pid)
         if facts is not None:
             self.record = self.record._replace(pid=pid, start_time=facts[1])
             state.save(self.context.root, self.record)

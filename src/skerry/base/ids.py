@@ -16,7 +16,7 @@ _ADJECTIVES = (
 _NOUNS = (
     "auk beacon bight brill cliff cod cormorant crab curlew dunlin eddy eider fulmar gannet gull "
     "heron holm inlet islet kelp kittiwake knot lagoon limpet loon merlin mussel otter petrel "
-    "pipit plover puffin reef sandbar seal shag shoal skua sound spindrift spray tern tide turnstone"
+    "pipit plover puffin reef sandbar seal shag shoal skua sound spindrift spray tern tide"
 ).split()
 
 

@@ -1,10 +1,13 @@
 """Blobs by digest, in an OCI image layout: `<root>/blobs/sha256/<hex>`.
 
-A blob is written to `tmp/` while it is hashed, flushed, and renamed into place: either the whole
-verified content has its name, or nothing has.
+A blob is written to `tmp/` while it is hashed, and renamed into place when it is whole and
+verified. It reaches the disk for good (`flush`) before an image that needs it is recorded, while
+its layer is being unpacked; a power cut before that may leave a name without content, so what no
+image refers to is put away when the store is opened.
 """
 
 import os
+from collections.abc import Iterable
 from typing import BinaryIO, Final
 
 from skerry.base.digests import Verifier, hex_of
@@ -70,6 +73,17 @@ class Blobs:
         """A writer for one new blob, to be used in a `with` block."""
         return Writer(self, self._scratch, self._leases)
 
+    def flush(self, digests: Iterable[str]) -> None:
+        """Return when these blobs and their names would outlive a power cut."""
+        for digest in digests:
+            with self.open(digest) as file:
+                os.fdatasync(file.fileno())
+        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
     def put(self, data: bytes) -> str:
         """Store a small document; its digest."""
         with self.ingest() as writer:
@@ -109,7 +123,7 @@ class Writer:
         return len(chunk)
 
     def commit(self, digest: str | None = None, size: int | None = None) -> str:
-        """Verify against what was declared, flush, give it its name; the digest.
+        """Verify against what was declared and give it its name; the digest.
 
         DigestMismatch when they are others than declared. Storing what is there already is fine.
         """
@@ -120,7 +134,6 @@ class Writer:
             self._leases.touch(self._seen.digest)
             known = os.path.exists(target)
         if not known:
-            os.fdatasync(self._fd)
             os.rename(self._path, target)
         return self._seen.digest
 

@@ -80,18 +80,23 @@ def _chain(head: bytes, chunks: Chunks) -> Chunks:
     yield from chunks
 
 
+def is_compressed(head: bytes) -> bool:
+    """Whether a stream that starts with these (at least six) bytes would be changed."""
+    return head.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\x00", b"BZh")) or (
+        head[:1] != b"" and 0x50 <= head[0] <= 0x5F and head[1:4] == b"\x2a\x4d\x18"
+    )
+
+
 def _plain(head: bytes, chunks: Chunks, what: str) -> Chunks:
+    if not is_compressed(head):
+        return chunks
     if head.startswith(b"\x1f\x8b"):
         return _members(chunks, _gunzip, what)
-    if head.startswith(b"\x28\xb5\x2f\xfd") or (
-        head[:1] and 0x50 <= head[0] <= 0x5F and head[1:4] == b"\x2a\x4d\x18"
-    ):
-        return _zstd(chunks, what)
     if head.startswith(b"\xfd7zXZ\x00"):
         return _members(chunks, lambda: lzma.LZMADecompressor(memlimit=_XZ_MEMORY), what)
     if head.startswith(b"BZh"):
         return _members(chunks, bz2.BZ2Decompressor, what)
-    return chunks
+    return _zstd(chunks, what)
 
 
 def _members(chunks: Chunks, make: Callable[[], Any], what: str) -> Chunks:

@@ -114,14 +114,17 @@ class Collector:
                 removed += delete_record(self._images, image)
             for id_ in plan.records:
                 self._images.records.delete(REMOVED_IMAGE, id_)
-            for digest in plan.blobs:
-                self._blobs.discard(digest)
-            for diff_id in plan.layers:
-                self._layers.discard(diff_id)
+            self._discard(plan)
             self._images.write_index()
             waiting = self._trash_before(plan)
         self._scratch.empty_trash()
         return Reclaimed(plan.bytes + waiting, removed, len(plan.blobs), len(plan.layers))
+
+    def sweep(self) -> None:
+        """Move blobs and layers that no image refers to into the trash; for when a store opens."""
+        with self._leases.lock:
+            plan = self._plan((), dangling=False, unused=False, measure=False)
+            self._discard(plan)
 
     def usage(self, in_use: Iterable[str] = (), *, unused: bool = False) -> Usage:
         """Where the bytes are. `collect` with the same arguments frees the reclaimable."""
@@ -161,7 +164,9 @@ class Collector:
         self._scratch.empty_trash()
         return size
 
-    def _plan(self, in_use: Iterable[str], *, dangling: bool, unused: bool) -> _Plan:
+    def _plan(
+        self, in_use: Iterable[str], *, dangling: bool, unused: bool, measure: bool = True
+    ) -> _Plan:
         below = self._snapshots.images()
         roots = {*in_use, *below}
         images = {image.id: image for image in self._images.list()}
@@ -187,15 +192,23 @@ class Collector:
                 records.append(each.id)
         blobs = [digest for digest in self._blobs.all() if digest not in content]
         layers = [diff_id for diff_id in self._layers.all() if diff_id not in content]
-        disk = DiskUsage()
-        size = sum(disk.tree(self._blobs.path(digest)) for digest in blobs)
-        size += sum(disk.tree(self._layers.path(diff_id)) for diff_id in layers)
+        size = 0
+        if measure:
+            disk = DiskUsage()
+            size = sum(disk.tree(self._blobs.path(digest)) for digest in blobs)
+            size += sum(disk.tree(self._layers.path(diff_id)) for diff_id in layers)
         # Children first: a parent's lines come after them, as Docker's do.
         doomed = sorted(
             (image for image in images.values() if image.id not in kept),
             key=lambda image: -len(image.layers),
         )
         return _Plan(doomed, blobs, layers, records, size)
+
+    def _discard(self, plan: _Plan) -> None:
+        for digest in plan.blobs:
+            self._blobs.discard(digest)
+        for diff_id in plan.layers:
+            self._layers.discard(diff_id)
 
     def _trash_before(self, plan: _Plan) -> int:
         """Bytes in the trash that the plan has not just put there."""

@@ -7,6 +7,7 @@ between. A name is a record of its own, so that it can move in one write.
 import re
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, Final
 
 from skerry.base.errors import InvalidInput, NotFound
@@ -167,12 +168,17 @@ class Images:
             )
         with self.leases.hold():
             digest = self.blobs.put(manifest)
-            for descriptor, diff_id in zip(document.layers, diff_ids, strict=True):
-                if progress and not self.layers.has(diff_id):
-                    progress(f"unpacking layer {diff_id[7:19]} ({descriptor.size} bytes)")
-                self.layers.unpack(descriptor, diff_id)
-                if not self.blobs.has(descriptor.digest):
-                    raise NotFound(f"no such blob: {descriptor.digest}")
+            content = dict.fromkeys([*(each.digest for each in document.layers), digest])
+            for each in (*content, document.config.digest):
+                if not self.blobs.has(each):
+                    raise NotFound(f"no such blob: {each}")
+            with ThreadPoolExecutor(1, "skerry-flush") as pool:
+                flushed = pool.submit(self.blobs.flush, [*content, document.config.digest])
+                for descriptor, diff_id in zip(document.layers, diff_ids, strict=True):
+                    if progress and not self.layers.has(diff_id):
+                        progress(f"unpacking layer {diff_id[7:19]} ({descriptor.size} bytes)")
+                    self.layers.unpack(descriptor, diff_id)
+                flushed.result()
             media_type = media_type or document.media_type or OCI_MANIFEST
             if media_type not in MANIFESTS:
                 raise InvalidInput(f"{media_type!r:.100} is no image manifest's media type")

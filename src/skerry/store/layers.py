@@ -8,7 +8,7 @@ from skerry.base.digests import Verifier, hex_of
 from skerry.base.errors import InvalidInput, NotFound
 from skerry.base.oci_image import Descriptor
 from skerry.store.blobs import Blobs
-from skerry.store.compression import Pump, decompressed, file_chunks
+from skerry.store.compression import Pump, decompressed, file_chunks, is_compressed
 from skerry.store.extract import Extractor
 from skerry.store.leases import Leases
 from skerry.store.records import Records
@@ -85,12 +85,15 @@ class Layers:
 
     def _unpack(self, descriptor: Descriptor, diff_id: str, target: str) -> None:
         what = f"layer {descriptor.digest}"
-        packed, plain = Verifier(), Verifier()
+        packed = plain = Verifier()
         with self._scratch.folder("layer") as folder, self._blobs.open(descriptor.digest) as file:
+            if is_compressed(os.pread(file.fileno(), 8, 0)):
+                plain = Verifier()
 
             def chunks() -> Iterator[bytes]:
                 stream = _hashed(file_chunks(file), packed)
-                return _hashed(decompressed(stream, what, limit=self.limits.size), plain)
+                out = decompressed(stream, what, limit=self.limits.size)
+                return out if plain is packed else _hashed(out, plain)
 
             os.chmod(folder, 0o755)
             directory = os.open(folder, DIRECTORY)

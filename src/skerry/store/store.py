@@ -52,6 +52,8 @@ class Store:
             self.leases,
         )
         self.bootstrap = Bootstrap(self.images)
+        # Whatever came in before a crash and no image names may not have reached the disk.
+        self.gc.sweep()
 
     def close(self) -> None:
         """Close the records and let another process have the root."""

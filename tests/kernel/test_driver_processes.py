@@ -63,6 +63,7 @@ async def test_a_keeper_holds_no_plan_and_nothing_of_the_engine(world: Container
     held = links(keeper.pid)
     sockets = [name for name in held.values() if name.startswith("socket:")]
     assert len(sockets) == 2, "the engine's line and the listening socket"
+    assert {held[0], held[1], held[2]} == {os.devnull}
     assert len(held) <= 13, held
     assert os.getpgid(keeper.pid) == os.getsid(keeper.pid) == keeper.pid
 

@@ -326,6 +326,7 @@ def keep(datagram: bytes, fds: tuple[int, ...], programs: Programs) -> None:
         finally:
             os._exit(0)
     theirs.close()
+    os.dup2(0, 2)  # The engine's standard error, whose reader may wait for its end.
     data, ancillary, _, _ = mine.recvmsg(
         _HANDOVER, _socket.CMSG_SPACE(4 * _MAX_FDS), _socket.MSG_CMSG_CLOEXEC
     )

@@ -35,7 +35,10 @@ class Link:
         self._loop.add_reader(sock.fileno(), self._readable)
 
     def send(self, head: dict[str, Any], body: bytes = b"", fds: tuple[int, ...] = ()) -> None:
-        """Send, or queue when the socket is full. Takes over `fds`; OSError when it is closed."""
+        """Send, or queue when the socket is full. Takes over `fds`; nothing when it is closed."""
+        if self.closed:
+            _close_all(fds)
+            return
         try:
             datagram, memfd = wire.pack(head, body)
         except SkerryError:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 from skerry.base.errors import GuestFault, SkerryError
-from skerry.cli.context import err, terminal
+from skerry.cli.context import terminal
 from skerry.cli.options import UsageError
-from skerry.cli.streams import LEFT, Pump
+from skerry.cli.streams import ENDED, Pump
 from skerry.cli.terminal import DetachKeys, RawMode, parse_keys, size
 from skerry.sdk.client import query, quote
 
@@ -25,6 +25,8 @@ else:
 
 PROXIED = (1, 2, 3, 10, 12, 14, 15)
 """SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGTERM (signal(7))."""
+DETACHED = 1
+"""Exit code of attach and exec when the user detached, as Docker's; of run and start it is 0."""
 _FORCE = 3
 """So many SIGINT or SIGTERM leave a container that does not end."""
 
@@ -68,8 +70,8 @@ class Session:
         *,
         proxy: Callable[[int], None] | None = None,
         started: Callable[[], None] | None = None,
-    ) -> str:
-        """Carry the streams; the Pump's outcome.
+    ) -> bool:
+        """Carry the streams until the program ends; False when the user detached by keys.
 
         `proxy(signal)` passes a signal on when there is no terminal that would; `started` is
         called once everything is in place and before the first byte is carried.
@@ -91,8 +93,8 @@ class Session:
             for number, before in self._signals.items():
                 signal.signal(number, before)
         if self._fatal:
-            raise GuestFaultBySignal(self._fatal)
-        return outcome
+            raise Interrupted(self._fatal)
+        return outcome == ENDED
 
     def _watch(self, proxy: Callable[[int], None] | None) -> None:
         def handler(number: int, _: object) -> None:
@@ -130,11 +132,11 @@ class Session:
             self._pump.resume_input()
 
 
-class GuestFaultBySignal(GuestFault):
+class Interrupted(GuestFault):
     """This process was told to end; the exit code says by which signal."""
 
     def __init__(self, number: int) -> None:
-        super().__init__("left the container running")
+        super().__init__("left it running")
         self.exit_code = 128 + number
 
 
@@ -151,10 +153,3 @@ def proxy_to(client: Client, container: str) -> Callable[[int], None]:
 def _fresh(client: Client, timeout: float = 5) -> Client:
     """Another connection to the same engine: a signal may interrupt a request on the first."""
     return type(client)(client.host, timeout=timeout)
-
-
-def gone(outcome: str) -> bool:
-    """Whether the user left before the program ended."""
-    if outcome == LEFT:
-        err("skerry: left the container running")
-    return outcome != "ended"

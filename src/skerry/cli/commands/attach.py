@@ -6,7 +6,7 @@ from skerry.base.errors import Conflict, SkerryError
 from skerry.cli.commands.run import exit_code, wait_for
 from skerry.cli.context import Context
 from skerry.cli.options import Command, Parsed, switch, text
-from skerry.cli.session import Session, check_terminal, gone, proxy_to
+from skerry.cli.session import DETACHED, Session, check_terminal, proxy_to
 from skerry.sdk.client import query, quote
 
 TYPE_CHECKING = False
@@ -70,14 +70,14 @@ def _join(
     waiting = wait_for(context, container, removed=removed)
     proxy = proxy_to(client, container) if parsed.on("sig-proxy", True) and not tty else None
     try:
-        outcome = session.run(stream, proxy=proxy, started=start)
+        ended = session.run(stream, proxy=proxy, started=start)
     except SkerryError:
         stream[0].close()
         waiting.connection.close()
         raise
-    if gone(outcome):
+    if not ended:
         waiting.connection.close()
-        return 0
+        return DETACHED if start is None else 0
     return exit_code(waiting)
 
 

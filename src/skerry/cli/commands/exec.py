@@ -57,7 +57,7 @@ def exec_(context: Context, parsed: Parsed) -> int:
 
 
 def _attached(context: Context, parsed: Parsed, exec_id: str, *, tty: bool, stdin: bool) -> int:
-    from skerry.cli.session import Session, gone
+    from skerry.cli.session import DETACHED, Session
 
     client = context.client
     keys = parsed.text("detach-keys")
@@ -68,8 +68,8 @@ def _attached(context: Context, parsed: Parsed, exec_id: str, *, tty: bool, stdi
 
         start["ConsoleSize"] = size(1)
     stream = client.hijack(f"/exec/{exec_id}/start", start)
-    if gone(session.run(stream)):
-        return 0
+    if not session.run(stream):
+        return DETACHED
     return int(client.get(f"/exec/{exec_id}/json").get("ExitCode") or 0) & 0xFF
 
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 def prune_containers(context: Context, parsed: Parsed) -> int:
     """Every stopped container."""
-    _agree(parsed, "This will remove all stopped containers.")
+    if not _agree(parsed, "This will remove all stopped containers."):
+        return 0
     out(f"Total reclaimed space: {size_decimal(_containers(context, parsed), 4)}")
     return 0
 
@@ -27,7 +28,8 @@ def prune_images(context: Context, parsed: Parsed) -> int:
     """Every image without a name, or without a container."""
     what = "without at least one container associated to them" if parsed.on("all") else "dangling"
     warning = f"images {what}" if parsed.on("all") else f"{what} images"
-    _agree(parsed, f"This will remove all {warning}.")
+    if not _agree(parsed, f"This will remove all {warning}."):
+        return 0
     out(f"Total reclaimed space: {size_decimal(_images(context, parsed), 4)}")
     return 0
 
@@ -39,7 +41,8 @@ def prune_system(context: Context, parsed: Parsed) -> int:
     if parsed.on("volumes"):
         lines.append("  - all anonymous volumes that no container uses")
     lines += [f"  - all {images}", "  - all layers and blobs that nothing refers to"]
-    _agree(parsed, "\n".join(lines))
+    if not _agree(parsed, "\n".join(lines)):
+        return 0
     total = _containers(context, parsed)
     if parsed.on("volumes"):
         total += _volumes(context, parsed)
@@ -48,14 +51,13 @@ def prune_system(context: Context, parsed: Parsed) -> int:
     return 0
 
 
-def _agree(parsed: Parsed, warning: str) -> None:
+def _agree(parsed: Parsed, warning: str) -> bool:
     if parsed.on("force"):
-        return
+        return True
     if not terminal(0):
         raise InvalidInput(f"{warning.splitlines()[0]} Nothing done", hint="say --force to do it")
     write(1, f"WARNING! {warning}\n\nAre you sure you want to continue? [y/N] ".encode())
-    if os.read(0, 1024).strip().lower() not in (b"y", b"yes"):
-        raise InvalidInput("nothing was removed")
+    return os.read(0, 1024).strip().lower() in (b"y", b"yes")
 
 
 def _filters(parsed: Parsed, **extra: list[str]) -> str:

@@ -115,7 +115,7 @@ def _run_detached(context: Context, parsed: Parsed, container: str) -> int:
 def _run_attached(
     context: Context, parsed: Parsed, container: str, streams: tuple[bool, bool, bool]
 ) -> int:
-    from skerry.cli.session import Session, gone, proxy_to
+    from skerry.cli.session import Session, proxy_to
 
     client, tty = context.client, parsed.on("tty")
     stdin, stdout, stderr = streams
@@ -137,7 +137,7 @@ def _run_attached(
             raise
 
     try:
-        outcome = session.run(stream, proxy=proxy, started=start)
+        ended = session.run(stream, proxy=proxy, started=start)
     except SkerryError as error:
         waiting.connection.close()
         if not failure:
@@ -147,7 +147,7 @@ def _run_attached(
             _remove_quietly(context, container)
         _show_failure(error)
         return start_failure(error)
-    if gone(outcome):
+    if not ended:
         waiting.connection.close()
         return 0
     return exit_code(waiting)

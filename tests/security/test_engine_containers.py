@@ -360,3 +360,28 @@ def test_masks_hold_in_an_executed_process_too(engine: Skerry, victim: str) -> N
     ran = engine.skerry("exec", victim, "sh", "-c", script, check=False)
     assert ran.stdout == ""
     assert "Read-only" in ran.stderr
+
+
+def test_a_hostile_tree_neither_hangs_nor_ends_the_engine(engine: Skerry, tmp_path: Path) -> None:
+    """Deeper than Python's stack, names that are no text, nodes and links in odd places."""
+    make = (
+        "cd /tmp; i=0; while [ $i -lt 1200 ]; do mkdir d && cd d; i=$((i+1)); done; cd /tmp; "
+        "touch \"$(printf '\\377\\376')\" \"$(printf 'a\\nb')\"; mkfifo fifo; mknod dev b 8 0; "
+        "ln -s /etc/shadow link; ln -s loop loop; touch -- --help"
+    )
+    name = engine.skerry("run", "-d", "busybox", "sh", "-c", make).stdout.strip()
+    assert engine.skerry("wait", name).stdout.strip() == "0"
+    changes = engine.skerry("diff", name).stdout
+    assert "A /tmp/fifo" in changes
+    for command in (
+        ("export", "-o", str(tmp_path / "out.tar"), name),
+        ("cp", f"{name}:/tmp", str(tmp_path / "copy")),
+        ("commit", name, "hostile-tree"),
+    ):
+        ran = engine.skerry(*command, check=False)
+        assert "internal" not in ran.stderr
+        assert "Traceback" not in ran.stderr
+    assert not (tmp_path / "copy/link").is_file()
+    engine.skerry("rm", "-f", name)
+    engine.skerry("rmi", "-f", "hostile-tree", check=False)
+    assert engine.skerry("ps", "-aq", "--no-trunc").stdout.count(name) == 0

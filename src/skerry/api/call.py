@@ -15,7 +15,7 @@ BODY_LIMIT = 8 << 20
 """Bytes of a JSON body."""
 FILTER_LIMIT = 64
 
-_encode = msgspec.json.Encoder().encode
+_encoder = msgspec.json.Encoder()
 
 
 class Call:
@@ -114,7 +114,7 @@ class Call:
     def json(self, data: Any, status: int = 200) -> web.Response:
         """An answer."""
         return web.Response(
-            body=_encode(data) + b"\n", status=status, content_type="application/json"
+            body=encode(data) + b"\n", status=status, content_type="application/json"
         )
 
     async def stream(self, content_type: str = "application/json") -> web.StreamResponse:
@@ -125,6 +125,15 @@ class Call:
         return response
 
 
+def encode(data: Any) -> bytes:
+    """JSON. Names of files may hold bytes that are no UTF-8; they show as question marks."""
+    try:
+        return _encoder.encode(data)
+    except UnicodeEncodeError:
+        plain = msgspec.to_builtins(data)
+        return json.dumps(plain, ensure_ascii=False).encode("utf-8", "replace")
+
+
 def no_content() -> web.Response:
     """204."""
     return web.Response(status=204)
@@ -132,4 +141,4 @@ def no_content() -> web.Response:
 
 def line(data: Any) -> bytes:
     """One line of a JSON stream."""
-    return _encode(data) + b"\r\n"
+    return encode(data) + b"\r\n"

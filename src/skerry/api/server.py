@@ -9,7 +9,7 @@ from aiohttp import web
 
 import skerry
 from skerry.api import versions
-from skerry.api.call import Call
+from skerry.api.call import Call, encode
 from skerry.api.errors import message_of, status_of
 from skerry.api.router import Route, Router
 from skerry.api.routes import (
@@ -102,6 +102,10 @@ class Api:
             log.exception("%s %s", request.method, request.path)
             response = _failure(500, message_of(error))
         if not response.prepared:
+            if request.transport is not None and request.writer.output_size:
+                # It failed in the middle of an answer: only a cut shows that the rest is missing.
+                request.transport.abort()
+                raise ConnectionResetError
             response.headers.update(_HEADERS)
         return response
 
@@ -109,10 +113,8 @@ class Api:
 def _failure(status: int, message: str) -> web.Response:
     if status == 304:
         return web.Response(status=304, headers=_HEADERS)
-    import msgspec
-
     return web.Response(
-        body=msgspec.json.encode({"message": message}) + b"\n",
+        body=encode({"message": message}) + b"\n",
         status=status,
         content_type="application/json",
         headers=_HEADERS,

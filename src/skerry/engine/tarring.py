@@ -18,7 +18,8 @@ from skerry.base.errors import InvalidInput, KernelFault, LimitExceeded
 from skerry.kernel import descriptors
 
 CHUNK = 128 * 1024
-DEPTH = 2000
+DEPTH = 400
+"""Folders in folders; each takes two frames of Python's thousand and a descriptor."""
 NAME_LIMIT = 4096
 XATTR_PREFIX = "SCHILY.xattr."
 """PAX keyword for extended attributes, as GNU tar, star and Docker write them."""

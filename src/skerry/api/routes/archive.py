@@ -3,10 +3,9 @@
 import base64
 from typing import Any
 
-import msgspec
 from aiohttp import web
 
-from skerry.api.call import Call
+from skerry.api.call import Call, encode
 from skerry.api.formats import go_file_mode, rfc3339
 from skerry.api.router import Route
 from skerry.base.errors import InvalidInput
@@ -31,7 +30,7 @@ def stat_header(found: PathStat) -> str:
         "mtime": rfc3339(found.mtime_ns),
         "linkTarget": found.link_target,
     }
-    return base64.b64encode(msgspec.json.encode(plain)).decode()
+    return base64.b64encode(encode(plain)).decode()
 
 
 async def head(call: Call) -> web.StreamResponse:

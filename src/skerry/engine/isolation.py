@@ -60,7 +60,8 @@ class Driver(Protocol):
     async def start(
         self, task: Task, on_exit: OnExit, *, attach: Attach | None = None
     ) -> tuple[Started, Stream | None]:
-        """Run it; returns once the program was executed. `on_exit(id, exit)` is called once.
+        """Run it; returns once the program was executed. `on_exit(id, exit)` is called once,
+        after this has returned.
 
         With `attach` the streams are joined before the program's first byte, so none is lost.
         Raises CommandNotFound, CommandNotExecutable, InvalidInput, SystemFault; nothing is left

@@ -173,6 +173,8 @@ async def test_start_that_is_given_up_leaves_nothing(world: ContainerWorld) -> N
         await until(
             lambda task=task: os.path.exists(os.path.join(task.run_dir, rundir.EXIT)), "it runs on"
         )
+        await world.delete(task)
+    assert not world.exits, "an end was told of what never started"
 
 
 async def test_spawner_killed_between_requests(world: ContainerWorld) -> None:

@@ -57,6 +57,7 @@ _MAX_FDS = 8
 _c_signal, _prctl = libc.signal, libc.prctl
 _SIGCHLD, _SIGKILL = int(signal.SIGCHLD), int(signal.SIGKILL)
 # linux/prctl.h
+_PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -316,6 +317,7 @@ def keep(datagram: bytes, fds: tuple[int, ...], programs: Programs) -> None:
     os.setsid()
     _c_signal(_SIGCHLD, None)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    _prctl(_PR_SET_NAME, b"skerry-keeper", 0, 0, 0)
     mine, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     own = os.getpid()
     pid = os.fork()

@@ -29,6 +29,7 @@ import sys
 from skerry.base.errors import KernelFault
 from skerry.kernel.cgroups import detect
 from skerry.kernel.descriptors import set_dumpable
+from skerry.kernel.syscalls import libc
 from skerry.runtime import wire
 from skerry.runtime.containers import Containers
 from skerry.runtime.keeper import keep
@@ -36,6 +37,8 @@ from skerry.runtime.starter import Programs
 
 _ROOM_FOR_FDS = _socket.CMSG_SPACE(4 * wire.MAX_FDS)
 _CUT_SHORT = _socket.MSG_TRUNC | _socket.MSG_CTRUNC
+# linux/prctl.h
+_PR_SET_NAME = 15
 
 
 def serve(sock: _socket.socket, programs: Programs) -> None:
@@ -77,6 +80,7 @@ def main(fd: int) -> None:
     if os.geteuid() == 0:
         # Without root, the id maps of a child can be written only while it is dumpable.
         set_dumpable(False)
+    libc.prctl(_PR_SET_NAME, b"skerry-spawner", 0, 0, 0)
     programs = Containers(detect())
     # Imported late elsewhere; a keeper must not read modules from the disk at the end of a program.
     programs.kill_rest("/skerry/no-such-group")  # It kills what it finds.

@@ -20,7 +20,7 @@ import pytest
 from skerry.base.errors import CommandNotFound, Unavailable
 from skerry.base.isolation import Exit
 from skerry.kernel.descriptors import pidfd_open, send_fds
-from skerry.runtime import rundir, wire
+from skerry.runtime import attached, rundir, wire
 from skerry.runtime.keeper import keep
 from skerry.runtime.starter import Ends, Launched, Programs
 
@@ -336,6 +336,15 @@ def test_slow_client_holds_the_program_up_and_loses_nothing(kept: Keep) -> None:
     until(lambda: blocked.read_text().startswith(NR_WRITE), "the program does not wait in write")
     assert one.data is not None
     assert len(unframed(received(one.data))[1]) == size
+    assert one.exit()["code"] == 0
+
+
+def test_client_that_takes_nothing_for_long_is_dropped_and_the_program_goes_on(
+    kept: Keep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attached, "STALL_LIMIT", 0.1)
+    one = kept(["head", "-c", "8000000", "/dev/zero"], attach=[False, True, False])
+    one.started()
     assert one.exit()["code"] == 0
 
 

@@ -154,7 +154,7 @@ class RuntimeDriver:
             try:
                 started = await asyncio.shield(starting)
             except asyncio.CancelledError:
-                self._in_background(self._stop_unwanted(starting, control))
+                self._in_background(self._stop_unwanted(starting, control, run_dir))
                 raise
             except BaseException as error:
                 if stream is not None:
@@ -200,26 +200,35 @@ class RuntimeDriver:
         self._remember(_Kept(id_, run_dir, control, started, facts))
         return started
 
-    async def _stop_unwanted(self, starting: "asyncio.Future[Started]", control: Control) -> None:
-        """Whoever asked for the program has gone before it ran, so nobody would ever end it."""
+    async def _stop_unwanted(
+        self, starting: "asyncio.Future[Started]", control: Control, run_dir: str
+    ) -> None:
+        """Whoever asked for the program has gone before it ran: end it, and tell nobody."""
         with suppress(SkerryError, GuestFault):
             leftovers.send_signal(await starting, signals.SIGKILL)
-            control.release()
+            end = await control.ended
+            kept = self._forget(run_dir)
+            if end is None and kept is not None:
+                await asyncio.to_thread(leftovers.settle, run_dir, kept.facts, _LOST)
 
     def _remember(self, kept: _Kept) -> None:
         self._kept[kept.run_dir] = kept
         if not kept.facts.get("exec"):
             self._containers[kept.id] = kept
 
+    def _forget(self, run_dir: str) -> _Kept | None:
+        kept = self._kept.pop(run_dir, None)
+        if kept is not None:
+            if self._containers.get(kept.id) is kept:
+                del self._containers[kept.id]
+            kept.control.close()
+        return kept
+
     def _ended(
         self, id_: str, run_dir: str, facts: dict[str, Any], on_exit: OnExit, end: Exit | None
     ) -> None:
         """The keeper told the end, or has gone without a word (None)."""
-        kept = self._kept.pop(run_dir, None)
-        if not facts.get("exec"):
-            self._containers.pop(id_, None)
-        if kept is not None:
-            kept.control.close()
+        self._forget(run_dir)
         if end is not None:
             on_exit(id_, end)
         else:

@@ -385,3 +385,5 @@ def test_a_hostile_tree_neither_hangs_nor_ends_the_engine(engine: Skerry, tmp_pa
     engine.skerry("rm", "-f", name)
     engine.skerry("rmi", "-f", "hostile-tree", check=False)
     assert engine.skerry("ps", "-aq", "--no-trunc").stdout.count(name) == 0
+    engine.skerry("system", "prune", "-f")
+    assert not list((engine.root / "trash").iterdir())

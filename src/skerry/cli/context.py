@@ -93,9 +93,37 @@ def each(context: Context, names: list[str], do: Any) -> int:
 
 def report(error: SkerryError) -> None:
     """One line, then the hint."""
-    err(f"skerry: {' '.join(error.message.split(chr(10))).strip()}")
+    err(f"skerry: {visible(' '.join(error.message.split(chr(10))).strip())}")
     if error.hint:
-        err(error.hint)
+        err("\n".join(visible(line) for line in error.hint.split("\n")))
+
+
+def visible(text: str) -> str:
+    """`text` with control characters as Go writes them, \\x1b: what a container, an image or a
+    registry chose must not drive the user's terminal."""
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() or "\udc80" <= letter <= "\udcff" else _escape(letter)
+        for letter in text
+    )
+
+
+_ESCAPES = {"\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t",
+            "\v": "\\v"}  # fmt: skip
+
+
+def _escape(letter: str) -> str:
+    code = ord(letter)
+    if letter in _ESCAPES:
+        return _ESCAPES[letter]
+    return (
+        f"\\x{code:02x}"
+        if code < 0x80
+        else f"\\u{code:04x}"
+        if code < 0x10000
+        else f"\\U{code:08x}"
+    )
 
 
 def terminal(fd: int) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from skerry.cli.context import terminal, write
+from skerry.cli.context import terminal, visible, write
 from skerry.cli.human import size_decimal
 from skerry.cli.terminal import size
 
@@ -28,7 +28,7 @@ class Progress:
         """Take one message."""
         if self._quiet:
             return
-        item, status = str(message.get("id") or ""), clean(str(message.get("status") or ""))
+        item, status = str(message.get("id") or ""), visible(str(message.get("status") or ""))
         if not status:
             return
         detail = message.get("progressDetail") or {}
@@ -67,8 +67,3 @@ class Progress:
     def close(self) -> None:
         """The cursor already stands below the last row."""
         self._rows.clear()
-
-
-def clean(text: str) -> str:
-    """Without control characters: an engine's or registry's text must not drive the terminal."""
-    return "".join(letter for letter in text if letter.isprintable())

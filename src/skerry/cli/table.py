@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from skerry.cli.context import out
+from skerry.cli.context import out, visible
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,7 +16,8 @@ _PADDING, _MINIMUM = 3, 10
 
 
 def layout(rows: list[list[str]], *, padding: int = _PADDING, minimum: int = _MINIMUM) -> str:
-    """Cells in columns; the last cell of a row is not padded."""
+    """Cells in columns; the last cell of a row is not padded. Control characters are escaped."""
+    rows = [[visible(cell) for cell in row] for row in rows]
     columns = max((len(row) for row in rows), default=0)
     widths = [
         max([minimum, *(len(row[at]) + padding for row in rows if len(row) - 1 > at)])

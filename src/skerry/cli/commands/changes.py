@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from skerry.cli.commands.pull import split_tag
-from skerry.cli.context import Context, out
+from skerry.cli.context import Context, out, terminal, visible
 from skerry.cli.options import Command, Parsed, many, switch, text
 from skerry.sdk.client import query, quote
 
@@ -14,7 +14,8 @@ _LETTERS = {0: "C", 1: "A", 2: "D"}
 def diff(context: Context, parsed: Parsed) -> int:
     """A letter and a path for each change."""
     for change in context.client.get(f"/containers/{quote(parsed.arguments[0])}/changes") or ():
-        out(f"{_LETTERS.get(change['Kind'], '?')} {change['Path']}")
+        path = visible(change["Path"]) if terminal(1) else change["Path"]
+        out(f"{_LETTERS.get(change['Kind'], '?')} {path}")
     return 0
 
 

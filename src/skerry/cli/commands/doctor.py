@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from skerry.cli.context import Context, out, terminal
+import os
+import sys
+
+from skerry.base.errors import Unavailable
+from skerry.cli.context import Context, out, report, terminal, visible
 from skerry.cli.options import Command, Parsed, text
-from skerry.cli.progress import clean
 from skerry.sdk import wire
 
 TYPE_CHECKING = False
@@ -16,7 +19,13 @@ _MARKS = {"ok": ("ok", "32"), "warn": ("warn", "33"), "fail": ("FAIL", "31")}
 
 def doctor(context: Context, parsed: Parsed) -> int:
     """A line for each check with what to do; 1 when a necessary thing is missing."""
-    answer = context.client.get("/skerry/doctor")
+    try:
+        answer = context.client.get("/skerry/doctor")
+    except Unavailable as error:
+        if context.named:
+            raise
+        report(error)
+        answer = _without_engine(context.root)
     if parsed.text("format") == "json":
         out(wire.dumps(answer))
         return 0
@@ -37,14 +46,28 @@ def doctor(context: Context, parsed: Parsed) -> int:
     return int(any(state == "fail" for state, *_ in rows))
 
 
+def _without_engine(root: str) -> Any:
+    """The same report by a process of its own."""
+    read, write = os.pipe()
+    words = [sys.executable, "-m", "skerry", "host-report", root]
+    actions = [(os.POSIX_SPAWN_DUP2, write, 1)]
+    pid = os.posix_spawn(words[0], words, os.environ, file_actions=actions)
+    os.close(write)
+    with open(read, "rb") as file:
+        data = file.read()
+    if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
+        raise Unavailable("the host cannot be examined either")
+    return wire.loads(data)
+
+
 def _row(check: dict[str, Any]) -> tuple[str, str, str, str]:
     state = str(check.get("status"))
     detail, remedy = str(check.get("detail") or ""), str(check.get("remedy") or "")
     return (
         state if state in _MARKS else "warn",
-        clean(str(check.get("name"))),
-        clean(detail),
-        clean(remedy),
+        visible(str(check.get("name"))),
+        visible(detail),
+        visible(remedy),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from skerry.cli.context import Context, out
+from skerry.cli.context import Context, out, visible
 from skerry.cli.human import rfc3339
 from skerry.cli.options import Command, Parsed, many, text
 from skerry.cli.values import parse_filters, parse_time
@@ -33,7 +33,7 @@ def events(context: Context, parsed: Parsed) -> int:
             if template:
                 out(template.render(event))
             else:
-                out(wire.dumps(event) if form == "json" else line(event))
+                out(wire.dumps(event) if form == "json" else visible(line(event)))
     finally:
         response.connection.close()
     return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from skerry.cli.context import Context
+from skerry.cli.context import Context, visible
 from skerry.cli.human import ago, local_time, size_decimal
 from skerry.cli.options import Command, Parsed, many, number, switch, text
 from skerry.cli.table import Listing, ellipsis
@@ -72,7 +72,7 @@ def fields(container: dict[str, Any], *, whole: bool) -> dict[str, Any]:
     written, total = container.get("SizeRw") or 0, container.get("SizeRootFs") or 0
     size = size_decimal(written, 3) + (f" (virtual {size_decimal(total, 3)})" if total else "")
     return {
-        "Command": '"' + command.replace("\\", "\\\\").replace('"', '\\"') + '"',
+        "Command": '"' + visible(command.replace("\\", "\\\\").replace('"', '\\"')) + '"',
         "CreatedAt": local_time(container["Created"]),
         "ID": container["Id"] if whole else container["Id"][:12],
         "Image": _image(container, whole=whole),

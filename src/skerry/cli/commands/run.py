@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from skerry.base.errors import Conflict, InvalidInput, NotFound, SkerryError
+from skerry.base.errors import Conflict, InvalidInput, NotFound, SkerryError, Unavailable
 from skerry.cli.context import Context, err, out
 from skerry.cli.create_body import attached_streams, create_body
 from skerry.cli.options import Command, Parsed
@@ -169,8 +169,15 @@ def wait_for(context: Context, container: str, *, removed: bool) -> Response:
 
 def exit_code(waiting: Response) -> int:
     """The exit code that a `wait_for` brings, in the end."""
-    answer = waiting.json() or {}
-    waiting.connection.close()
+    try:
+        answer = waiting.json() or {}
+    except Unavailable:
+        raise Unavailable(
+            "the engine went away while the container ran",
+            hint="the container goes on without it: see skerry ps, skerry logs and skerry attach",
+        ) from None
+    finally:
+        waiting.connection.close()
     error = (answer.get("Error") or {}).get("Message")
     if error:
         err(f"skerry: Error waiting for container: {error}")

@@ -8,6 +8,7 @@ cgroup v2), Docker's fourteen capabilities, Docker's seccomp policy, /proc and /
 protected, device access by list.
 """
 
+import glob
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -20,6 +21,8 @@ from skerry.engine.users import User
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SHM_SIZE = 64 << 20
 
+# How hot each processor was tells what others compute (Docker 28 masks it too).
+_THERMAL = sorted(glob.glob("/sys/devices/system/cpu/cpu[0-9]*/thermal_throttle"))
 MASKED_PATHS = (
     "/proc/acpi",
     "/proc/asound",
@@ -33,6 +36,7 @@ MASKED_PATHS = (
     "/proc/timer_stats",
     "/sys/devices/virtual/powercap",
     "/sys/firmware",
+    *_THERMAL,
 )
 READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 

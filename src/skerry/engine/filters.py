@@ -12,7 +12,7 @@ Filters = Mapping[str, frozenset[str]]
 STATUSES = frozenset({"created", "running", "paused", "restarting", "removing", "exited", "dead"})
 KNOWN = frozenset(
     """ancestor before exited expose health id is-task isolation label name network publish since
-    status volume""".split()  # noqa: SIM905
+    status volume""".split()
 )
 
 

@@ -20,7 +20,7 @@ TMPFS_DEFAULT = ("noexec", "nosuid", "nodev")
 _TMPFS_FLAGS = frozenset(
     """ro rw exec noexec suid nosuid dev nodev atime noatime diratime nodiratime relatime norelatime
     strictatime nostrictatime sync async dirsync mand nomand private rprivate shared rshared
-    slave rslave unbindable runbindable""".split()  # noqa: SIM905
+    slave rslave unbindable runbindable""".split()
 )
 _TMPFS_VALUES = ("size", "nr_blocks", "nr_inodes", "mode", "uid", "gid", "mpol", "huge")
 

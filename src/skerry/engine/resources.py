@@ -14,7 +14,7 @@ MEMORY_FLOOR = 6 << 20
 
 RLIMITS = frozenset(
     """as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime
-    sigpending stack""".split()  # noqa: SIM905
+    sigpending stack""".split()
 )
 
 DEFAULT_DEVICES: tuple[tuple[str, int | None, int | None, str], ...] = (

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from tests.kernel.oci import Runtime, Spec, namespace, poll, stop
 
+from skerry.runtime.commands.spec import example, make_rootless
+
 pytestmark = pytest.mark.root
 
 SLEEP = ["/bin/sleep", "600"]
@@ -841,3 +843,57 @@ def test_features_and_version(runtime: Runtime) -> None:
     assert "time" in known["linux"]["namespaces"]
     assert runtime.call("--version").stdout.startswith("skerry-runtime version ")
     assert "update" in runtime.call("--help").stdout
+
+
+class TestWithoutRoot:
+    """A user without privileges, in a user namespace with one id."""
+
+    def test_run_and_exec(self, runtime: Runtime, short_tmp: Path) -> None:
+        user = 65534
+        shutil.copytree(runtime.rootfs, short_tmp / "rootfs", symlinks=True)
+        config = example()
+        make_rootless(config, user, user)
+        config["process"] |= {"terminal": False, "args": ["/bin/sleep", "600"]}
+        (short_tmp / "config.json").write_text(json.dumps(config))
+        short_tmp.chmod(0o755)
+        for path in (short_tmp, short_tmp / "config.json"):
+            os.chown(path, user, user)
+
+        def call(*words: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                [runtime.program, "--root", str(short_tmp / "state"), *words],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                # A container in the background keeps what it inherits open.
+                stderr=subprocess.DEVNULL,
+                user=user,
+                group=user,
+                extra_groups=[],
+                cwd=short_tmp,
+                text=True,
+                timeout=30,
+                check=False,
+            )
+
+        made = subprocess.run(
+            [runtime.program, "--root", str(short_tmp / "state"), "run", "-d", "rootless"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            user=user,
+            group=user,
+            extra_groups=[],
+            cwd=short_tmp,
+            timeout=30,
+            check=False,
+        )
+        assert made.returncode == 0
+        try:
+            pid = json.loads(call("state", "rootless").stdout)["pid"]
+            assert os.stat(f"/proc/{pid}").st_uid == user
+            assert call("exec", "rootless", "sh", "-c", "id -u; echo $$ >/dev/null").stdout == "0\n"
+            assert call("exec", "rootless", "readlink", "/proc/self/ns/pid").stdout.strip() == (
+                namespace(pid, "pid")
+            )
+        finally:
+            assert call("delete", "--force", "rootless").returncode == 0

@@ -85,7 +85,6 @@ _FSCONFIG_SET_FLAG = 0
 _FSCONFIG_SET_STRING = 1
 _FSCONFIG_CMD_CREATE = 6
 _CLOEXEC = 1  # FSOPEN_CLOEXEC, FSMOUNT_CLOEXEC
-_PAGE = 4096
 
 
 libc.mount.argtypes = (
@@ -177,8 +176,25 @@ def detached(fstype: str, *, attributes: int = 0, **options: str) -> int:
 
 
 def overlay_fd(overlay: Overlay) -> int:
-    """A detached mount of `overlay`; any number of layers. KernelFault EINVAL before Linux 6.8,
-    where layers cannot be given one by one."""
+    """A detached mount of `overlay`; any number of layers since Linux 6.8, about 200 before."""
+    try:
+        return _overlay_by_layers(overlay)
+    except KernelFault as fault:
+        # Kernels without `lowerdir+` say so here or only when the mount is made.
+        if fault.errno != errno.EINVAL:
+            raise
+        refused = fault
+    from skerry.kernel.overlay_options import overlay_fd_by_options
+
+    try:
+        return overlay_fd_by_options(overlay)
+    except KernelFault as fault:
+        if fault.errno == errno.EINVAL and refused.hint:
+            raise refused from None
+        raise
+
+
+def _overlay_by_layers(overlay: Overlay) -> int:
     fs_fd = fsopen("overlay")
     try:
         fsconfig(fs_fd, "source", "overlay")
@@ -197,38 +213,9 @@ def overlay_fd(overlay: Overlay) -> int:
 
 
 def mount_overlay(overlay: Overlay, target: str) -> None:
-    """Mount `overlay` at the folder `target`, on kernels without `lowerdir+` too."""
-    try:
-        fd = overlay_fd(overlay)
-    except KernelFault as fault:
-        if fault.errno != errno.EINVAL or "lowerdir+" not in fault.action:
-            raise
-        _mount_overlay_by_options(overlay, target)
-        return
+    """Mount `overlay` at the folder `target`."""
+    fd = overlay_fd(overlay)
     try:
         move_mount(fd, target)
     finally:
         os.close(fd)
-
-
-def _mount_overlay_by_options(overlay: Overlay, target: str) -> None:
-    """mount(2) takes one page of options, so layers are named relative to their common folder."""
-    base = os.path.commonpath(overlay.lower) if len(overlay.lower) > 1 else "/"
-    lower = [os.path.relpath(layer, base) for layer in overlay.lower]
-    escaped = [name.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,") for name in lower]
-    data = "lowerdir=" + ":".join(escaped)
-    if overlay.upper:
-        data += f",upperdir={overlay.upper},workdir={overlay.work}"
-    if len(data) >= _PAGE:
-        raise KernelFault(
-            f"mount overlay of {len(lower)} layers on {target}",
-            errno.E2BIG,
-            hint="Linux 6.8 and newer take any number of layers",
-        )
-    before = os.open(".", os.O_PATH | os.O_CLOEXEC)
-    try:
-        os.chdir(base)
-        mount("overlay", target, "overlay", 0 if overlay.upper else MS_RDONLY, data)
-    finally:
-        os.fchdir(before)
-        os.close(before)

@@ -17,26 +17,32 @@ import _socket
 import os
 import signal
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from skerry.base.errors import Conflict, KernelFault, SkerryError, SystemFault, Unsupported
 from skerry.base.oci_runtime import OCI_VERSION, State
 from skerry.kernel import cgroups, namespaces, processes
 from skerry.kernel.cgroups import Cgroup, Layout
 from skerry.kernel.descriptors import pidfd_open, send_fds
-from skerry.kernel.mounts import MS_REMOUNT
 from skerry.kernel.syscalls import libc, syscall
 from skerry.runtime import init
-from skerry.runtime.init import hooks, root
+from skerry.runtime.cloning import (
+    NotCloned,
+    Opened,
+    clone_further,
+    clone_init,
+    open_tasks,
+    trees,
+)
+from skerry.runtime.init import hooks
 from skerry.runtime.init.handover import Handover, Status, Stdio, error_from
-from skerry.runtime.init.mounting import CgroupTree, bind_tree, failed
-from skerry.runtime.steps import Hook, MountStep, Plan, ProcessPlan
+from skerry.runtime.steps import Hook, Plan, ProcessPlan
 
 _NR_PIDFD_GETFD = 438
-_LATE = namespaces.CLONE_NEWCGROUP | namespaces.CLONE_NEWTIME
 _PR_SET_DUMPABLE = 4
 
 OnCloned = Callable[[int], None]
+Made = TypeVar("Made")
 
 
 class Created(NamedTuple):
@@ -55,22 +61,6 @@ class Created(NamedTuple):
         for fd in (self.pidfd, self.start_fd, self.status_fd):
             if fd >= 0:
                 os.close(fd)
-
-
-class _Opened:
-    """Descriptors that are needed for the fork only."""
-
-    def __init__(self) -> None:
-        self._fds: list[int] = []
-
-    def keep(self, fd: int) -> int:
-        self._fds.append(fd)
-        return fd
-
-    def close(self) -> None:
-        for fd in self._fds:
-            os.close(fd)
-        self._fds.clear()
 
 
 def create(
@@ -103,7 +93,7 @@ def create(
     _forbid_dumps(plan)
     layout = layout or cgroups.detect()
     group = Cgroup(plan.cgroup_path, layout) if plan.cgroup_path else None
-    opened = _Opened()
+    opened = Opened()
     try:
         if group is not None:
             group.create(plan.cgroup_writes)
@@ -118,15 +108,15 @@ def create(
                 console=console,
                 gate=gate if wait_for_start else -1,
                 status=Status(theirs),
-                trees=_trees(plan, opened),
-                cgroup_tasks=_open_tasks(group, opened),
+                trees=trees(plan, opened),
+                cgroup_tasks=open_tasks(group, opened),
                 gate_listens=wait_for_start and own_gate < 0,
             )
-            created = _clone(plan, handover, ours, layout, group)
+            pid, pidfd = _heard(ours, lambda: clone_init(plan, handover, ours, layout, group))
         finally:
             theirs.close()
         opened.close()
-        created = created._replace(start_fd=own_gate)
+        created = Created(pid, pidfd, own_gate, -1)
         try:
             if on_cloned is not None:
                 on_cloned(created.pid)
@@ -190,7 +180,7 @@ def exec_into(
     the session keyring. Conflict when the process at `pid` did not start at `start_time`.
     """
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-    opened = _Opened()
+    opened = Opened()
     try:
         target = opened.keep(pidfd_open(pid))
         # Only now that the descriptor holds the process: its pid may have become a host process's.
@@ -204,14 +194,12 @@ def exec_into(
             folder = group.directory_fd(pid) if group is not None else -1
             if folder >= 0:
                 opened.keep(folder)
-            tasks = _open_tasks(group, opened)
+            tasks = open_tasks(group, opened)
             handover = Handover(
                 Stdio(stdin, stdout, stderr), console, -1, Status(theirs), {}, tasks
             )
-            if kinds & namespaces.CLONE_NEWPID:
-                child, pidfd = _clone_beside(target, folder)
-            else:
-                child, pidfd = namespaces.clone3(0, cgroup_fd=folder)
+            status = handover.status
+            child, pidfd, kinds = _heard(ours, lambda: clone_further(target, kinds, folder, status))
             if child == 0:
                 ours.close()
                 init.run_in(target, kinds, process, handover, name)
@@ -219,8 +207,6 @@ def exec_into(
             theirs.close()
         created = Created(child, pidfd, -1, -1)
         try:
-            if process.oom_score_adj is not None:
-                _put(f"/proc/{child}/oom_score_adj", str(process.oom_score_adj))
             _serve(created, None, ours, last="", process=process)
         except BaseException:
             _end(created)
@@ -297,143 +283,13 @@ def _forbid_dumps(plan: Plan) -> None:
         libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def _trees(plan: Plan, opened: _Opened) -> dict[str, int]:
-    """What the child may not make by itself: all sources when it is in a user namespace, and
-    idmapped mounts, whose maps are written through our /proc."""
-    if os.geteuid() != 0:
-        return {}
-    users = (plan.new_namespaces | sum(j.flag for j in plan.joins)) & namespaces.CLONE_NEWUSER
-    trees = {"root": opened.keep(root.detached_root(plan))} if users else {}
-    for index, step in enumerate(plan.mounts):
-        if step.kind == "bind" and not step.flags & MS_REMOUNT and (users or step.idmap):
-            tree = opened.keep(_source(step, plan))
-            trees[f"mount {index}"] = tree
-    return trees
-
-
-def _source(step: MountStep, plan: Plan) -> int:
+def _heard(sock: _socket.socket, clone: Callable[[], Made]) -> Made:
+    """What `clone` makes; the error that was reported when a process in between failed."""
     try:
-        return bind_tree(step, (plan.uid_map, plan.gid_map))
-    except KernelFault as fault:
-        raise failed(step, fault) from None
-
-
-def _open_tasks(group: Cgroup | None, opened: _Opened) -> tuple[int, ...]:
-    """The v1 `tasks` files. The right to move in goes with the descriptor, so a child in a user
-    namespace has it too."""
-    if group is None or group.layout.version != 1:
-        return ()
-    found = []
-    for folder in group.directories():
-        try:
-            found.append(opened.keep(os.open(f"{folder}/tasks", os.O_WRONLY | os.O_CLOEXEC)))
-        except OSError as error:
-            raise KernelFault(f"open cgroup {folder}", error.errno or 0) from None
-    return tuple(found)
-
-
-def _clone(
-    plan: Plan, handover: Handover, ours: _socket.socket, layout: Layout, group: Cgroup | None
-) -> Created:
-    """Fork the init; in the child, never return."""
-    folder = group.directory_fd() if group is not None else -1
-    flags = plan.new_namespaces & ~_LATE
-    joined = {join.flag: join.path for join in plan.joins}
-    users = (flags | sum(joined)) & namespaces.CLONE_NEWUSER
-    try:
-        if joined and users:
-            pid, pidfd = _clone_through(plan, flags, handover, folder, ours)
-            plan = plan._replace(joins=())
-        elif namespaces.CLONE_NEWPID in joined:
-            path = joined[namespaces.CLONE_NEWPID]
-            there = namespaces.open_namespace(path, namespaces.CLONE_NEWPID)
-            try:
-                pid, pidfd = _clone_beside(there, folder, flags)
-            finally:
-                os.close(there)
-        else:
-            pid, pidfd = namespaces.clone3(flags, cgroup_fd=folder)
-    finally:
-        if folder >= 0:
-            os.close(folder)
-    if pid == 0:
-        ours.close()
-        init.run(plan, handover, _cgroup_tree(plan, layout))
-    return Created(pid, pidfd, -1, -1)
-
-
-def _clone_beside(pid_namespace: int, folder: int, flags: int = 0) -> tuple[int, int]:
-    """Fork with the child in another pid namespace; `pid_namespace` is its file or a pidfd."""
-    own = namespaces.open_namespace("/proc/self/ns/pid", namespaces.CLONE_NEWPID)
-    child = -1
-    try:
-        namespaces.setns(pid_namespace, namespaces.CLONE_NEWPID)
-        try:
-            child, pidfd = namespaces.clone3(flags, cgroup_fd=folder)
-        finally:
-            if child != 0:
-                namespaces.setns(own, namespaces.CLONE_NEWPID)
-    finally:
-        os.close(own)
-    return child, pidfd
-
-
-def _clone_through(
-    plan: Plan, flags: int, handover: Handover, folder: int, ours: _socket.socket
-) -> tuple[int, int]:
-    """Fork by way of a process that joins namespaces first; the init is our child all the same.
-
-    Joined namespaces belong to the host's user namespace, or to one that is joined too: either way
-    they must be entered before the init gets (or while the middle process has) its user namespace.
-    """
-    read, write = os.pipe2(os.O_CLOEXEC)
-    middle, middle_fd = namespaces.clone3(0, cgroup_fd=folder)
-    if middle == 0:
-        try:
-            opened = [(namespaces.open_namespace(j.path, j.flag), j) for j in plan.joins]
-            for fd in handover.cgroup_tasks:
-                os.write(fd, b"0")
-            for fd, join in opened:
-                namespaces.setns(fd, join.flag, join.path)
-                if join.flag == namespaces.CLONE_NEWUSER:
-                    os.setresgid(0, 0, 0)
-                    os.setresuid(0, 0, 0)
-                os.close(fd)
-            child, _ = namespaces.clone3(flags | namespaces.CLONE_PARENT)
-            if child == 0:
-                return 0, -1
-            os.write(write, str(child).encode())
-        except BaseException as error:
-            handover.status.fail(error)
-        finally:
-            if "child" not in locals() or child != 0:
-                os._exit(0)
-    os.close(write)
-    os.close(middle_fd)
-    try:
-        os.waitpid(middle, 0)
-        number = os.read(read, 32)
-    finally:
-        os.close(read)
-    if not number:
-        message = Status(ours).hear()
-        raise error_from(message[1:]) if message else SystemFault("cannot join the namespaces")
-    pid = int(number)
-    return pid, pidfd_open(pid)
-
-
-def _cgroup_tree(plan: Plan, layout: Layout) -> CgroupTree:
-    path = plan.cgroup_path
-    if layout.version == 2 and layout.unified:
-        return CgroupTree({"": f"{layout.unified.mount}{path or layout.unified.own}"}, {})
-    folders, links = {}, {}
-    for tree in layout.hierarchies:
-        name = os.path.basename(tree.mount)
-        folders[name] = f"{tree.mount}{path or tree.own}"
-        for controller in tree.controllers:
-            if controller != name and not controller.startswith("name="):
-                links[controller] = name
-    return CgroupTree(folders, links)
+        return clone()
+    except NotCloned:
+        message = Status(sock).hear()
+        raise error_from(message[1:]) if message else SystemFault("cannot clone") from None
 
 
 def _serve(

@@ -129,7 +129,7 @@ class _Claim:
 
     def __init__(self, context: Context, made: Plan, spec: Spec) -> None:
         self.context = context
-        self.layout = cgroups.detect()
+        self.layout = _layout(context, spec)
         own = processes.facts(os.getpid())
         self.record = state.Record(
             id=made.id,
@@ -179,7 +179,7 @@ def _planned(context: Context, given: Parsed, name: str) -> tuple[Plan, Spec]:
         spec,
         bundle=folder,
         container_id=name,
-        layout=cgroups.detect(),
+        layout=_layout(context, spec),
         pivot="no-pivot" not in given.switches,
         new_keyring="no-new-keyring" not in given.switches,
         preserve_fds=extra + listened,
@@ -205,6 +205,13 @@ def warn_of_capabilities(context: Context, process: Process) -> None:
         context.warn(f"capabilities that this kernel does not have: {' '.join(unknown)}")
 
 
+def _layout(context: Context, spec: Spec) -> cgroups.Layout:
+    """The host's cgroups; none for a user who named no group that might be delegated."""
+    if context.rootless and not spec.get("linux", {}).get("cgroupsPath"):
+        return cgroups.Layout("none", (), None)
+    return cgroups.detect()
+
+
 def plan_of(context: Context, record: state.Record) -> Plan:
     """The plan of a container that exists, from its kept configuration."""
     spec = state.load_spec(context.root, record.id)
@@ -212,7 +219,7 @@ def plan_of(context: Context, record: state.Record) -> Plan:
         spec,
         bundle=record.bundle,
         container_id=record.id,
-        layout=cgroups.detect(),
+        layout=cgroups.detect() if record.cgroup else cgroups.Layout("none", (), None),
         cgroup_path=record.cgroup,
         seccomp_cache=context.seccomp_cache(),
     )

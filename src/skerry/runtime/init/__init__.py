@@ -89,6 +89,8 @@ def run_in(
     try:
         _prepare(handover)
         _join_cgroup(handover)
+        if plan.oom_score_adj is not None:
+            _oom_score(plan.oom_score_adj)
         namespaces.setns(target_fd, kinds & ~namespaces.CLONE_NEWPID, "of the container")
         os.umask(0)
         if kinds & namespaces.CLONE_NEWUSER:

@@ -39,6 +39,9 @@ class TestRun:
         out = docker(*RUN, "busybox", "seq", "100000")
         assert out.splitlines() == [str(n) for n in range(1, 100001)]
 
+    def test_without_a_word_about_the_network(self, docker: Docker) -> None:
+        assert docker("run", "--rm", "busybox", "echo", "hi") == "hi"
+
     def test_detached(self, docker: Docker, name: str) -> None:
         made = docker("run", "-d", "--network", "none", "--name", name, "busybox", "sleep", "100")
         assert len(made) == 64

@@ -210,11 +210,8 @@ def _file_systems(facts: Facts) -> list[Check]:
     if why := probes.get("overlay", ""):
         remedy = "modprobe overlay; or move --root to ext4, xfs or btrfs (not to an overlay)"
         checks.append(Check("overlayfs", "fail", why, remedy))
-    elif why := probes.get("overlay.layers", ""):
-        remedy = "Linux 6.8 takes layers one by one; before, images of about 100 layers at most"
-        checks.append(Check("overlayfs", "ok", f"works by mount options ({why})", remedy))
     else:
-        checks.append(Check("overlayfs", "ok", "works, layers given one by one"))
+        checks.append(Check("overlayfs", "ok", "works"))
     for name, title, loss, remedy in (
         ("overlay.user", "overlayfs for users", "engines without root copy", "needs Linux 5.11"),
         ("idmap", "idmapped mounts", "user-namespaced containers own copies of their layers", ""),

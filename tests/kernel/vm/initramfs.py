@@ -18,9 +18,12 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 HOME = "/skerry"
 """Where the repository is in the guest."""
 BUSYBOX = "/bin/busybox"
+TINI = ("/usr/bin/tini-static", "/usr/bin/docker-init", "/usr/libexec/docker/docker-init")
 
 PYTEST_INI = """[pytest]
 addopts = --import-mode=importlib
+asyncio_mode = auto
+asyncio_default_fixture_loop_scope = function
 markers =
     root: needs root
     slow: takes more than ten seconds
@@ -39,7 +42,9 @@ _UNUSED = re.compile(
     r"|config-[^/]*|dist-packages|site-packages|sqlite3|xmlrpc|curses|dbm)(/|$)"
     r"|\.opt-[12]\.pyc$|/_(tkinter|sqlite3|curses|dbm|gdbm|test)[^/]*\.so$"
 )
-_PACKAGES = ("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "msgspec")
+_PACKAGES = (
+    "pytest _pytest pluggy iniconfig packaging pygments pytest_asyncio msgspec zstandard isal"
+).split(" ")
 
 
 class Archive:
@@ -125,6 +130,8 @@ def write(target: Path, modules: Iterable[Path], tests: Iterable[str]) -> None:
         archive.data(f"{HOME}/pytest.ini", PYTEST_INI.encode())
         archive.data(f"{HOME}/.venv/bin/skerry-runtime", LAUNCHER.encode(), 0o755)
         archive.data("tests", "".join(f"{test}\n" for test in tests).encode())
+        for program in filter(os.path.exists, TINI):
+            archive.copy(program)
         archive.copy(here / "init.sh", "init")
         archive.copy(here / "guest_report.py", "usr/lib/guest/guest_report.py")
         for source, path in _python():
@@ -146,8 +153,11 @@ def _python() -> Iterator[tuple[str, str]]:
             if path.endswith(".so"):
                 needed.append(path)
     site = sysconfig.get_path("purelib")
-    yield f"{site}/py.py", "usr/lib/guest/py.py"
-    for package in _PACKAGES:
+    for name in ("py.py", "typing_extensions.py"):
+        yield f"{site}/{name}", f"usr/lib/guest/{name}"
+    # The plugin is found by its metadata.
+    metadata = [path.name for path in Path(site).glob("pytest_asyncio-*.dist-info")]
+    for package in (*_PACKAGES, *metadata):
         for path in _tree(f"{site}/{package}"):
             yield path, f"usr/lib/guest/{path[len(site) :]}"
             if path.endswith(".so"):

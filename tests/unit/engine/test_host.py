@@ -12,7 +12,7 @@ from skerry.kernel.kvm_probe import Kvm
 from skerry.kernel.namespaces import FLAGS
 
 ALL_V2 = ("memory", "cpu", "pids", "cpuset", "io", "hugetlb")
-TRIED = "overlay overlay.layers overlay.user idmap reflink proc seccomp cgroup user.unprivileged"
+TRIED = "overlay overlay.user idmap reflink proc seccomp cgroup user.unprivileged"
 PROBES = {f"namespace.{kind}": "" for kind in FLAGS} | dict.fromkeys(TRIED.split(" "), "")
 GOOD = Facts(
     kernel="6.12.1-amd64",
@@ -68,7 +68,6 @@ def test_a_good_host_has_nothing_to_remedy() -> None:
         ("disk", "warn", "--root", {"root_free": 1000}),
         ("disk is writable", "fail", "--root", {"probes": {"scratch": "read-only"}}),
         ("overlayfs", "fail", "modprobe overlay", {"probes": {**PROBES, "overlay": "no"}}),
-        ("overlayfs", "ok", "6.8", {"probes": {**PROBES, "overlay.layers": "no"}}),
         ("idmapped mounts", "warn", "xfs", {"probes": {**PROBES, "idmap": "no"}}),
         ("reflink", "ok", "btrfs", {"probes": {**PROBES, "reflink": "no"}}),
         ("seccomp", "fail", "CONFIG_SECCOMP_FILTER", {"probes": {**PROBES, "seccomp": "no"}}),

@@ -143,22 +143,51 @@ async def test_keeper_of_an_exec_killed(world: ContainerWorld) -> None:
 
 
 async def test_keeper_killed_while_it_launches(world: ContainerWorld) -> None:
+    marker = world.home / "launching"
+
     def change(spec: dict[str, object]) -> None:
-        hook = {"path": "/bin/sleep", "args": ["sleep", "100"]}
-        spec["hooks"] = {"createRuntime": [hook]}
+        script = f"touch {marker}; while test -e {marker}; do sleep 0.05; done"
+        spec["hooks"] = {"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]}
 
     task = world.task(["true"], change=change)
     await world.driver.create(task)
     starting = asyncio.create_task(world.driver.start(task, world.on_exit))
-    await until(lambda: rundir.keeper_of(task.run_dir) is not None, "no keeper")
-    await until(lambda: bool(lock_holder(task)), "no pid")
+    await until(marker.exists, "the hook does not run")
     os.kill(lock_holder(task), signal.SIGKILL)
     with pytest.raises(Unavailable):
         await starting
-    await until(lambda: rundir.keeper_of(task.run_dir) is None, "the lock is still held")
+    marker.unlink()
+    assert rundir.keeper_of(task.run_dir) is None
     await world.delete(task)
     await until(lambda: not world.leftovers(), f"left behind: {world.leftovers()}")
     assert task.id not in world.exits
+
+
+async def test_engine_killed_during_a_launch_that_hangs(world: ContainerWorld) -> None:
+    marker = world.home / "launching"
+
+    def change(spec: dict[str, object]) -> None:
+        script = f"touch {marker}; while test -e {marker}; do sleep 0.05; done"
+        spec["hooks"] = {"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]}
+
+    task = world.task(["true"], change=change)
+    engine = subprocess.Popen(
+        [sys.executable, "-c", ENGINE, str(REPOSITORY), world.parent],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    assert engine.stdin is not None
+    engine.stdin.write(json.dumps([task._asdict()]).encode())
+    engine.stdin.close()
+    await until(marker.exists, "the hook does not run")
+    engine.kill()
+    engine.wait()
+    assert await world.driver.recover(task.id, task.run_dir, world.on_exit) is None
+    marker.unlink()
+    assert rundir.keeper_of(task.run_dir) is None
+    await world.delete(task)
+    await until(lambda: not world.leftovers(), f"left behind: {world.leftovers()}")
 
 
 async def test_start_that_is_given_up_leaves_nothing(world: ContainerWorld) -> None:

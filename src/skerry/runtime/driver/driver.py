@@ -21,7 +21,7 @@ from skerry.runtime.steps import process_to_wire
 
 OnExit = Callable[[str, Exit], None]
 CONFIG = "config.json"
-_RECOVERY_PATIENCE = 30.0
+_RECOVERY_PATIENCE = 5.0
 _KILL_PATIENCE = 10.0
 _POLL = 0.005
 _LOST = "the keeper was killed, and the program with it"

@@ -170,6 +170,32 @@ class TestRun:
         assert shown.startswith("skerry: ")
         assert skerry("ps", "-aq") == ""
 
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (("--isolation", "vm"), "this engine has no isolation 'vm'"),
+            (("--runtime", "nosuch"), "runtime name: nosuch"),
+            (("--network", "nosuch"), "network nosuch not found"),
+            (("--device", "/dev/nosuch"), '"/dev/nosuch": No such file or directory'),
+            (("--user", "nosuch"), "unable to find user nosuch"),
+            (("--cap-add", "nosuch"), "invalid capability"),
+            (("--mount", "type=bind,src=/nosuch,dst=/x"), "does not exist: /nosuch"),
+            (("--cpus", "10000"), "range of CPUs"),
+            (("--log-driver", "nosuch"), "no log driver named 'nosuch'"),
+        ],
+        ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+    )
+    def test_what_is_refused_is_one_clear_line(
+        self, skerry: Cli, options: tuple[str, ...], message: str
+    ) -> None:
+        shown = skerry("run", "--rm", *options, "busybox", "true", code=125, error=True)
+        line, empty, see = shown.splitlines()
+        assert line.startswith("skerry: ")
+        assert message in line
+        assert "Errno" not in line
+        assert (empty, see) == ("", "See 'skerry run --help'.")
+        assert skerry("ps", "-aq") == ""
+
     def test_a_missing_image_names_the_way_out(self, skerry: Cli) -> None:
         shown = skerry("run", "--rm", "debian:nosuch", code=125, error=True)
         assert "skerry bootstrap debian:nosuch" in shown

@@ -143,6 +143,9 @@ class Containers:
             parse_signal(config["StopSignal"])
         if host.get("Runtime") not in (None, "", "skerry", "runc", "io.containerd.runc.v2"):
             raise InvalidInput(f"unknown or invalid runtime name: {host['Runtime']}")
+        # Never run with a thinner wall than was asked for.
+        if host.get("Isolation") not in (None, "", "default", "container"):
+            raise Unsupported(f"this engine has no isolation {host['Isolation']!r}")
         if host.get("PortBindings") or host.get("PublishAllPorts"):
             raise Unsupported(
                 "cannot publish ports: this engine has no bridge network yet",

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from skerry.kernel.inodes import spread_subdirectories
 from skerry.store.trees import empty_directory, remove_tree
 
 
@@ -22,6 +23,8 @@ class Scratch:
         self._empty_lock = threading.Lock()
         for path in (self.tmp, self.trash):
             os.makedirs(path, mode=0o700, exist_ok=True)
+        # Layers are unpacked here.
+        spread_subdirectories(self.tmp)
         for name in os.listdir(self.tmp):
             os.rename(os.path.join(self.tmp, name), self._trash_name())
 

@@ -18,7 +18,7 @@ from tests.kernel.test_driver import world as _world
 from skerry.base.errors import Unavailable
 from skerry.base.isolation import Exit, Started, Task
 from skerry.runtime import rundir
-from skerry.runtime.driver import RuntimeDriver
+from skerry.runtime.driver import RuntimeDriver, driver
 from skerry.runtime.driver.spawning import Spawner
 
 pytestmark = pytest.mark.root
@@ -30,7 +30,7 @@ ENGINE = """
 import asyncio, json, sys
 sys.path[:0] = [sys.argv[1], sys.argv[1] + "/src"]
 from skerry.base.isolation import ExecTask, LogOptions, Overlay, Task
-from skerry.runtime.driver import RuntimeDriver
+from skerry.runtime.driver import RuntimeDriver, driver
 from skerry.runtime.driver.spawning import Spawner
 
 def revive(fields):
@@ -163,7 +163,10 @@ async def test_keeper_killed_while_it_launches(world: ContainerWorld) -> None:
     assert task.id not in world.exits
 
 
-async def test_engine_killed_during_a_launch_that_hangs(world: ContainerWorld) -> None:
+async def test_engine_killed_during_a_launch_that_hangs(
+    world: ContainerWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "_RECOVERY_PATIENCE", 0.5)
     marker = world.home / "launching"
 
     def change(spec: dict[str, object]) -> None:

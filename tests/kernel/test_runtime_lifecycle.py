@@ -897,3 +897,38 @@ class TestWithoutRoot:
             )
         finally:
             assert call("delete", "--force", "rootless").returncode == 0
+
+
+def test_seccomp_notifications_reach_the_agent(runtime: Runtime, short_tmp: Path) -> None:
+    path = str(short_tmp / "agent")
+    agent = socket.socket(socket.AF_UNIX)
+    agent.bind(path)
+    agent.listen(1)
+    agent.settimeout(20)
+    seccomp = {
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "listenerPath": path,
+        "listenerMetadata": "data",
+        "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"}],
+    }
+    script = "mkdir /tmp/x 2>&1; sleep 600"
+    tmp = {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"}
+
+    def change(spec: Spec) -> None:
+        spec["linux"]["seccomp"] = seccomp
+        spec["mounts"].append(tmp)
+
+    name = runtime.background(["/bin/sh", "-c", script], change)
+    peer, _ = agent.accept()
+    data, fds, _, _ = socket.recv_fds(peer, 65536, 4)
+    peer.close()
+    agent.close()
+    told = json.loads(data)
+    assert told["fds"] == ["seccompFd"]
+    assert told["pid"] == runtime.state(name)["pid"]
+    assert told["metadata"] == "data"
+    assert told["state"]["id"] == name
+    assert runtime.log_of(name) == ""
+    # The call waits for an answer; when nobody can give one any more, it fails.
+    os.close(fds[0])
+    poll(lambda: "not implemented" in runtime.log_of(name), "the refused mkdir")

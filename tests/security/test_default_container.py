@@ -1,11 +1,13 @@
 """What a program finds in the default container: rights, files, devices, descriptors."""
 
+import json
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.security.sandbox import Sandbox, Spec
+from tests.security.sandbox import Sandbox, Spec, mount_python, python
 
 from skerry.engine.spec import MASKED_PATHS, READONLY_PATHS
 from skerry.kernel import capabilities
@@ -147,8 +149,6 @@ def test_a_disk_node_can_neither_be_opened_nor_mounted(sandbox: Sandbox) -> None
 
 def test_only_three_descriptors(sandbox: Sandbox) -> None:
     """Descriptors of the caller's own that are inheritable must not come through either."""
-    import os
-
     leak = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
     os.set_inheritable(leak, True)
     try:
@@ -202,3 +202,53 @@ def test_no_mount_of_the_host_is_listed(sandbox: Sandbox) -> None:
     for line in ran.out.splitlines():
         optional = line.split(" - ")[0].split()[6:]
         assert not any(tag.startswith("shared:") for tag in optional), line
+
+
+NULL_PROBE = """
+import fcntl, stat
+found = []
+for number in (0, 1, 2):
+    status = os.fstat(number)
+    if stat.S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(1, 3):
+        # The same mode again: harmless where it is allowed.
+        found.append([number, attempt(lambda: os.fchmod(number, stat.S_IMODE(status.st_mode))),
+                      status.st_dev, os.read(number, 1) == b"",
+                      fcntl.fcntl(number, fcntl.F_GETFL) & os.O_NONBLOCK])
+with open("/tmp/found", "w") as file:
+    json.dump(found, file)
+"""
+
+
+@pytest.mark.parametrize("null", ["own", "link", "missing", "fifo", "terminal"])
+def test_the_hosts_null_device_keeps_its_mode(sandbox: Sandbox, null: str) -> None:
+    """Root inside may not chmod the host's /dev/null, which its standard input would be."""
+    make = {
+        "own": "true",
+        "link": "rm /dev/null; ln -s /etc/passwd /dev/null",
+        "missing": "rm /dev/null",
+        "fifo": "rm /dev/null; mkfifo /dev/null",
+        "terminal": "rm /dev/null; mknod /dev/null c 5 2",
+    }[null]
+    name = sandbox.start(["/bin/sleep", "100"], mount_python)
+    assert sandbox.exec(name, ["/bin/sh", "-c", make]).code == 0
+    ran = sandbox.exec(name, python(NULL_PROBE))
+    assert ran.code == 0, ran
+    host = os.stat("/dev/null").st_dev
+    found = json.loads((sandbox.rootfs / "tmp/found").read_text())
+    assert [row[0] for row in found] == [0]
+    for _, changed, device, usable, nonblocking in found:
+        assert (device != host) if null == "own" else (device == host and changed == "EROFS")
+        assert usable and not nonblocking
+
+
+def test_the_first_process_has_the_containers_null_device(sandbox: Sandbox) -> None:
+    assert sandbox.run(python(NULL_PROBE), mount_python).code == 0
+    found = json.loads((sandbox.rootfs / "tmp/found").read_text())
+    assert found[0][2] != os.stat("/dev/null").st_dev
+
+
+def test_masks_cannot_change_the_hosts_null_device(sandbox: Sandbox) -> None:
+    """A mask is a mount of /dev/null: its mode is changed to what it is, which must be refused."""
+    masked = [path for path in MASKED_PATHS if os.path.isfile(path)]
+    script = f"tell([attempt(lambda: os.chmod(p, 0o666)) for p in {masked!r}])"
+    assert set(sandbox.probe(script)) <= {"EROFS"}

@@ -31,11 +31,12 @@ from skerry.runtime.cloning import (
     Opened,
     clone_further,
     clone_init,
+    guarded_streams,
     open_tasks,
     trees,
 )
 from skerry.runtime.init import hooks
-from skerry.runtime.init.handover import Handover, Status, Stdio, error_from
+from skerry.runtime.init.handover import Handover, Status, error_from
 from skerry.runtime.steps import Hook, Plan, ProcessPlan
 
 _NR_PIDFD_GETFD = 438
@@ -104,7 +105,7 @@ def create(
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         try:
             handover = Handover(
-                stdio=Stdio(stdin, stdout, stderr),
+                stdio=guarded_streams(stdin, stdout, stderr, opened),
                 console=console,
                 gate=gate if wait_for_start else -1,
                 status=Status(theirs),
@@ -195,9 +196,8 @@ def exec_into(
             if folder >= 0:
                 opened.keep(folder)
             tasks = open_tasks(group, opened)
-            handover = Handover(
-                Stdio(stdin, stdout, stderr), console, -1, Status(theirs), {}, tasks
-            )
+            streams = guarded_streams(stdin, stdout, stderr, opened)
+            handover = Handover(streams, console, -1, Status(theirs), {}, tasks)
             status = handover.status
             child, pidfd, kinds = _heard(ours, lambda: clone_further(target, kinds, folder, status))
             if child == 0:

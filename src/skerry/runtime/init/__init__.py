@@ -305,6 +305,7 @@ def _finish(
     if plan.new_keyring:
         process.join_keyring(f"_ses.{name}")
     process.set_limits(plan)
+    process.own_null()
     process.own_stdio(plan.uid)
     if proc_fd >= 0:
         process.write_label(proc_fd, plan)

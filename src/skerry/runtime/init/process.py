@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from skerry.base.errors import KernelFault
 from skerry.kernel import capabilities
+from skerry.kernel.descriptors import device_number
 from skerry.kernel.syscalls import (
     NR_IOPRIO_SET,
     NR_KEYCTL,
@@ -84,6 +85,28 @@ def own_stdio(uid: int) -> None:
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.EPERM, errno.EROFS, errno.EBADF):
                 raise KernelFault(f"give descriptor {fd} to user {uid}", error.errno or 0) from None
+
+
+def own_null() -> None:
+    """Take the container's own null device for streams that are the host's.
+
+    So its path and its label are the container's. When the image's /dev/null is something else the
+    stream stays, which the parent has opened through a read-only mount.
+    """
+    streams = [fd for fd in (0, 1, 2) if device_number(fd) == _NULL]
+    if not streams:
+        return
+    # Without O_NONBLOCK a FIFO or a terminal in its place would make us wait.
+    flags = os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        own = os.open("/dev/null", flags)
+    except OSError:
+        return
+    if device_number(own) == _NULL:
+        os.set_blocking(own, True)
+        for fd in streams:
+            os.dup2(own, fd, inheritable=True)
+    os.close(own)
 
 
 def become_user(process: "ProcessPlan") -> None:

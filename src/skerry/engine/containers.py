@@ -257,8 +257,15 @@ class Containers:
 
     async def _remove_at_end(self, container: Container) -> None:
         """--rm: the container and its anonymous volumes."""
-        if not container.removing:
+        if container.removing:
+            return
+        try:
             await self._remove(container, volumes=True)
+        except Exception:
+            # Its end was not written, since the removal would have been the next write.
+            if self._registry.get(container.id) is container:
+                self._lifecycle.save(container)
+            raise
 
     async def _remove(self, container: Container, *, volumes: bool) -> None:
         container.removing = True

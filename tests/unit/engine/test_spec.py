@@ -58,6 +58,9 @@ def built(asked: dict[str, Any]) -> dict[str, Any]:
 def test_golden(path: Path) -> None:
     golden = json.loads(path.read_text())
     result = json.loads(json.dumps(built(golden["asked"])))
+    masked = result["linux"].get("maskedPaths", [])
+    # These depend on the processors of the host.
+    masked[:] = [path for path in masked if "thermal_throttle" not in path]
     if os.environ.get("SKERRY_WRITE_GOLDEN"):
         golden["built"] = result
         path.write_text(json.dumps(golden, indent=1) + "\n")

@@ -24,7 +24,7 @@ from skerry.base.oci_image import (
 )
 from skerry.kernel import mounts
 from skerry.store import Store, open_store
-from skerry.store.changes import ADDED, DELETED, MODIFIED
+from skerry.store.changes import ADDED, DELETED, MODIFIED, MOUNT_POINTS, Change
 from skerry.store.image import Image
 
 pytestmark = pytest.mark.root
@@ -267,11 +267,15 @@ def test_mount_points_are_no_changes(store: Store, container: Callable) -> None:
         (root / "etc/hosts").touch()
         (root / "proc").mkdir()
         (root / "dev/pts").mkdir(parents=True)
-        ignore = frozenset({"/etc/hosts", "/proc", "/dev", "/dev/pts"})
-        assert store.snapshots.changes("c", ignore=ignore) == []
+        (root / "mnt").mkdir()
+        assert store.snapshots.changes("c") == [Change(ADDED, "/mnt")]
+        assert store.snapshots.changes("c", ignore=MOUNT_POINTS | {"/mnt"}) == []
         (root / "etc/mine").touch()
-        found = [(each.kind, each.path) for each in store.snapshots.changes("c", ignore=ignore)]
-    assert found == [(MODIFIED, "/etc"), (ADDED, "/etc/mine")]
+        found = [(each.kind, each.path) for each in store.snapshots.changes("c")]
+    assert found == [(MODIFIED, "/etc"), (ADDED, "/etc/mine"), (ADDED, "/mnt")]
+    image = store.images.commit(store.images.get("t").id, "c", {}, ignore=MOUNT_POINTS | {"/mnt"})
+    top = Path(store.layers.path(image.layers[-1]))
+    assert tree(top) == {"etc": "/", "etc/mine": ""}
 
 
 @pytest.mark.parametrize("compression", ["gzip", "zstd", "none"])

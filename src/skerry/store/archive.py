@@ -12,8 +12,9 @@ from typing import BinaryIO, Final, NamedTuple
 
 from skerry.base.errors import InvalidInput, KernelFault, NotFound
 from skerry.store.compression import decompressed, file_chunks
-from skerry.store.extract import Extractor, Options, open_long
+from skerry.store.extract import Extractor, Options
 from skerry.store.pack import PackOptions, pack, pack_file
+from skerry.store.paths import open_long
 from skerry.store.tar_reader import Limits, TarReader
 
 _GO_DIRECTORY: Final = 1 << 31

@@ -10,13 +10,25 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 from skerry.base.errors import KernelFault, LimitExceeded
-from skerry.store.extract import open_long
+from skerry.store.paths import open_long
 from skerry.store.trees import DIRECTORY
 from skerry.store.whiteouts import is_opaque, is_whiteout
 
 MODIFIED: Final = 0
 ADDED: Final = 1
 DELETED: Final = 2
+MOUNT_POINTS: Final = frozenset(
+    {
+        "/dev",
+        "/etc/hostname",
+        "/etc/hosts",
+        "/etc/resolv.conf",
+        "/proc",
+        "/sys",
+    }
+)
+"""What is mounted over in every container: an image without them gets empty ones to mount on."""
+
 _MAX_CHANGES: Final = 2_000_000
 _OPEN: Final = os.O_RDONLY | os.O_DIRECTORY
 
@@ -37,7 +49,7 @@ class _Below(NamedTuple):
 
 
 def changes(
-    upper: str, lowers: Sequence[str], ignore: frozenset[str] = frozenset()
+    upper: str, lowers: Sequence[str], ignore: frozenset[str] = MOUNT_POINTS
 ) -> list[Change]:
     """The changes, ordered by path. `lowers` is top-most first.
 

@@ -19,16 +19,14 @@ from collections import OrderedDict
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from skerry.base.errors import InvalidInput, KernelFault, LimitExceeded, SkerryError, SystemFault
-from skerry.kernel.descriptors import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
+from skerry.base.errors import InvalidInput, KernelFault, SkerryError, SystemFault
 from skerry.store import tar_reader
+from skerry.store.paths import open_long
 from skerry.store.tar_reader import Entry, TarReader
 from skerry.store.trees import remove_at
 from skerry.store.whiteouts import OPAQUE, WHITEOUT_PREFIX, make_opaque, make_whiteout
 
 _CACHED: Final = 128
-_RESOLVE: Final = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
-_PATH_PIECE: Final = 2048
 _HOST_FAULTS: Final = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 )
@@ -405,30 +403,6 @@ class Extractor:
                     os.utime(fd, ns=(mtime, mtime))
                 finally:
                     os.close(fd)
-
-
-def open_long(root_fd: int, path: str, flags: int) -> int:
-    """openat2 in the root for paths of any length.
-
-    A path over PATH_MAX is walked in pieces, each with the last piece's directory as its root:
-    links in it may resolve to another place, but never to one outside.
-    """
-    if len(path) <= _PATH_PIECE:
-        return openat2(root_fd, path, flags, resolve=_RESOLVE)
-    if len(path) > 1 << 20:
-        raise LimitExceeded(f"path of {len(path)} characters")
-    here = os.dup(root_fd)
-    try:
-        while len(path) > _PATH_PIECE:
-            cut = path.rfind("/", 0, _PATH_PIECE)
-            if cut <= 0:
-                raise KernelFault(f"open {path[:80]}…", errno.ENAMETOOLONG)
-            below = openat2(here, path[:cut], os.O_PATH | os.O_DIRECTORY, resolve=_RESOLVE)
-            os.close(here)
-            here, path = below, path[cut + 1 :]
-        return openat2(here, path, flags, resolve=_RESOLVE)
-    finally:
-        os.close(here)
 
 
 def _umask() -> int:

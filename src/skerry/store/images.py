@@ -22,6 +22,7 @@ from skerry.base.oci_image import (
 from skerry.base.references import Reference, parse_reference
 from skerry.store import commit, history, index, load, removal
 from skerry.store.blobs import Blobs
+from skerry.store.changes import MOUNT_POINTS
 from skerry.store.image import HistoryLine, Image, Progress, Removed, from_record, to_record
 from skerry.store.layers import Layers
 from skerry.store.leases import Leases
@@ -212,7 +213,7 @@ class Images:
         created_by: str = "",
         created: float | None = None,
         compression: str = "gzip",
-        ignore: frozenset[str] = frozenset(),
+        ignore: frozenset[str] = MOUNT_POINTS,
     ) -> Image:
         """A new image: the parent's layers and the snapshot's changes; `config` is its Config.
 

@@ -12,7 +12,7 @@ from typing import Final
 from skerry.base.errors import Conflict, InvalidInput, NotFound
 from skerry.base.isolation import Overlay
 from skerry.store import changes as comparison
-from skerry.store.changes import ADDED, DELETED, MODIFIED, Change
+from skerry.store.changes import ADDED, DELETED, MODIFIED, MOUNT_POINTS, Change
 from skerry.store.layers import Layers
 from skerry.store.leases import Leases
 from skerry.store.records import Records
@@ -93,7 +93,7 @@ class Snapshots:
                 continue
         return found
 
-    def changes(self, id: str, *, ignore: frozenset[str] = frozenset()) -> Changes:  # noqa: A002
+    def changes(self, id: str, *, ignore: frozenset[str] = MOUNT_POINTS) -> Changes:  # noqa: A002
         """What the container changed, by path, as `docker diff`.
 
         `ignore` names absolute paths that were made for the container, such as mount points.

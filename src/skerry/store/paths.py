@@ -1,0 +1,36 @@
+"""Paths below a root that somebody hostile made, of any length."""
+
+import errno
+import os
+from typing import Final
+
+from skerry.base.errors import KernelFault, LimitExceeded
+from skerry.kernel.descriptors import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
+
+_RESOLVE: Final = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
+_PIECE: Final = 2048
+_LONGEST: Final = 1 << 20
+
+
+def open_long(root_fd: int, path: str, flags: int) -> int:
+    """openat2 in the root for paths of any length.
+
+    A path over PATH_MAX is walked in pieces, each with the last piece's directory as its root:
+    links in it may resolve to another place, but never to one outside.
+    """
+    if len(path) <= _PIECE:
+        return openat2(root_fd, path, flags, resolve=_RESOLVE)
+    if len(path) > _LONGEST:
+        raise LimitExceeded(f"path of {len(path)} characters")
+    here = os.dup(root_fd)
+    try:
+        while len(path) > _PIECE:
+            cut = path.rfind("/", 0, _PIECE)
+            if cut <= 0:
+                raise KernelFault(f"open {path[:80]}…", errno.ENAMETOOLONG)
+            below = openat2(here, path[:cut], os.O_PATH | os.O_DIRECTORY, resolve=_RESOLVE)
+            os.close(here)
+            here, path = below, path[cut + 1 :]
+        return openat2(here, path, flags, resolve=_RESOLVE)
+    finally:
+        os.close(here)

@@ -49,6 +49,12 @@ def _save(response: Response, path: str) -> int:
             for chunk in response.chunks():
                 write(1, chunk)
             return 0
+        if os.path.exists(path) and not os.path.isfile(path):
+            # A device or a pipe takes the bytes; a rename would put a file in its place.
+            with open(path, "wb") as file:
+                for chunk in response.chunks():
+                    file.write(chunk)
+            return 0
         fresh = f"{path}.{os.getpid()}.part"
         try:
             with open(fresh, "xb") as file:

@@ -272,6 +272,8 @@ def write_pid_file(path: str, pid: int) -> None:
         return
     path = os.path.abspath(path)
     fresh = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise InvalidInput(f"write pid file {path}: it exists and is not a regular file")
     try:
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         try:

@@ -179,7 +179,7 @@ class TestRun:
             (("--device", "/dev/nosuch"), '"/dev/nosuch": No such file or directory'),
             (("--user", "nosuch"), "unable to find user nosuch"),
             (("--cap-add", "nosuch"), "invalid capability"),
-            (("--mount", "type=bind,src=/nosuch,dst=/x"), "does not exist: /nosuch"),
+            (("--mount", "type=bind,src=/proc/nosuch,dst=/x"), "does not exist: /proc/nosuch"),
             (("--cpus", "10000"), "range of CPUs"),
             (("--log-driver", "nosuch"), "no log driver named 'nosuch'"),
         ],
@@ -524,7 +524,7 @@ class TestFiles:
         [
             ("CONTAINER:/nosuch", "x", "no path /nosuch"),
             ("nosuch:/etc", "x", "no such container"),
-            ("/nosuch", "CONTAINER:/x", "cannot read /nosuch"),
+            ("/proc/nosuch", "CONTAINER:/x", "cannot read /proc/nosuch"),
             ("/etc/passwd", "CONTAINER:/nosuch/", "does not exist"),
             ("/etc", "CONTAINER:/etc/passwd", "cannot copy a folder"),
             ("CONTAINER:/etc", "/etc/passwd", "cannot copy a folder"),

@@ -20,6 +20,7 @@ from typing import Any
 
 from skerry.base.errors import Conflict, KernelFault, SystemFault
 from skerry.base.isolation import Exit, Started
+from skerry.kernel import processes
 
 PID = "keeper.pid"
 SOCKET = "keeper.sock"
@@ -188,17 +189,6 @@ def remove(run_dir: str, *names: str) -> None:
 
 
 def start_time(pid: int) -> int:
-    """The process's start time in clock ticks since boot (proc(5), stat field 22); 0 when gone."""
-    try:
-        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return 0
-    try:
-        stat = os.read(fd, 1024)
-    except OSError:
-        return 0
-    finally:
-        os.close(fd)
-    # The command's name, in parentheses, may hold anything.
-    fields = stat[stat.rfind(b")") + 2 :].split()
-    return int(fields[19]) if fields and fields[0] != b"Z" else 0
+    """The process's start time in clock ticks since boot; 0 when there is no such process."""
+    found = processes.facts(pid)
+    return found[1] if found else 0

@@ -61,6 +61,7 @@ bench: setup-dev
 
 docs: setup-dev
 	$(BIN)/python -m skerry.cli.reference > docs/cli.md
+	for shell in bash zsh fish; do $(BIN)/skerry completion $$shell > contrib/completion/skerry.$$shell; done
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 PATIENCE = 30.0
 """Seconds until a starting engine must listen."""
 _TAIL = 8
+_LARGEST_LOG = 1 << 20
 
 
 def start_engine(root: str, run_root: str, host: str, client: Client) -> None:
@@ -67,6 +68,11 @@ def _connected(client: Client) -> bool:
 def _spawn(root: str, run_root: str, host: str, log: str) -> int:
     words = [sys.executable, "-m", "skerry", "engine", "--root", root, "--run-root", run_root]
     words += ["--host", host]
+    try:
+        if os.path.getsize(log) > _LARGEST_LOG:
+            os.replace(log, f"{log}.1")
+    except OSError:
+        pass  # there is none yet
     log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     pid = os.fork()

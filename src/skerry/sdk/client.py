@@ -126,7 +126,7 @@ class Client:
         if body is not None:
             data = wire.dumps(body).encode("utf-8", "surrogateescape")
             headers["Content-Type"] = "application/json"
-        if self._kept and not self._kept.reusable:
+        if self._kept and (not self._kept.reusable or self._kept.stale()):
             self.close()
         kept = self._kept is not None
         connection = self._kept = self._kept or self.connect()

@@ -111,6 +111,7 @@ class Connection:
         the caller may be able to start an engine.
         """
         self._path = path
+        self._timeout = timeout
         self._buffer = bytearray()
         self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
         self.reusable = True
@@ -131,6 +132,21 @@ class Connection:
         """Idempotent."""
         self._socket.close()
         self.reusable = False
+
+    def stale(self) -> bool:
+        """Whether the engine has closed it, or said something unasked, since the last answer."""
+        if self._buffer:
+            return True
+        try:
+            self._socket.setblocking(False)
+            self._socket.recv(1, _socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        finally:
+            self._socket.settimeout(self._timeout)
+        return True
 
     def send(
         self,

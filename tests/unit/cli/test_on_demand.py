@@ -62,6 +62,16 @@ def test_starts_one_and_connects(fake: Path) -> None:
     os.waitpid(int((fake / "count").read_text()), 0)
 
 
+def test_a_large_log_is_put_aside(fake: Path) -> None:
+    (fake / "broken").touch()
+    (fake / "run").mkdir()
+    (fake / "run/engine.log").write_bytes(b"old\n" * (1 << 19))
+    with pytest.raises(Unavailable):
+        _ = Context(root="/", run_root=str(fake / "run")).client
+    assert (fake / "run/engine.log.1").stat().st_size == 1 << 21
+    assert "old" not in (fake / "run/engine.log").read_text()
+
+
 def test_an_engine_that_cannot_start_is_quoted(fake: Path) -> None:
     (fake / "broken").touch()
     context = Context(root=str(fake / "root"), run_root=str(fake / "run"))

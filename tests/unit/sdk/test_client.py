@@ -2,6 +2,9 @@
 
 import json
 import os
+import socket
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,6 +71,45 @@ def test_a_read_is_repeated_when_the_idle_connection_was_closed(
     with Client(server.host) as client:
         assert client.get("/one") == 1
         assert client.get("/two") == 2
+
+
+def test_a_change_after_a_long_rest_gets_a_fresh_connection(tmp_path: Path, reply: Reply) -> None:
+    path = str(tmp_path / "resting.sock")
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen(2)
+    requests = []
+
+    def serve() -> None:
+        for number in (b"1", b"2"):
+            connection, _ = listener.accept()
+            requests.append(connection.recv(65536).partition(b" HTTP")[0])
+            connection.sendall(reply(number))
+            connection.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    with Client(f"unix://{path}") as client:
+        assert client.post("/one") == 1
+        kept = client._kept
+        assert kept
+        deadline = time.monotonic() + 10
+        while not kept.stale():
+            assert time.monotonic() < deadline
+        assert client.post("/two") == 2
+    thread.join()
+    listener.close()
+    assert requests == [b"POST /one", b"POST /two"]
+
+
+def test_a_resting_connection_is_not_stale(scripted: Start, reply: Reply) -> None:
+    server = scripted(reply(b"1"), reply(b"2"))
+    with Client(server.host, timeout=5) as client:
+        assert client.post("/one") == 1
+        kept = client._kept
+        assert kept and not kept.stale()
+        assert client.post("/two") == 2
+        assert client._kept is kept
 
 
 def test_no_engine_and_no_permission_have_words(tmp_path: Path) -> None:

@@ -196,7 +196,8 @@ def test_an_early_answer_is_read_although_the_body_was_refused(tmp_path: Path) -
 def test_any_bytes_are_an_answer_or_an_error(head: bytes, body: bytes) -> None:
     here, there = socket.socketpair(socket.AF_UNIX)
     connection = Connection.__new__(Connection)
-    connection._path, connection._buffer, connection.reusable = "test", bytearray(), True
+    connection._path, connection._timeout = "test", None
+    connection._buffer, connection.reusable = bytearray(), True
     connection._socket = here
     there.sendall(b"HTTP/1.1 200 OK\r\n" * (len(body) % 2) + head + b"\r\n\r\n" + body)
     there.close()
@@ -212,7 +213,8 @@ def test_any_bytes_are_an_answer_or_an_error(head: bytes, body: bytes) -> None:
 def test_any_chunked_body_is_read_or_an_error(body: bytes) -> None:
     here, there = socket.socketpair(socket.AF_UNIX)
     connection = Connection.__new__(Connection)
-    connection._path, connection._buffer, connection.reusable = "test", bytearray(), True
+    connection._path, connection._timeout = "test", None
+    connection._buffer, connection.reusable = bytearray(), True
     connection._socket = here
     there.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + body)
     there.close()

@@ -350,6 +350,9 @@ class TestNamespaces:
         name = runtime.background(SLEEP, change)
         pid = runtime.state(name)["pid"]
         assert namespace(pid, file) == namespace("self", file)
+        # The root is the container's even where the mount namespace is the host's.
+        seen = runtime.call("exec", name, "stat", "-c", "%i", "/")
+        assert seen.stdout.strip() == str(os.stat(f"/proc/{pid}/root/").st_ino), seen.stderr
 
     def test_joined_by_path(self, runtime: Runtime) -> None:
         first = runtime.background(SLEEP)

@@ -201,6 +201,7 @@ def _overlay_by_layers(overlay: Overlay) -> int:
         # layer by itself.
         fsconfig(fs_fd, "redirect_dir", "off")
         fsconfig(fs_fd, "index", "off")
+        fsconfig(fs_fd, "metacopy", "off")
         return fsmount(fs_fd, 0 if overlay.upper else ATTR_RDONLY, "overlay")
     finally:
         os.close(fs_fd)

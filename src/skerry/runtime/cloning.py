@@ -7,16 +7,14 @@ from collections.abc import Callable
 from skerry.base.errors import KernelFault
 from skerry.kernel import namespaces
 from skerry.kernel.cgroups import Cgroup, Layout
-from skerry.kernel.descriptors import device_number, pidfd_open
+from skerry.kernel.descriptors import pidfd_open
 from skerry.kernel.mounts import MS_REMOUNT
-from skerry.kernel.trees import ATTR_RDONLY, mount_setattr, open_tree
 from skerry.runtime import init
 from skerry.runtime.init import root
-from skerry.runtime.init.handover import Handover, Status, Stdio
+from skerry.runtime.init.handover import Handover, Status
 from skerry.runtime.init.mounting import CgroupTree, bind_tree, failed
 from skerry.runtime.steps import MountStep, Plan
 
-_NULL = (1, 3)
 _LATE = namespaces.CLONE_NEWCGROUP | namespaces.CLONE_NEWTIME
 """Made by the child itself: their contents depend on what it has done before."""
 
@@ -39,37 +37,6 @@ class Opened:
         for fd in self._fds:
             os.close(fd)
         self._fds.clear()
-
-
-def guarded_streams(stdin: int, stdout: int, stderr: int, opened: Opened) -> Stdio:
-    """The streams, with the host's null device among them reached through a read-only mount.
-
-    Root in a container could otherwise change the mode and owner of the host's /dev/null through
-    its standard input (fchmod); reading and writing a device is not the mount's affair.
-    """
-    guarded = -1
-    streams = []
-    for fd in (stdin, stdout, stderr):
-        if fd >= 0 and device_number(fd) == _NULL:
-            if guarded < 0:
-                guarded = _guarded_null(opened)
-            fd = guarded if guarded >= 0 else fd
-        streams.append(fd)
-    return Stdio(*streams)
-
-
-def _guarded_null(opened: Opened) -> int:
-    """-1 without the privilege to mount; then /dev/null is not the caller's to change either."""
-    try:
-        tree = open_tree("/dev/null")
-        try:
-            mount_setattr(tree, attr_set=ATTR_RDONLY, what="/dev/null")
-            fd = os.open(f"/proc/self/fd/{tree}", os.O_RDWR | os.O_CLOEXEC)
-        finally:
-            os.close(tree)
-    except (KernelFault, OSError):
-        return -1
-    return opened.keep(fd)
 
 
 def trees(plan: Plan, opened: Opened) -> dict[str, int]:

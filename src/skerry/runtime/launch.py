@@ -31,12 +31,12 @@ from skerry.runtime.cloning import (
     Opened,
     clone_further,
     clone_init,
-    guarded_streams,
     open_tasks,
     trees,
 )
 from skerry.runtime.init import hooks
 from skerry.runtime.init.handover import Handover, Status, error_from
+from skerry.runtime.null_device import guarded_streams
 from skerry.runtime.steps import Hook, Plan, ProcessPlan
 
 _NR_PIDFD_GETFD = 438
@@ -105,7 +105,7 @@ def create(
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         try:
             handover = Handover(
-                stdio=guarded_streams(stdin, stdout, stderr, opened),
+                stdio=guarded_streams(stdin, stdout, stderr),
                 console=console,
                 gate=gate if wait_for_start else -1,
                 status=Status(theirs),
@@ -189,6 +189,7 @@ def exec_into(
         if start_time and (now is None or now[1] != start_time):
             raise Conflict(f"cannot exec: the container's init {pid} has gone")
         kinds = namespaces.differing(pid)
+        root_fd = opened.keep(_root_of(pid))
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         try:
             group = Cgroup(cgroup_path, layout or cgroups.detect()) if cgroup_path else None
@@ -196,13 +197,13 @@ def exec_into(
             if folder >= 0:
                 opened.keep(folder)
             tasks = open_tasks(group, opened)
-            streams = guarded_streams(stdin, stdout, stderr, opened)
+            streams = guarded_streams(stdin, stdout, stderr)
             handover = Handover(streams, console, -1, Status(theirs), {}, tasks)
             status = handover.status
             child, pidfd, kinds = _heard(ours, lambda: clone_further(target, kinds, folder, status))
             if child == 0:
                 ours.close()
-                init.run_in(target, kinds, process, handover, name)
+                init.run_in(init.Target(target, root_fd, kinds), process, handover, name)
         finally:
             theirs.close()
         created = Created(child, pidfd, -1, -1)
@@ -216,6 +217,14 @@ def exec_into(
         return created
     finally:
         opened.close()
+
+
+def _root_of(pid: int) -> int:
+    """The root of a process: not always that of its mount namespace, which it may share."""
+    try:
+        return os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise KernelFault(f"open the root of process {pid}", error.errno or 0) from None
 
 
 def run_poststop(plan: Plan) -> list[str]:

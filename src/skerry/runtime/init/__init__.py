@@ -53,7 +53,7 @@ import gc
 import os
 import select
 import signal
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from skerry.base.errors import KernelFault, SystemFault
 from skerry.kernel import capabilities, mounts, namespaces, seccomp
@@ -68,6 +68,7 @@ if TYPE_CHECKING:
 
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
 _FAILED = 1
 
 
@@ -82,21 +83,32 @@ def run(plan: "Plan", handover: Handover, cgroups: CgroupTree) -> NoReturn:
         os._exit(_FAILED)
 
 
-def run_in(
-    target_fd: int, kinds: int, plan: "ProcessPlan", handover: Handover, name: str
-) -> NoReturn:
-    """Become a further process in the namespaces of the process behind the pidfd `target_fd`."""
+class Target(NamedTuple):
+    """A container that runs."""
+
+    pidfd: int
+    root: int
+    """Descriptor of its root folder."""
+    kinds: int
+    """CLONE_NEW… flags of the namespaces that are still to be joined."""
+
+
+def run_in(target: Target, plan: "ProcessPlan", handover: Handover, name: str) -> NoReturn:
+    """Become a further process in a container that runs."""
     try:
         _prepare(handover)
         _join_cgroup(handover)
         if plan.oom_score_adj is not None:
             _oom_score(plan.oom_score_adj)
-        namespaces.setns(target_fd, kinds & ~namespaces.CLONE_NEWPID, "of the container")
+        kinds = target.kinds & ~namespaces.CLONE_NEWPID
+        if kinds:
+            namespaces.setns(target.pidfd, kinds, "of the container")
         os.umask(0)
         if kinds & namespaces.CLONE_NEWUSER:
             _become_root()
-        here = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        _stdio(here, plan, handover, console=False)
+        # Joining a mount namespace leads to its root, which is the host's when it is shared.
+        root.chroot(target.root)
+        _stdio(target.root, plan, handover, console=False)
         proc_fd = _private_proc() if plan.apparmor or plan.selinux else -1
         capabilities.drop_bounding(plan.bounding)
         _finish(plan, handover, (), {}, name, proc_fd)
@@ -117,6 +129,8 @@ def _prepare(handover: Handover) -> None:
     # Python ignores these two, and what is ignored stays so across execve.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    libc.prctl(_PR_SET_NAME, b"skerry-init", 0, 0, 0)
     os.setsid()
 
 

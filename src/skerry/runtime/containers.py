@@ -9,6 +9,7 @@ from skerry.base.isolation import Started
 from skerry.kernel.cgroups import Cgroup, Layout
 from skerry.kernel.namespaces import CLONE_NEWPID
 from skerry.runtime import launch
+from skerry.runtime.null_device import guarded_null
 from skerry.runtime.starter import Ends, Launched, Programs
 from skerry.runtime.steps import Plan, process_from_wire
 
@@ -19,6 +20,7 @@ class Containers(Programs):
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
+        guarded_null()  # Here, so that keepers inherit it.
 
     def launch(self, head: dict[str, Any], body: bytes, ends: Ends) -> Launched:
         """Run the program; errors as `launch.create`."""

@@ -66,7 +66,9 @@ def _options(overlay: Overlay) -> str:
     def named(path: str) -> str:
         return f"/proc/self/fd/{os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)}"
 
-    text = "redirect_dir=off,index=off,lowerdir=" + ":".join(named(path) for path in overlay.lower)
+    text = "redirect_dir=off,index=off,metacopy=off,lowerdir=" + ":".join(
+        named(path) for path in overlay.lower
+    )
     if overlay.upper:
         text += f",upperdir={named(overlay.upper)},workdir={named(overlay.work)}"
     if len(text) >= _PAGE:

@@ -31,6 +31,7 @@ FILES = (
     "tests/kernel/test_driver.py::TestContainers::test_out_of_memory_is_told",
     "tests/kernel/test_driver.py::TestContainers::test_a_task_outlives_the_engine",
     "tests/kernel/test_runtime_conformance.py::test_inside[devices are allowed by list]",
+    "tests/kernel/test_engine_limits.py",
     "tests/security/test_default_container.py::test_sysfs_and_cgroups_cannot_be_written",
     "tests/security/test_default_container.py::test_a_disk_node_can_neither_be_opened_nor_mounted",
     "tests/security/test_exhaustion.py::test_a_fork_bomb_stops_at_the_limit",
@@ -41,6 +42,7 @@ MUST_RUN = {
     "tests/kernel/test_cgroups_group.py::test_a_fork_bomb_is_killed",
     "tests/kernel/test_bpf_devices.py::test_the_default_list_is_enforced",
     "tests/kernel/test_kvm_probe.py::test_a_working_kvm_runs_the_guest",
+    "tests/kernel/test_engine_limits.py::test_limits_from_the_command_line_to_the_kernel",
 }
 """What would prove nothing if it were skipped."""
 

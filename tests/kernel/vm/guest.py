@@ -48,7 +48,7 @@ def run(tests: Sequence[str], folder: Path, *, timeout: float = 300.0) -> Run:
     initrd, console, report = folder / "initramfs", folder / "console", folder / "report"
     initramfs.write(initrd, kernel.module_files(MODULES), tests)
     command = [
-        *(QEMU, "-machine", "pc", "-accel", "tcg,thread=multi", "-smp", "2", "-m", "768"),
+        *(QEMU, "-machine", "pc", "-accel", "tcg,thread=multi", "-smp", "2", "-m", "1024"),
         *("-cpu", "qemu64,+svm,+npt,+arat,+rdrand"),
         *("-display", "none", "-nodefaults", "-no-user-config", "-no-reboot"),
         *("-serial", f"file:{console}", "-serial", f"file:{report}"),

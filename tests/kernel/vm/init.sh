@@ -26,9 +26,10 @@ done </modules/order
 ip link set lo up
 hostname guest
 
-export HOME=/root PYTHONPATH=/usr/lib/guest:/skerry/src PYTHONDONTWRITEBYTECODE=1
+. /environment
+export HOME=/root PYTHONPATH PYTHONDONTWRITEBYTECODE=1
 cd /skerry
-python3 -m pytest -p guest_report -p no:cacheprovider -q --tb=short --maxfail=20 \
+python3 -m pytest -p guest_report -p no:cacheprovider -q --tb=short --continue-on-collection-errors \
     @/tests </dev/null
 echo "pytest ended with $?"
 poweroff -f

@@ -16,7 +16,9 @@ from typing import BinaryIO
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 HOME = "/skerry"
-"""Where the repository is in the guest."""
+"""Where the repository is in the guest, with an environment like the host's."""
+BIN = f"{HOME}/.venv/bin"
+SITE = f"{HOME}/.venv/lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
 BUSYBOX = "/bin/busybox"
 TINI = ("/usr/bin/tini-static", "/usr/bin/docker-init", "/usr/libexec/docker/docker-init")
 
@@ -29,22 +31,26 @@ markers =
     slow: takes more than ten seconds
 """
 PASSWD = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n"
-LAUNCHER = f"""#!/usr/bin/python3 -ISE
+LAUNCHER = """#!@BIN@/python -ISE
 import sys
-sys.path.insert(1, "{HOME}/src")
-sys.argv[0] = "skerry-runtime"
-from skerry.runtime.main import entry
+sys.path.insert(1, "@HOME@/src")
+sys.argv[0] = "@NAME@"
+from @MODULE@ import entry
 sys.exit(entry())
 """
+PROGRAMS = {"skerry": "skerry.cli.main", "skerry-runtime": "skerry.runtime.main"}
 
 _UNUSED = re.compile(
     r"/(test|tests|idlelib|tkinter|lib2to3|ensurepip|turtledemo|pydoc_data|distutils|venv|wsgiref"
-    r"|config-[^/]*|dist-packages|site-packages|sqlite3|xmlrpc|curses|dbm)(/|$)"
-    r"|\.opt-[12]\.pyc$|/_(tkinter|sqlite3|curses|dbm|gdbm|test)[^/]*\.so$"
+    r"|config-[^/]*|dist-packages|site-packages|xmlrpc|curses|dbm)(/|$)"
+    r"|\.opt-[12]\.pyc$|/_(tkinter|curses|dbm|gdbm|test)[^/]*\.so$"
 )
-_PACKAGES = (
-    "pytest _pytest pluggy iniconfig packaging pygments pytest_asyncio msgspec zstandard isal"
-).split(" ")
+_LEFT_OUT = re.compile(
+    r"(ast_serialize|certifi|charset_normalizer|click|cryptography|docker|grimp|hypothesis|importlinter"
+    r"|librt|markdown_it|mypy|mypyc|pip|pkg_resources|pycparser|requests|rich|ruff|setuptools|urllib3"
+    r"|wheel|__pycache__)(-.*)?"
+)
+"""Packages that neither the engine nor the tests in the guest import."""
 
 
 class Archive:
@@ -128,7 +134,12 @@ def write(target: Path, modules: Iterable[Path], tests: Iterable[str]) -> None:
             archive.copy(module, f"modules/{module.name}")
         archive.data("modules/order", "".join(f"{m.name}\n" for m in modules).encode())
         archive.data(f"{HOME}/pytest.ini", PYTEST_INI.encode())
-        archive.data(f"{HOME}/.venv/bin/skerry-runtime", LAUNCHER.encode(), 0o755)
+        archive.link(f"{BIN}/python", "/usr/bin/python3")
+        for name, module in PROGRAMS.items():
+            text = LAUNCHER.replace("@BIN@", BIN).replace("@HOME@", HOME)
+            text = text.replace("@NAME@", name).replace("@MODULE@", module)
+            archive.data(f"{BIN}/{name}", text.encode(), 0o755)
+        archive.data("environment", f"PYTHONPATH={SITE}:{HOME}/src:/usr/lib/guest\n".encode())
         archive.data("tests", "".join(f"{test}\n" for test in tests).encode())
         for program in filter(os.path.exists, TINI):
             archive.copy(program)
@@ -153,13 +164,12 @@ def _python() -> Iterator[tuple[str, str]]:
             if path.endswith(".so"):
                 needed.append(path)
     site = sysconfig.get_path("purelib")
-    for name in ("py.py", "typing_extensions.py"):
-        yield f"{site}/{name}", f"usr/lib/guest/{name}"
-    # The plugin is found by its metadata.
-    metadata = [path.name for path in Path(site).glob("pytest_asyncio-*.dist-info")]
-    for package in (*_PACKAGES, *metadata):
-        for path in _tree(f"{site}/{package}"):
-            yield path, f"usr/lib/guest/{path[len(site) :]}"
+    for name in sorted(os.listdir(site)):
+        if _LEFT_OUT.fullmatch(name.removesuffix(".dist-info")):
+            continue
+        whole = f"{site}/{name}"
+        for path in _tree(whole) if os.path.isdir(whole) else (whole,):
+            yield path, f"{SITE}{path[len(site) :]}"
             if path.endswith(".so"):
                 needed.append(path)
     for path in _shared_libraries(needed):

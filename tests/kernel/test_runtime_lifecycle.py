@@ -748,11 +748,18 @@ class TestCgroups:
         assert self._value(name, "pids.max", "pids.max") == "30"
 
     def test_path_is_the_configurations(self, runtime: Runtime) -> None:
-        path = f"/skerry/{runtime.new_id()}/inner"
-        runtime.background(SLEEP, lambda s: s["linux"].update(cgroupsPath=path))
-        assert (
-            any(Path("/sys/fs/cgroup").glob(f"*{path}")) or Path(f"/sys/fs/cgroup{path}").exists()
-        )
+        above = f"/{runtime.new_id()}"
+        path = f"{above}/inner"
+        name = runtime.background(SLEEP, lambda s: s["linux"].update(cgroupsPath=path))
+        seen = runtime.call("exec", name, "sh", "-c", "cat /proc/self/cgroup | wc -l")
+        assert int(seen.stdout) > 0
+        assert runtime.call("delete", "--force", name).returncode == 0
+        left = [Path(f"/sys/fs/cgroup{above}"), *Path("/sys/fs/cgroup").glob(f"*{above}")]
+        left = [folder for folder in left if folder.is_dir()]
+        assert left, "the group above is not the runtime's to remove"
+        for folder in left:
+            assert not (folder / "inner").exists()
+            folder.rmdir()
 
     def test_events(self, runtime: Runtime) -> None:
         name = runtime.background(SLEEP)

@@ -188,6 +188,8 @@ def exit_code(waiting: Response) -> int:
 def start_failure(error: SkerryError) -> int:
     """126 or 127 when the command in the container is at fault, else 125: by the words that
     runtimes use, since Docker's API has no other sign for it."""
+    if not isinstance(error, InvalidInput):
+        return 125  # the host denied the engine something
     words = error.message.lower()
     if any(
         part in words

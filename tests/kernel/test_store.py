@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from skerry.base.errors import Conflict, NotFound
+from skerry.base.errors import Conflict, NotFound, SystemFault
 from skerry.base.isolation import Overlay
 from skerry.base.oci_image import (
     OCI_CONFIG,
@@ -370,3 +370,23 @@ def test_an_image_removed_by_force_still_mounts(store: Store, container: Callabl
     store.snapshots.remove("c")
     store.gc.collect()
     assert store.layers.all() == []
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mounts.mount("tmpfs", str(small), "tmpfs", 0, "size=6m")
+    try:
+        with open_store(str(small / "root")) as store:
+            kept = add_image(store, "kept", {"f": b"x" * 1000})
+            with pytest.raises(SystemFault, match=r"'big1': No space left"):
+                add_image(store, "t", {"big0": b"0" * 1_000_000, "big1": b"1" * 2_500_000})
+            with pytest.raises(SystemFault, match="store a blob: No space left"):
+                store.blobs.put(bytes(10_000_000))
+            store.gc.collect()
+            assert store.images.list() == [kept]
+            assert store.layers.all() == list(kept.layers)
+            assert sorted(store.blobs.all()) == sorted(kept.content())
+            assert os.listdir(store.scratch.tmp) == []
+    finally:
+        mounts.umount(str(small))

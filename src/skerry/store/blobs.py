@@ -12,6 +12,7 @@ from typing import BinaryIO, Final
 
 from skerry.base.digests import Verifier, hex_of
 from skerry.base.errors import InvalidInput, NotFound
+from skerry.store.faults import told
 from skerry.store.leases import Leases
 from skerry.store.scratch import Scratch
 
@@ -75,14 +76,15 @@ class Blobs:
 
     def flush(self, digests: Iterable[str]) -> None:
         """Return when these blobs and their names would outlive a power cut."""
-        for digest in digests:
-            with self.open(digest) as file:
-                os.fdatasync(file.fileno())
-        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        with told("flush blobs to the disk"):
+            for digest in digests:
+                with self.open(digest) as file:
+                    os.fdatasync(file.fileno())
+            folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
 
     def put(self, data: bytes) -> str:
         """Store a small document; its digest."""
@@ -107,7 +109,10 @@ class Writer:
         self._leases = leases
         self._path = scratch.path("blob")
         self._seen = Verifier()
-        self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with told("store a blob"):
+            self._fd = os.open(
+                self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
+            )
 
     @property
     def size(self) -> int:
@@ -118,8 +123,9 @@ class Writer:
         """Append; the number of bytes, as files do."""
         self._seen.update(chunk)
         view = memoryview(chunk)
-        while view:
-            view = view[os.write(self._fd, view) :]
+        with told("store a blob"):
+            while view:
+                view = view[os.write(self._fd, view) :]
         return len(chunk)
 
     def commit(self, digest: str | None = None, size: int | None = None) -> str:
@@ -153,10 +159,16 @@ class Writer:
 def write_atomically(path: str, data: bytes, scratch: Scratch) -> None:
     """Replace a small file: a reader sees the old content or the new, also after a crash."""
     temporary = scratch.path("file")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(fd, data)
-        os.fdatasync(fd)
-    finally:
-        os.close(fd)
-    os.rename(temporary, path)
+    with told(f"write {path}"):
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view) :]
+            os.fdatasync(fd)
+            os.rename(temporary, path)
+        except OSError:
+            os.unlink(temporary)
+            raise
+        finally:
+            os.close(fd)

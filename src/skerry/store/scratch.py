@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from skerry.kernel.inodes import spread_subdirectories
+from skerry.store.faults import told
 from skerry.store.trees import empty_directory, remove_tree
 
 
@@ -36,7 +37,8 @@ class Scratch:
     def folder(self, prefix: str) -> Iterator[str]:
         """A temporary folder, gone at the end of the block unless it was renamed away."""
         path = self.path(prefix)
-        os.mkdir(path, 0o700)
+        with told("make a temporary folder"):
+            os.mkdir(path, 0o700)
         try:
             yield path
         finally:

@@ -9,10 +9,11 @@ import re
 import stat
 from typing import Final
 
-from skerry.base.errors import Conflict, InvalidInput, NotFound
+from skerry.base.errors import Conflict, InvalidInput, NotFound, SystemFault
 from skerry.base.isolation import Overlay
 from skerry.store import changes as comparison
 from skerry.store.changes import ADDED, DELETED, MODIFIED, MOUNT_POINTS, Change
+from skerry.store.faults import told
 from skerry.store.layers import Layers
 from skerry.store.leases import Leases
 from skerry.store.records import Records
@@ -46,25 +47,19 @@ class Snapshots:
         folder = self._path(id)
         with self._leases.lock:
             lower = self._lower(image_id)
-            try:
-                os.mkdir(folder, 0o700)
-            except FileExistsError:
-                raise Conflict(f"a snapshot named {id} exists already") from None
-            if image_id:
-                os.symlink(image_id, f"{folder}/image")
-        upper, work = f"{folder}/upper", f"{folder}/work"
-        for path in (upper, work):
-            os.mkdir(path, 0o755)
-        if not lower:
-            # overlayfs wants at least one layer below.
-            lower = (f"{folder}/lower",)
-            os.mkdir(lower[0], 0o755)
-        # What is mounted has the root of its top-most layer, which is `upper`.
-        status = os.stat(lower[0])
-        if status.st_uid or status.st_gid:
-            os.chown(upper, status.st_uid, status.st_gid)
-        os.chmod(upper, stat.S_IMODE(status.st_mode))
-        return Overlay(lower, upper, work)
+            with told(f"make the snapshot {id}"):
+                try:
+                    os.mkdir(folder, 0o700)
+                except FileExistsError:
+                    raise Conflict(f"a snapshot named {id} exists already") from None
+                if image_id:
+                    os.symlink(image_id, f"{folder}/image")
+        try:
+            with told(f"make the writable layer of {id}"):
+                return self._make(folder, lower)
+        except SystemFault:
+            self._scratch.discard(folder)
+            raise
 
     def overlay(self, id: str) -> Overlay:  # noqa: A002
         """What to mount for an existing snapshot, or NotFound."""
@@ -113,6 +108,21 @@ class Snapshots:
         if not _ID.fullmatch(id):
             raise InvalidInput(f"not a snapshot's id: {id!r:.140}")
         return f"{self._folder}/{id}"
+
+    def _make(self, folder: str, lower: tuple[str, ...]) -> Overlay:
+        upper, work = f"{folder}/upper", f"{folder}/work"
+        for path in (upper, work):
+            os.mkdir(path, 0o755)
+        if not lower:
+            # overlayfs wants at least one layer below.
+            lower = (f"{folder}/lower",)
+            os.mkdir(lower[0], 0o755)
+        # What is mounted has the root of its top-most layer, which is `upper`.
+        status = os.stat(lower[0])
+        if status.st_uid or status.st_gid:
+            os.chown(upper, status.st_uid, status.st_gid)
+        os.chmod(upper, stat.S_IMODE(status.st_mode))
+        return Overlay(lower, upper, work)
 
     def _existing(self, id: str) -> str:  # noqa: A002
         folder = self._path(id)

@@ -8,7 +8,7 @@ from typing import Any
 
 import skerry
 from skerry.base.settings import Settings
-from skerry.engine import facts, processes
+from skerry.engine import facts, host_facts, processes
 from skerry.engine.registry import Registry
 from skerry.store import Store
 
@@ -96,7 +96,7 @@ class System:
             "cpus": os.cpu_count() or 1,
             "memory": processes.memory_total(),
             "cgroup_version": self._host.cgroup_version,
-            "controllers": sorted(getattr(layout, "controllers", ()) or ()),
+            "limits": host_facts.limits(layout),
             "counts": self.counts(),
             "python": sys.version.split()[0],
         }

@@ -164,11 +164,11 @@ class Memory:
         part = asked.part("memory")
         self.no_oom_kill = bool(part.get("disableOOMKiller"))
         self.check = bool(part.get("checkBeforeUpdate"))
+        # Twice the limit is what engines say when nobody asked: no loss where swap is not counted.
+        self.swap_implied = bool(self.limit) and self.swap == 2 * (self.limit or 0)
         if self.limit == -1 and self.swap is None:
             self.swap = -1
             self.swap_implied = True
-        else:
-            self.swap_implied = False
         if self.swap and self.swap > 0 and self.limit and not 0 < self.limit <= self.swap:
             raise InvalidInput(
                 f"memory.swap {self.swap} is below memory.limit {self.limit}",

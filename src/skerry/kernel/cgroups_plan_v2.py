@@ -85,7 +85,7 @@ def _memory(asked: Asked) -> Iterator[Write]:
     if memory.swap:
         # Without swap there is no file, and then neither "no limit" nor "none" is a loss.
         swap = -1 if memory.swap < 0 else memory.swap - (memory.limit or 0)
-        rule = MAY if swap <= 0 else "must"
+        rule = MAY if swap <= 0 or memory.swap_implied else "must"
         yield Write("memory", "memory.swap.max", _maximum(swap), rule)
     if memory.limit:
         yield Write("memory", "memory.max", _maximum(memory.limit))

@@ -159,6 +159,17 @@ def test_unified_is_for_v2_only() -> None:
         plan("/c", resources, V1)
 
 
+@pytest.mark.parametrize("layout", [V1, V2], ids=["v1", "v2"])
+@pytest.mark.parametrize(
+    ("swap", "rule"), [(200, "may"), (250, "must"), (-1, "may")], ids=["default", "asked", "none"]
+)
+def test_a_swap_limit_that_nobody_asked_for_may_be_missing(
+    layout: Layout, swap: int, rule: str
+) -> None:
+    writes = plan("/c", {"memory": {"limit": 100, "swap": swap}}, layout, devices=False)
+    assert [w.rule for w in writes if "sw" in w.file] == [rule]
+
+
 def test_idle_is_left_before_and_entered_after_the_shares() -> None:
     leave = values({"cpu": {"idle": 0, "shares": 512}}, V1)
     enter = values({"cpu": {"idle": 1, "shares": 512}}, V1)

@@ -67,15 +67,17 @@ async def info(call: Call) -> web.StreamResponse:
     """GET /info."""
     found = call.engine.system.info()
     counts = found["counts"]
-    controllers = set(found["controllers"])
-    limits = {
-        "MemoryLimit": "memory",
-        "SwapLimit": "memory",
-        "CpuCfsPeriod": "cpu",
-        "CpuCfsQuota": "cpu",
-        "CPUShares": "cpu",
-        "CPUSet": "cpuset",
-        "PidsLimit": "pids",
+    limits = found["limits"]
+    possible = {
+        "MemoryLimit": limits.memory,
+        "SwapLimit": limits.swap,
+        "KernelMemoryTCP": limits.kernel_memory_tcp,
+        "OomKillDisable": limits.oom_kill_disable,
+        "CpuCfsPeriod": limits.cpu_cfs_period,
+        "CpuCfsQuota": limits.cpu_cfs_quota,
+        "CPUShares": limits.cpu_shares,
+        "CPUSet": limits.cpu_set,
+        "PidsLimit": limits.pids,
     }
     return call.json(
         {
@@ -93,8 +95,7 @@ async def info(call: Call) -> web.StreamResponse:
                 "Authorization": None,
                 "Log": ["json-file", "none"],
             },
-            **{key: name in controllers for key, name in limits.items()},
-            "OomKillDisable": found["cgroup_version"] == 1,
+            **possible,
             "IPv4Forwarding": True,
             "Debug": False,
             "NFd": 0,

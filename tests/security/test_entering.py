@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from tests.security.sandbox import PRELUDE, Outcome, Sandbox, Spec, mount_python, python
+from tests.security.test_default_container import DOCKER_CAPABILITIES
 
 pytestmark = pytest.mark.root
 
@@ -184,3 +185,23 @@ def test_a_terminal_takes_no_input_from_inside(sandbox: Sandbox) -> None:
     finally:
         os.close(slave)
         os.close(master)
+
+
+def test_a_fake_proc_does_not_decide_which_rights_are_dropped(sandbox: Sandbox) -> None:
+    """Without a procfs, /proc is the image's: what it says of the last capability is its own."""
+    fake = sandbox.rootfs / "proc/sys/kernel"
+    fake.mkdir(parents=True)
+    (fake / "cap_last_cap").write_text("-1\n")
+
+    def change(spec: Spec) -> None:
+        mount_python(spec)
+        spec["mounts"] = [m for m in spec["mounts"] if m["destination"] != "/proc"]
+        spec["linux"]["maskedPaths"] = spec["linux"]["readonlyPaths"] = []
+
+    script = """
+    bits = [libc.prctl(23, number, 0, 0, 0) for number in range(41)]
+    tell(sum(bit << number for number, bit in enumerate(bits)))
+    """
+    name = sandbox.start(["/bin/sleep", "100"], change)
+    assert sandbox.exec(name, python(script)).data == DOCKER_CAPABILITIES
+    assert sandbox.run(python(script), change).data == DOCKER_CAPABILITIES

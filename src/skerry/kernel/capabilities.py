@@ -90,16 +90,22 @@ def names(bits: int) -> tuple[str, ...]:
     return tuple(name for name, number in CAPABILITIES.items() if bits >> number & 1)
 
 
+_last = -1
+
+
 def last_capability() -> int:
-    """The highest capability number of the running kernel."""
-    try:
-        with open("/proc/sys/kernel/cap_last_cap", "rb") as file:
-            return int(file.read())
-    except (OSError, ValueError):
+    """The highest capability number of the running kernel.
+
+    Asked of the kernel itself: /proc may be a container's here, and what a file of the image says
+    must not decide which capabilities are dropped.
+    """
+    global _last
+    if _last < 0:
         number = 0
         while number < 63 and libc.prctl(_PR_CAPBSET_READ, number + 1, 0, 0, 0) >= 0:
             number += 1
-        return number
+        _last = number
+    return _last
 
 
 def known_to_kernel() -> tuple[str, ...]:

@@ -122,11 +122,13 @@ def test_the_layout_holds_after_removals(tmp_path: Path) -> None:
 def test_docker_takes_our_layout_and_we_take_dockers_archive(
     tmp_path: Path, request: pytest.FixtureRequest, store: Store
 ) -> None:
-    """docker load reads a docker-archive of ours by way of skopeo; docker save comes back."""
+    """docker load reads what we save; what docker saves comes back."""
     need("skopeo", "docker", "dockerd")
     dockerd = request.getfixturevalue("dockerd")
     packed = tmp_path / "out.tar"
-    skopeo("copy", f"oci:{store.root}:team/app:v1", f"docker-archive:{packed}:team/app:v1")
+    packed.write_bytes(b"".join(store.images.save(["team/app:v1"])))
+    about = json.loads(skopeo("inspect", f"oci-archive:{packed}"))
+    assert about["Digest"] == store.images.get("team/app:v1").manifest
     docker = ["docker", "-H", dockerd.host]
     run(*docker, "load", "-i", str(packed))
     back = tmp_path / "back.tar"

@@ -6,7 +6,7 @@ between. A name is a record of its own, so that it can move in one write.
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, Final
 
@@ -20,7 +20,7 @@ from skerry.base.oci_image import (
     parse_manifest,
 )
 from skerry.base.references import Reference, parse_reference
-from skerry.store import commit, history, index, load, removal
+from skerry.store import commit, history, index, load, removal, save
 from skerry.store.blobs import Blobs
 from skerry.store.changes import MOUNT_POINTS
 from skerry.store.image import HistoryLine, Image, Progress, Removed, from_record, to_record
@@ -200,6 +200,10 @@ class Images:
     def load(self, stream: BinaryIO, *, progress: Progress | None = None) -> ImageList:
         """`docker load`: a docker-archive or oci-archive tar, plain or compressed."""
         return load.load(self, stream, progress)
+
+    def save(self, names: Iterable[str]) -> Iterator[bytes]:
+        """`docker save`: the images with these names or ids as an archive, in pieces."""
+        return save.save(self, names)
 
     def commit(
         self,

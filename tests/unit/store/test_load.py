@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from skerry.base.errors import InvalidInput, NotFound, SkerryError
-from skerry.store import Store
+from skerry.store import Store, open_store
 
 Make = Callable[..., Any]
 
@@ -178,6 +178,27 @@ def test_damaged_archives_leave_nothing(
     store.gc.collect()
     assert store.blobs.all() == []
     assert store.layers.all() == []
+
+
+def test_what_is_saved_is_loaded(
+    store: Store, tmp_path: Any, make_archive: Make, make_member: Make, layer: bytes
+) -> None:
+    packed = docker_archive(make_archive, make_member, layer)
+    (image,) = store.images.load(io.BytesIO(packed))
+    for names, tags in (
+        (["app:v1"], ("app:v1",)),
+        ([image.id[7:19]], image.tags),
+        (["app:v1", "example.org/app:v2"], image.tags),
+        ([f"app@{image.manifest}"], ()),
+    ):
+        with open_store(str(tmp_path / names[0].replace("/", "-"))) as other:
+            data = b"".join(store.images.save(names))
+            (loaded,) = other.images.load(io.BytesIO(data))
+            assert loaded.id == image.id
+            assert loaded.manifest == image.manifest
+            assert loaded.tags == tags
+    with pytest.raises(NotFound, match="No such image: none:latest"):
+        store.images.save(["app:v1", "none"])
 
 
 def test_folders_that_are_no_layout(store: Store, tmp_path: Any) -> None:

@@ -17,14 +17,13 @@ import _socket
 import os
 import signal
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from skerry.base.errors import Conflict, KernelFault, SkerryError, SystemFault, Unsupported
-from skerry.base.oci_runtime import OCI_VERSION, State
 from skerry.kernel import cgroups, namespaces, processes
 from skerry.kernel.cgroups import Cgroup, Layout
-from skerry.kernel.descriptors import pidfd_open, send_fds
-from skerry.kernel.syscalls import libc, syscall
+from skerry.kernel.descriptors import pidfd_open
+from skerry.kernel.syscalls import libc
 from skerry.runtime import init
 from skerry.runtime.cloning import (
     NotCloned,
@@ -34,16 +33,29 @@ from skerry.runtime.cloning import (
     open_tasks,
     trees,
 )
-from skerry.runtime.init import hooks
 from skerry.runtime.init.handover import Handover, Status, error_from
+from skerry.runtime.late_hooks import run_late_hooks, run_poststart, run_poststop
 from skerry.runtime.null_device import guarded_streams
-from skerry.runtime.steps import Hook, Plan, ProcessPlan
+from skerry.runtime.serving import serve
+from skerry.runtime.steps import Plan, ProcessPlan
 
-_NR_PIDFD_GETFD = 438
 _PR_SET_DUMPABLE = 4
 
 OnCloned = Callable[[int], None]
 Made = TypeVar("Made")
+
+
+__all__ = [
+    "Created",
+    "create",
+    "exec_into",
+    "hear_start",
+    "remove_leftovers",
+    "run_late_hooks",
+    "run_poststart",
+    "run_poststop",
+    "start",
+]
 
 
 class Created(NamedTuple):
@@ -121,7 +133,7 @@ def create(
         try:
             if on_cloned is not None:
                 on_cloned(created.pid)
-            _serve(created, plan, ours, last="created" if wait_for_start else "")
+            serve(pid, pidfd, plan, ours, last="created" if wait_for_start else "")
             if wait_for_start:
                 return created._replace(status_fd=ours.detach())
             ours.close()
@@ -145,7 +157,7 @@ def start(created: Created, plan: Plan) -> Created:
         os.write(created.start_fd, b"\1")
         os.close(created.start_fd)
         created = created._replace(start_fd=-1, status_fd=-1)
-        _serve(created, plan, sock, last="")
+        serve(created.pid, created.pidfd, plan, sock, last="")
     except BaseException:
         sock.close()
         _end(created)
@@ -159,7 +171,7 @@ def start(created: Created, plan: Plan) -> Created:
 
 def hear_start(sock: _socket.socket, plan: Plan, pid: int, pidfd: int) -> None:
     """Follow, on a connection to the gate, what `start` follows; errors as `create`."""
-    _serve(Created(pid, pidfd, -1, -1), plan, sock, last="")
+    serve(pid, pidfd, plan, sock, last="")
 
 
 def exec_into(
@@ -208,7 +220,7 @@ def exec_into(
             theirs.close()
         created = Created(child, pidfd, -1, -1)
         try:
-            _serve(created, None, ours, last="", process=process)
+            serve(child, pidfd, None, ours, last="", process=process)
         except BaseException:
             _end(created)
             raise
@@ -225,39 +237,6 @@ def _root_of(pid: int) -> int:
         return os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise KernelFault(f"open the root of process {pid}", error.errno or 0) from None
-
-
-def run_poststop(plan: Plan) -> list[str]:
-    """Run the poststop hooks, after the container is gone. A failure does not stop the others: what
-    went wrong is returned, for a log."""
-    return run_late_hooks("poststop", plan.hooks_of("poststop"), _state(plan, 0, "stopped"))
-
-
-def run_poststart(plan: Plan, pid: int) -> None:
-    """Run the poststart hooks; a failure is a line on standard error."""
-    state = _state(plan, pid, "running")
-    for warning in run_late_hooks("poststart", plan.hooks_of("poststart"), state):
-        os.write(2, f"warning: {warning}\n".encode())
-
-
-def run_late_hooks(kind: str, late: tuple[Hook, ...], state: State) -> list[str]:
-    """Run hooks whose failure is a warning (runtime.md, "Lifecycle"); the warnings."""
-    warnings = []
-    for index, hook in enumerate(late):
-        try:
-            hooks.run(kind, index, hook, dict(state))
-        except SkerryError as error:
-            warnings.append(error.message)
-    return warnings
-
-
-def _state(plan: Plan, pid: int, status: str) -> State:
-    state: State = {"ociVersion": OCI_VERSION, "id": plan.id, "status": status}
-    if pid:
-        state["pid"] = pid
-    state["bundle"] = plan.bundle
-    state["annotations"] = dict(plan.annotations)
-    return state
 
 
 def _check_host(plan: Plan) -> None:
@@ -299,98 +278,6 @@ def _heard(sock: _socket.socket, clone: Callable[[], Made]) -> Made:
     except NotCloned:
         message = Status(sock).hear()
         raise error_from(message[1:]) if message else SystemFault("cannot clone") from None
-
-
-def _serve(
-    created: Created,
-    plan: Plan | None,
-    sock: _socket.socket,
-    *,
-    last: str,
-    process: ProcessPlan | None = None,
-) -> None:
-    """Answer the child until it says `last` or the pair closes."""
-    status = Status(sock)
-    while True:
-        message = status.hear()
-        if message is None:
-            if last:
-                raise SystemFault(
-                    "the container's init ended before the container was made",
-                    hint="it may have been killed, perhaps for memory",
-                )
-            return
-        word = message[0]
-        if word == last:
-            return
-        if word == "failed":
-            raise error_from(message[1:])
-        answer: Any = None
-        if word == "ids" and plan:
-            namespaces.write_id_maps(created.pid, plan.uid_map, plan.gid_map)
-        elif word == "offsets" and plan:
-            _offsets(created.pid, plan)
-        elif word == "hooks" and plan:
-            answer = dict(_state(plan, created.pid, "creating"))
-            for kind in ("prestart", "createRuntime"):
-                hooks.run_all(kind, plan.hooks_of(kind), answer)
-        elif word == "listener":
-            _send_listener(created, plan, process, message[1])
-        else:
-            raise SystemFault(f"unexpected message from the container's init: {word!r:.60}")
-        status.tell(answer)
-
-
-def _offsets(pid: int, plan: Plan) -> None:
-    if plan.time_offsets:
-        rows = (f"{namespaces.CLOCKS[c]} {s} {ns}\n" for c, s, ns in plan.time_offsets)
-        _put(f"/proc/{pid}/timens_offsets", "".join(rows))
-    if plan.process and plan.process.oom_score_adj is not None:
-        _put(f"/proc/{pid}/oom_score_adj", str(plan.process.oom_score_adj))
-
-
-def _put(path: str, text: str) -> None:
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(fd, text.encode())
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise KernelFault(f"write {text.strip()!r} to {path}", error.errno or 0) from None
-
-
-def _send_listener(
-    created: Created, plan: Plan | None, process: ProcessPlan | None, number: int
-) -> None:
-    """Fetch the seccomp listener and send it to the agent (config-linux.md, "The Container Process
-    State")."""
-    import json
-
-    process = process or (plan.process if plan else None)
-    if process is None or not process.seccomp_listener:
-        raise SystemFault("the seccomp profile notifies, but names no listenerPath")
-    listener = syscall(
-        _NR_PIDFD_GETFD, created.pidfd, number, 0, action="fetch the seccomp listener"
-    )
-    state = {
-        "ociVersion": OCI_VERSION,
-        "fds": ["seccompFd"],
-        "pid": created.pid,
-        "metadata": process.seccomp_metadata,
-        "state": _state(plan, created.pid, "creating") if plan else {"pid": created.pid},
-    }
-    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
-    try:
-        sock.connect(process.seccomp_listener)
-        send_fds(sock, json.dumps(state).encode(), [listener])
-    except OSError as error:
-        raise KernelFault(
-            f"send the seccomp listener to {process.seccomp_listener}", error.errno or 0
-        ) from None
-    finally:
-        sock.close()
-        os.close(listener)
 
 
 def _end(created: Created) -> None:

@@ -17,7 +17,7 @@ before, and left as detached mounts or open descriptors.
 
 Descriptors. The child inherits all of the parent's. 0, 1, 2 are set early. One SOCK_SEQPACKET pair
 (`handover`) and the start gate stay until execve, close-on-exec; both are no folders, so they lead
-nowhere. All others are closed in `_enter_folder`.
+nowhere. All others are closed in `last.finish`.
 
 The order, and what breaks when it is changed:
 
@@ -46,9 +46,6 @@ read-only mount of it (`skerry.runtime.interpreter`), and PR_SET_DUMPABLE 0, inh
 links of this process closed to the container's other processes until execve.
 """
 
-import _socket
-import errno
-import fcntl
 import gc
 import os
 import select
@@ -56,15 +53,15 @@ import signal
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from skerry.base.errors import KernelFault, SystemFault
-from skerry.kernel import capabilities, mounts, namespaces, seccomp
-from skerry.kernel.descriptors import close_range, make_directories
-from skerry.kernel.syscalls import checked, libc
-from skerry.runtime.init import hooks, process, program, root, terminal
+from skerry.kernel import capabilities, mounts, namespaces
+from skerry.kernel.descriptors import make_directories
+from skerry.kernel.syscalls import libc
+from skerry.runtime.init import hooks, last, root, settings
 from skerry.runtime.init.handover import Handover
 from skerry.runtime.init.mounting import CgroupTree, perform
 
 if TYPE_CHECKING:
-    from skerry.runtime.steps import Hook, Plan, ProcessPlan
+    from skerry.runtime.steps import Plan, ProcessPlan
 
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
@@ -99,19 +96,19 @@ def run_in(target: Target, plan: "ProcessPlan", handover: Handover, name: str) -
         _prepare(handover)
         _join_cgroup(handover)
         if plan.oom_score_adj is not None:
-            _oom_score(plan.oom_score_adj)
+            settings.oom_score(plan.oom_score_adj)
         kinds = target.kinds & ~namespaces.CLONE_NEWPID
         if kinds:
             namespaces.setns(target.pidfd, kinds, "of the container")
         os.umask(0)
         if kinds & namespaces.CLONE_NEWUSER:
-            _become_root()
+            settings.become_root()
         # Joining a mount namespace leads to its root, which is the host's when it is shared.
         root.chroot(target.root)
-        _stdio(target.root, plan, handover, console=False)
-        proc_fd = _private_proc() if plan.apparmor or plan.selinux else -1
+        last.take_stdio(target.root, plan, handover, console=False)
+        proc_fd = settings.private_proc() if plan.apparmor or plan.selinux else -1
         capabilities.drop_bounding(plan.bounding)
-        _finish(plan, handover, (), {}, name, proc_fd)
+        last.finish(plan, handover, (), {}, name, proc_fd)
     except BaseException as error:
         handover.status.fail(error)
     finally:
@@ -141,18 +138,18 @@ def _container(plan: "Plan", handover: Handover, cgroups: CgroupTree) -> None:
     _join_cgroup(handover)
     _join_namespaces(plan, handover)
     os.umask(0)
-    _names(plan)
+    settings.names(plan)
     if plan.new_namespaces & namespaces.CLONE_NEWNET:
         namespaces.loopback_up()
     proc_fd = -1
     if plan.sysctls or (plan.process and (plan.process.apparmor or plan.process.selinux)):
-        proc_fd = _private_proc()
+        proc_fd = settings.private_proc()
     for path, value in plan.sysctls:
-        _sysctl(proc_fd, path, value)
+        settings.sysctl(proc_fd, path, value)
     if plan.process is None:
         raise SystemFault("the configuration has no process to run")
     state = _root(plan, handover, cgroups)
-    _finish(plan.process, handover, plan.hooks_of("startContainer"), state, plan.id, proc_fd)
+    last.finish(plan.process, handover, plan.hooks_of("startContainer"), state, plan.id, proc_fd)
 
 
 def _join_cgroup(handover: Handover) -> None:
@@ -171,7 +168,7 @@ def _join_namespaces(plan: "Plan", handover: Handover) -> None:
         if join.flag not in (namespaces.CLONE_NEWPID, namespaces.CLONE_NEWUSER)
     ]
     if namespaces.CLONE_NEWUSER in flags or plan.new_namespaces & namespaces.CLONE_NEWUSER:
-        _become_root()
+        settings.become_root()
     late = plan.new_namespaces & (namespaces.CLONE_NEWCGROUP | namespaces.CLONE_NEWTIME)
     if late:
         namespaces.unshare(late)
@@ -182,67 +179,10 @@ def _join_namespaces(plan: "Plan", handover: Handover) -> None:
         if plan.time_offsets or (own and own.oom_score_adj is not None):
             handover.status.ask("offsets")
     elif own and own.oom_score_adj is not None:
-        _oom_score(own.oom_score_adj)
+        settings.oom_score(own.oom_score_adj)
     for fd, join in opened:
         namespaces.setns(fd, join.flag, join.path)
         os.close(fd)
-
-
-def _become_root() -> None:
-    """Uid and gid 0 of the user namespace, whatever the caller's ids look like in there."""
-    try:
-        os.setresgid(0, 0, 0)
-        os.setresuid(0, 0, 0)
-    except OSError as error:
-        raise KernelFault(
-            "become root of the user namespace",
-            error.errno or 0,
-            hint="the id maps must map uid 0 and gid 0 of the container",
-        ) from None
-
-
-def _names(plan: "Plan") -> None:
-    if plan.hostname:
-        name = os.fsencode(plan.hostname)
-        checked(libc.sethostname(name, len(name)), f"set the host name to {plan.hostname}")
-    if plan.domainname:
-        name = os.fsencode(plan.domainname)
-        checked(libc.setdomainname(name, len(name)), f"set the domain name to {plan.domainname}")
-
-
-def _private_proc() -> int:
-    """A procfs that is attached nowhere: no mount of the image can stand in its way."""
-    tree = mounts.detached("proc")
-    try:
-        return os.open(f"/proc/self/fd/{tree}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    finally:
-        os.close(tree)
-
-
-def _sysctl(proc_fd: int, path: str, value: str) -> None:
-    try:
-        fd = os.open(f"sys/{path}", os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc_fd)
-        try:
-            os.write(fd, value.encode())
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise KernelFault(f"set sysctl {path} to {value!r:.200}", error.errno or 0) from None
-
-
-def _oom_score(score: int) -> None:
-    try:
-        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(fd, str(score).encode())
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise KernelFault(
-            f"set oom_score_adj to {score}",
-            error.errno or 0,
-            hint="lowering it needs CAP_SYS_RESOURCE",
-        ) from None
 
 
 def _root(plan: "Plan", handover: Handover, cgroups: CgroupTree) -> dict[str, object]:
@@ -267,7 +207,7 @@ def _root(plan: "Plan", handover: Handover, cgroups: CgroupTree) -> dict[str, ob
         root.make_links(root_fd)
     if plan.process is not None:
         os.close(make_directories(root_fd, plan.process.cwd))
-        _stdio(root_fd, plan.process, handover, console=True)
+        last.take_stdio(root_fd, plan.process, handover, console=True)
     state: dict[str, object] = {}
     if plan.hooks:
         state = handover.status.ask("hooks")
@@ -285,124 +225,3 @@ def _root(plan: "Plan", handover: Handover, cgroups: CgroupTree) -> dict[str, ob
     if own and plan.root_propagation & ~mounts.MS_REC != mounts.MS_SLAVE:
         mounts.mount("", "/", flags=plan.root_propagation)
     return state | {"status": "created"}
-
-
-def _stdio(root_fd: int, plan: "ProcessPlan", handover: Handover, *, console: bool) -> None:
-    if not plan.terminal:
-        # First up and out of the way: they may be 0, 1 and 2 in any order.
-        high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) for fd in handover.stdio]
-        for number, fd in enumerate(high):
-            os.dup2(fd, number, inheritable=True)
-            os.close(fd)
-        return
-    master, slave, name = terminal.open_pair(root_fd)
-    if console:
-        terminal.bind_console(root_fd, slave)
-    if plan.rows or plan.columns:
-        terminal.set_size(master, plan.rows, plan.columns)
-    terminal.hand_out(handover.console, master, name)
-    for number in (0, 1, 2):
-        os.dup2(slave, number, inheritable=True)
-    os.close(slave)
-    terminal.take_as_controlling(0)
-
-
-def _finish(
-    plan: "ProcessPlan",
-    handover: Handover,
-    start_hooks: "tuple[Hook, ...]",
-    state: dict[str, object],
-    name: str,
-    proc_fd: int,
-) -> None:
-    """From root of the container to the program."""
-    if plan.new_keyring:
-        process.join_keyring(f"_ses.{name}")
-    process.set_limits(plan)
-    process.own_null()
-    process.own_stdio(plan.uid)
-    if proc_fd >= 0:
-        process.write_label(proc_fd, plan)
-    filtered = bool(plan.seccomp)
-    admin = filtered and not plan.no_new_privileges
-    gate = _close_descriptors(plan, handover)
-    status = handover.status
-    entered = _enter_folder(plan.cwd)
-    process.become_user(plan)
-    process.take_capabilities(plan, admin=admin)
-    if not entered and not _enter_folder(plan.cwd):
-        raise KernelFault(f"chdir to cwd ({plan.cwd!r:.200})", errno.EACCES)
-    _check_folder(plan.cwd)
-    env = program.with_home(plan.env, plan.uid)
-    path = program.find(plan.args, env)
-    ready = program.Program(path, plan.args, env)
-    if plan.no_new_privileges:
-        seccomp.no_new_privileges()
-    # The parent of `create` leaves now; the program must not die with it.
-    libc.prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
-    if gate >= 0:
-        status.tell("created")
-        _wait_at(gate, handover)
-    hooks.run_all("startContainer", start_hooks, state)
-    if filtered:
-        listener = seccomp.load(plan.seccomp, plan.seccomp_flags)
-        if listener >= 0:
-            status.ask("listener", listener)
-    raise ready.execute()
-
-
-def _wait_at(gate: int, handover: Handover) -> None:
-    """Wait for the start. The one who starts by a connection hears of failures from now on."""
-    if handover.gate_listens:
-        cloexec = _socket.SOCK_CLOEXEC
-        connection = checked(libc.accept4(gate, None, None, cloexec), "wait for the start")
-        handover.status.sock.close()
-        handover.status.sock = _socket.socket(fileno=connection)
-    elif os.read(gate, 1) == b"":
-        os._exit(_FAILED)
-
-
-def _close_descriptors(plan: "ProcessPlan", handover: Handover) -> int:
-    """Close all but 0 to 2, those the program inherits, and our own two; the gate's new number."""
-    first = 3 + plan.preserve_fds
-    sock = handover.status.sock
-    status = fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD_CLOEXEC, first)
-    gate = fcntl.fcntl(handover.gate, fcntl.F_DUPFD_CLOEXEC, first) if handover.gate >= 0 else -1
-    begin = first
-    for fd in sorted(fd for fd in (status, gate) if fd >= 0):
-        if begin < fd:
-            close_range(begin, fd - 1)
-        begin = fd + 1
-    close_range(begin)
-    sock.detach()
-    handover.status.sock = _socket.socket(fileno=status)
-    for fd in range(3, first):
-        try:
-            os.set_inheritable(fd, True)
-        except OSError as error:
-            raise KernelFault(f"pass on descriptor {fd}", error.errno or 0) from None
-    return gate
-
-
-def _enter_folder(folder: str) -> bool:
-    """chdir with the runtime's rights; False when the program's user has to try."""
-    try:
-        os.chdir(folder)
-    except PermissionError:
-        return False
-    except OSError as error:
-        raise KernelFault(f"chdir to cwd ({folder!r:.200})", error.errno or 0) from None
-    return True
-
-
-def _check_folder(folder: str) -> None:
-    """A folder that the root does not lead to has no path: somebody's descriptor led here."""
-    try:
-        inside = os.getcwd().startswith("/")
-    except OSError:
-        inside = False
-    if not inside:
-        raise SystemFault(
-            "current working directory is outside of container mount namespace root: "
-            f"{folder!r:.200}"
-        )

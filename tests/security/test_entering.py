@@ -9,7 +9,9 @@ import hashlib
 import json
 import os
 import pty
+import re
 import select
+import shutil
 import subprocess
 import sys
 import time
@@ -205,3 +207,34 @@ def test_a_fake_proc_does_not_decide_which_rights_are_dropped(sandbox: Sandbox) 
     name = sandbox.start(["/bin/sleep", "100"], change)
     assert sandbox.exec(name, python(script)).data == DOCKER_CAPABILITIES
     assert sandbox.run(python(script), change).data == DOCKER_CAPABILITIES
+
+
+def paths_after_entering(trace: Path) -> list[str]:
+    """Paths in system calls of the processes that entered, up to the execve of the program."""
+    entered: set[str] = set()
+    found = []
+    for line in trace.read_text(errors="replace").splitlines():
+        pid, _, call = line.partition(" ")
+        if "pivot_root(" in call or ("setns(" in call and "CLONE_NEWNS" in call):
+            entered.add(pid)
+        elif pid in entered and "execve(" in call:
+            entered.discard(pid)
+        elif pid in entered:
+            found += re.findall(r'"(/[^"]*)"', call)
+    return found
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="needs the Debian package strace")
+@pytest.mark.parametrize("command", ["/bin/true", "nosuch", "/etc"])
+def test_no_module_is_imported_inside(sandbox: Sandbox, tmp_path: Path, command: str) -> None:
+    """Code that Python imported after entering would be the image's, with the host's rights."""
+    trace = tmp_path / "trace"
+    strace = ["strace", "-f", "-e", "trace=%file,setns", "-o", str(trace)]
+    container = sandbox.start(["/bin/sleep", "100"])
+    name, folder = sandbox.bundle([command])
+    runtime = [sandbox.program, "--root", str(sandbox.state)]
+    for how in (["run", "-b", str(folder), name], ["exec", container, command]):
+        subprocess.run([*strace, *runtime, *how], capture_output=True, timeout=60, check=False)
+        paths = paths_after_entering(trace)
+        assert any(path.startswith("/dev/null") for path in paths), how
+        assert not [p for p in paths if "python" in p or "skerry" in p or p.endswith(".py")]

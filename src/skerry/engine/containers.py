@@ -295,7 +295,7 @@ class Containers:
         self._store.records.delete(record.KIND, id)
         self._registry.discard(container)
         self._store.snapshots.remove(id)
-        remove_tree(state_dir)
+        self._store.scratch.discard(state_dir)
         if volumes:
             self._remove_volumes(container)
 
@@ -461,18 +461,6 @@ def prunable(labels: Mapping[str, str], created_at: int, filters: Filters) -> bo
         elif key not in ("all", "dangling"):
             raise InvalidInput(f"invalid filter '{key}'")
     return True
-
-
-def remove_tree(path: str) -> None:
-    """Remove a container's few files, in the common case without walking a tree."""
-    try:
-        for name in os.listdir(path):
-            os.unlink(os.path.join(path, name))
-        os.rmdir(path)
-    except FileNotFoundError:
-        return
-    except OSError:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def _warnings(host: Mapping[str, Any]) -> list[str]:

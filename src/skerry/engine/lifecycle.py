@@ -135,9 +135,24 @@ class Lifecycle:
             raise
         self.emit(container, "start")
         health.begin(container, self)
+        await self._join_late(container)
         if container.early_exit is not None:
             exit, container.early_exit = container.early_exit, None
             self.ended(container, exit)
+
+    async def _join_late(self, container: Container) -> None:
+        """Clients that attached while the start was under way: too late to see the first byte."""
+        late, container.pending = container.pending, []
+        for pending in late:
+            try:
+                stream = await self._driver.attach(
+                    container.id, self.run_dir(container.id), pending.how
+                )
+            except SkerryError:
+                # It has ended already.
+                pending.resolve(None)
+            else:
+                pending.resolve(stream)
 
     async def _launch(self, container: Container) -> None:
         """Plan and execute; on return the state says running and is saved."""

@@ -171,12 +171,6 @@ def default_mounts(host: Mapping[str, Any], *, privileged: bool) -> list[dict[st
         {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": guarded},
     ]
     if host.get("IpcMode") == "host":
-        result[-1] = {
-            "destination": "/dev/mqueue",
-            "type": "bind",
-            "source": "/dev/mqueue",
-            "options": ["rbind", "nosuid", "noexec", "nodev"],
-        }
         result.append(
             {
                 "destination": "/dev/shm",

@@ -761,6 +761,14 @@ class TestCgroups:
             assert not (folder / "inner").exists()
             folder.rmdir()
 
+    def test_a_group_in_use_is_left_alone(self, runtime: Runtime) -> None:
+        path = f"/skerry/{runtime.new_id()}"
+        first = runtime.background(SLEEP, lambda s: s["linux"].update(cgroupsPath=path))
+        done = runtime.run(["/bin/true"], lambda s: s["linux"].update(cgroupsPath=path))
+        assert done.returncode == 1
+        assert "processes" in done.stderr
+        assert runtime.state(first)["status"] == "running"
+
     def test_events(self, runtime: Runtime) -> None:
         name = runtime.background(SLEEP)
         event = json.loads(runtime.call("events", "--stats", name).stdout)

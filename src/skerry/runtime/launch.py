@@ -107,9 +107,10 @@ def create(
     layout = layout or cgroups.detect()
     group = Cgroup(plan.cgroup_path, layout) if plan.cgroup_path else None
     opened = Opened()
+    if group is not None:
+        # Outside of the block below: a group that could not be made is somebody else's.
+        group.create(plan.cgroup_writes)
     try:
-        if group is not None:
-            group.create(plan.cgroup_writes)
         own_gate = -1
         if wait_for_start and gate < 0:
             gate, own_gate = os.pipe2(os.O_CLOEXEC)

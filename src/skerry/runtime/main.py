@@ -59,7 +59,8 @@ def _protect_interpreter() -> None:
 
     fd = read_only_interpreter()
     source = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    words = [sys.executable, "-ISE", "-c", _AGAIN, source, *sys.argv[1:]]
+    # By its real name: looking for a virtual environment around it costs time.
+    words = [os.path.realpath(sys.executable), "-ISE", "-c", _AGAIN, source, *sys.argv[1:]]
     os.execve(f"/proc/self/fd/{fd}", words, os.environ)
 
 

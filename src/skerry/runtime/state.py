@@ -71,6 +71,12 @@ def folder(root: str, container_id: str) -> str:
     return os.path.join(root, check_id(container_id))
 
 
+def check_free(root: str, container_id: str) -> None:
+    """Conflict when the id is taken. `create` decides; this is for saying so early."""
+    if os.path.exists(folder(root, container_id)):
+        raise Conflict(f"container with given ID already exists: {container_id}")
+
+
 def create(root: str, record: Record, spec: Spec) -> None:
     """Take the id. Conflict when it is taken."""
     place = folder(root, record.id)

@@ -108,13 +108,15 @@ def delete(context: Context, words: list[str]) -> int:
     return 0
 
 
-def destroy(context: Context, record: state.Record, layout: Layout) -> None:
+def destroy(
+    context: Context, record: state.Record, layout: Layout, *, with_cgroup: bool = True
+) -> None:
     """Kill every process, remove the cgroup, run the poststop hooks, forget the container.
 
     The record goes last, so that this can be repeated when it is interrupted.
     """
     _kill_init(record)
-    if record.cgroup:
+    if record.cgroup and with_cgroup:
         group = Cgroup(record.cgroup, layout)
         group.kill_all()
         group.remove()

@@ -49,6 +49,7 @@ def create(context: Context, words: list[str]) -> int:
             os.close(gate)
             if console >= 0:
                 os.close(console)
+        claim.made = True
         created.close()
         write_pid_file(given.value("pid-file"), created.pid)
     return 0
@@ -111,6 +112,7 @@ def run(context: Context, words: list[str]) -> int:
         finally:
             if console >= 0:
                 os.close(console)
+        claim.made = True
         write_pid_file(given.value("pid-file"), created.pid)
     if detached:
         created.close()
@@ -144,6 +146,12 @@ class _Claim:
             new_namespaces=made.new_namespaces,
             maker=(os.getpid(), own[1] if own else 0),
         )
+        state.check_free(context.root, made.id)
+        self.made = False
+        """The container exists, with its cgroup."""
+        if made.cgroup_path and cgroups.Cgroup(made.cgroup_path, self.layout).pids():
+            # Before it is written down as ours, for `delete` would kill what is in it.
+            raise Conflict(f"cgroup {made.cgroup_path} has processes already")
         state.create(context.root, self.record, spec)
 
     def cloned(self, pid: int) -> None:
@@ -160,7 +168,7 @@ class _Claim:
         if error is None:
             return
         try:
-            destroy(self.context, self.record, self.layout)
+            destroy(self.context, self.record, self.layout, with_cgroup=self.made)
         except SkerryError as second:
             self.context.warn(f"cannot clean up: {second.message}")
 

@@ -77,6 +77,68 @@ class KernelFault(SystemFault):
         self.errno = errno
 
 
+class RegistryError(SkerryError):
+    """An image registry did not do what it was asked. HTTP 500.
+
+    `registry` is its name in references, `reference` what was asked for (`repository:tag`,
+    `repository@digest`, `repository` or empty), `reason` why it failed; `message` has all three.
+    """
+
+    def __init__(self, registry: str, reference: str, reason: str, *, hint: str = "") -> None:
+        what = f"{registry}/{reference}" if reference else registry
+        super().__init__(f"{what}: {reason}", hint=hint)
+        self.registry = registry
+        self.reference = reference
+        self.reason = reason
+
+
+class RegistryUnauthorized(RegistryError):
+    """Credentials are missing or were not accepted. HTTP 401."""
+
+
+class RegistryDenied(RegistryError, Forbidden):
+    """The credentials are good, this is not allowed with them. HTTP 403."""
+
+
+class RegistryNotFound(RegistryError, NotFound):
+    """No such repository, tag, manifest or blob (or the registry does not admit it). HTTP 404."""
+
+
+class RegistryUnreachable(RegistryError, Unavailable):
+    """No answer, no connection, no trust in its certificate, or 5xx after all retries. HTTP 503."""
+
+
+class RegistryRateLimited(RegistryError):
+    """The registry wants fewer requests. HTTP 429.
+
+    `retry_after` is the time left in seconds, None when the registry does not say.
+    """
+
+    def __init__(
+        self,
+        registry: str,
+        reference: str,
+        reason: str,
+        *,
+        hint: str = "",
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(registry, reference, reason, hint=hint)
+        self.retry_after = retry_after
+
+
+class RegistryMismatch(RegistryError, DigestMismatch):
+    """What came is not what was asked for: wrong digest, size or media type. HTTP 400."""
+
+
+class RegistryLimit(RegistryError, LimitExceeded):
+    """The answer is larger, deeper or slower than is accepted. HTTP 400."""
+
+
+class RegistryProtocol(RegistryError):
+    """The answer breaks the distribution specification, or leads where we do not follow. HTTP 500."""
+
+
 class GuestFault(Exception):
     """The guest program's fault: shown to the user with the exit code that Docker gives it."""
 

@@ -58,15 +58,7 @@ def _protect_interpreter() -> None:
     from skerry.runtime.interpreter import read_only_interpreter
 
     fd = read_only_interpreter()
-    source = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    again = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
     # By its real name: looking for a virtual environment around it costs time.
-    words = [os.path.realpath(sys.executable), "-ISE", "-c", _AGAIN, source, *sys.argv[1:]]
+    words = [os.path.realpath(sys.executable), "-ISE", again, *sys.argv[1:]]
     os.execve(f"/proc/self/fd/{fd}", words, os.environ)
-
-
-_AGAIN = """import sys
-sys.path.insert(1, sys.argv[1])
-del sys.argv[1]
-sys.argv[0] = "skerry-runtime"
-from skerry.runtime.main import entry
-sys.exit(entry())"""

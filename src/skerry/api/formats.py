@@ -1,12 +1,14 @@
 """Docker's ways to write times, durations and file modes."""
 
 import calendar
+import re
 import stat
 import time
 
 from skerry.base.errors import InvalidInput
 
 ZERO_TIME = "0001-01-01T00:00:00Z"
+_SECONDS = re.compile(r"(-?[0-9]{1,18})(?:\.([0-9]*))?")
 
 
 def rfc3339(nanoseconds: int) -> str:
@@ -28,9 +30,8 @@ def parse_time(text: str, *, now: float | None = None) -> int:
     text = text.strip()
     if not text or text == "0":
         return 0
-    whole, _, fraction = text.partition(".")
-    if whole.lstrip("-").isdigit() and (not fraction or fraction.isdigit()):
-        return int(whole) * 10**9 + int((fraction + "0" * 9)[:9])
+    if number := _SECONDS.fullmatch(text):
+        return int(number[1]) * 10**9 + int(((number[2] or "") + "0" * 9)[:9])
     duration = parse_duration(text)
     if duration is not None:
         current = time.time_ns() if now is None else int(now * 10**9)

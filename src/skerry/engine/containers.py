@@ -4,16 +4,16 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from skerry.base.errors import Conflict, InvalidInput, NotFound, SkerryError, Unsupported
+from skerry.base.errors import Conflict, InvalidInput, SkerryError, Unsupported
 from skerry.base.ids import check_name, new_id
 from skerry.base.isolation import Attach, Overlay, Stats
 from skerry.base.settings import Settings
 from skerry.engine import (
+    admission,
     attach,
-    etc,
     facts,
     health,
     merging,
@@ -22,8 +22,6 @@ from skerry.engine import (
     record,
     resources,
     restart,
-    security,
-    spec,
     volumes,
 )
 from skerry.engine.container import Container
@@ -32,7 +30,6 @@ from skerry.engine.filters import Filters, Selection, label_matches
 from skerry.engine.isolation import Driver, Stream
 from skerry.engine.lifecycle import Lifecycle
 from skerry.engine.registry import Registry
-from skerry.engine.signals import parse_signal
 from skerry.store import Store
 
 log = logging.getLogger(__name__)
@@ -100,7 +97,7 @@ class Containers:
         image = self._store.images.get(reference)
         merged = merging.merge(config, image.config)
         host = dict(host)
-        self._check(merged, host)
+        admission.check(merged, host, self._registry, self._host)
         saved = record.Record(
             id=new_id(),
             name=name,
@@ -122,66 +119,7 @@ class Containers:
             self._sweep_files(container)
             raise
         self._lifecycle.emit(container, "create")
-        return container, _warnings(host)
-
-    def _check(self, config: Mapping[str, Any], host: Mapping[str, Any]) -> None:
-        """Refuse now what a start would refuse later."""
-        resources.check(host)
-        policy = restart.parse(host.get("RestartPolicy"))
-        if host.get("AutoRemove") and policy.name != "no":
-            raise InvalidInput("can't create 'AutoRemove' container with restart policy")
-        security.check_devices(host.get("DeviceRequests") or ())
-        security.parse_options(host.get("SecurityOpt") or ())
-        security.capabilities(
-            host.get("CapAdd") or (), host.get("CapDrop") or (), self._host.known_capabilities
-        )
-        self._host.devices(host)
-        facts.log_options(host, "")
-        etc.extra_hosts(host.get("ExtraHosts") or ())
-        etc.resolv_conf("", host, shares_host=False)
-        if config.get("StopSignal"):
-            parse_signal(config["StopSignal"])
-        if host.get("Runtime") not in (None, "", "skerry", "runc", "io.containerd.runc.v2"):
-            raise InvalidInput(f"unknown or invalid runtime name: {host['Runtime']}")
-        # Never run with a thinner wall than was asked for.
-        if host.get("Isolation") not in (None, "", "default", "container"):
-            raise Unsupported(f"this engine has no isolation {host['Isolation']!r}")
-        if host.get("PortBindings") or host.get("PublishAllPorts"):
-            raise Unsupported(
-                "cannot publish ports: this engine has no bridge network yet",
-                hint="use --network host",
-            )
-        if host.get("Links"):
-            raise Unsupported("links are not supported", hint="use --network container:NAME")
-        self._check_modes(config, host)
-
-    def _check_modes(self, config: Mapping[str, Any], host: Mapping[str, Any]) -> None:
-        network = host.get("NetworkMode", "")
-        if network.startswith("container:"):
-            self._registry.find(network.partition(":")[2])
-            if config.get("Hostname"):
-                raise InvalidInput("conflicting options: hostname and the network mode")
-        elif network not in (*facts.PRIVATE_NETWORKS, "host"):
-            raise NotFound(f"network {network} not found")
-        for key in ("IpcMode", "PidMode"):
-            mode = host.get(key, "")
-            if mode.startswith("container:"):
-                self._registry.find(mode.partition(":")[2])
-            elif mode not in ("", "host") and not (
-                key == "IpcMode" and mode in ("private", "shareable", "none")
-            ):
-                raise InvalidInput(f"invalid {key[:3].upper()} mode: {mode}")
-        directory = config.get("WorkingDir", "")
-        if directory and not directory.startswith("/"):
-            raise InvalidInput(
-                f"the working directory '{directory}' is invalid, it needs to be an absolute path"
-            )
-        shared = spec.Namespaces(
-            network="host" if network == "host" else "",
-            ipc="host" if host.get("IpcMode") == "host" else "",
-            uts="host" if host.get("UTSMode") == "host" else "",
-        )
-        spec.check_sysctls(host, shared)
+        return container, admission.warnings(host)
 
     def _inherited(self, host: Mapping[str, Any]) -> list[record.MountPoint]:
         """The mounts of `--volumes-from`."""
@@ -340,7 +278,7 @@ class Containers:
             container.record.host = host
             self._lifecycle.save(container)
         self._lifecycle.emit(container, "update")
-        return _warnings(changes)
+        return admission.warnings(changes)
 
     def select(
         self,
@@ -461,21 +399,3 @@ def prunable(labels: Mapping[str, str], created_at: int, filters: Filters) -> bo
         elif key not in ("all", "dangling"):
             raise InvalidInput(f"invalid filter '{key}'")
     return True
-
-
-def _warnings(host: Mapping[str, Any]) -> list[str]:
-    """What Docker warns of and ignores."""
-    result = []
-    if host.get("KernelMemory") or host.get("KernelMemoryTCP"):
-        result.append("Specifying a kernel memory limit is deprecated and is ignored.")
-    if host.get("OomKillDisable") and not host.get("Memory"):
-        result.append(
-            "OOM killer is disabled for the container, but no memory limit is set, this can result "
-            "in the system running out of resources."
-        )
-    return result
-
-
-def mounted_sources(points: Iterable[record.MountPoint]) -> dict[str, str]:
-    """Target to source of the bind mounts and volumes."""
-    return {point.target: point.source for point in points if point.kind != "tmpfs"}

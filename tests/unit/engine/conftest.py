@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,30 @@ class FakeCollector:
         return 0
 
 
+class FakePaths:
+    """Blobs or layers that are not on any disk."""
+
+    def path(self, digest: str) -> str:
+        return f"/nonexistent/{digest}"
+
+
+class FakeScratch:
+    """Removes at once."""
+
+    def discard(self, path: str) -> None:
+        shutil.rmtree(path)
+
+
+class FakeFolders:
+    """Layers and blobs: all of them are the image's root."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = str(base)
+
+    def path(self, digest: str) -> str:
+        return self.base
+
+
 class FakeStore:
     """Real records, the rest in memory."""
 
@@ -226,7 +251,11 @@ class FakeStore:
         self.records = Records(str(root / "skerry.db"))
         self.snapshots = FakeSnapshots(str(base))
         self.images = FakeImages()
+        self.scratch = FakeScratch()
+        self.layers = self.blobs = FakeFolders(base)
         self.gc = FakeCollector()
+        self.layers = FakePaths()
+        self.blobs = FakePaths()
 
     def close(self) -> None:
         self.records.close()

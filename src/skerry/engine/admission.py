@@ -1,0 +1,88 @@
+"""What a create refuses, rather than leave to the start: contradictions, and what is missing."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from skerry.base.errors import InvalidInput, NotFound, Unsupported
+from skerry.engine import etc, facts, resources, restart, security, spec
+from skerry.engine.registry import Registry
+from skerry.engine.signals import parse_signal
+
+
+def check(
+    config: Mapping[str, Any],
+    host: Mapping[str, Any],
+    registry: Registry,
+    known: facts.Host,
+) -> None:
+    """Refuse now what a start would refuse later."""
+    resources.check(host)
+    policy = restart.parse(host.get("RestartPolicy"))
+    if host.get("AutoRemove") and policy.name != "no":
+        raise InvalidInput("can't create 'AutoRemove' container with restart policy")
+    security.check_devices(host.get("DeviceRequests") or ())
+    security.parse_options(host.get("SecurityOpt") or ())
+    security.capabilities(
+        host.get("CapAdd") or (), host.get("CapDrop") or (), known.known_capabilities
+    )
+    known.devices(host)
+    facts.log_options(host, "")
+    etc.extra_hosts(host.get("ExtraHosts") or ())
+    etc.resolv_conf("", host, shares_host=False)
+    if config.get("StopSignal"):
+        parse_signal(config["StopSignal"])
+    if host.get("Runtime") not in (None, "", "skerry", "runc", "io.containerd.runc.v2"):
+        raise InvalidInput(f"unknown or invalid runtime name: {host['Runtime']}")
+    # Never run with a thinner wall than was asked for.
+    if host.get("Isolation") not in (None, "", "default", "container"):
+        raise Unsupported(f"this engine has no isolation {host['Isolation']!r}")
+    if host.get("PortBindings") or host.get("PublishAllPorts"):
+        raise Unsupported(
+            "cannot publish ports: this engine has no bridge network yet",
+            hint="use --network host",
+        )
+    if host.get("Links"):
+        raise Unsupported("links are not supported", hint="use --network container:NAME")
+    _check_modes(config, host, registry)
+
+
+def _check_modes(config: Mapping[str, Any], host: Mapping[str, Any], registry: Registry) -> None:
+    network = host.get("NetworkMode", "")
+    if network.startswith("container:"):
+        registry.find(network.partition(":")[2])
+        if config.get("Hostname"):
+            raise InvalidInput("conflicting options: hostname and the network mode")
+    elif network not in (*facts.PRIVATE_NETWORKS, "host"):
+        raise NotFound(f"network {network} not found")
+    for key in ("IpcMode", "PidMode"):
+        mode = host.get(key, "")
+        if mode.startswith("container:"):
+            registry.find(mode.partition(":")[2])
+        elif mode not in ("", "host") and not (
+            key == "IpcMode" and mode in ("private", "shareable", "none")
+        ):
+            raise InvalidInput(f"invalid {key[:3].upper()} mode: {mode}")
+    directory = config.get("WorkingDir", "")
+    if directory and not directory.startswith("/"):
+        raise InvalidInput(
+            f"the working directory '{directory}' is invalid, it needs to be an absolute path"
+        )
+    shared = spec.Namespaces(
+        network="host" if network == "host" else "",
+        ipc="host" if host.get("IpcMode") == "host" else "",
+        uts="host" if host.get("UTSMode") == "host" else "",
+    )
+    spec.check_sysctls(host, shared)
+
+
+def warnings(host: Mapping[str, Any]) -> list[str]:
+    """What Docker warns of and ignores."""
+    result = []
+    if host.get("KernelMemory") or host.get("KernelMemoryTCP"):
+        result.append("Specifying a kernel memory limit is deprecated and is ignored.")
+    if host.get("OomKillDisable") and not host.get("Memory"):
+        result.append(
+            "OOM killer is disabled for the container, but no memory limit is set, this can result "
+            "in the system running out of resources."
+        )
+    return result

@@ -108,8 +108,18 @@ def delete(context: Context, words: list[str]) -> int:
     return 0
 
 
-def destroy(
-    context: Context, record: state.Record, layout: Layout, *, with_cgroup: bool = True
+def destroy(context: Context, record: state.Record, layout: Layout) -> None:
+    """Remove a container of an earlier call, as `end`."""
+    end(context, record, layout, _poststop_hooks(context, record))
+
+
+def end(
+    context: Context,
+    record: state.Record,
+    layout: Layout,
+    poststop: tuple[Hook, ...],
+    *,
+    with_cgroup: bool = True,
 ) -> None:
     """Kill every process, remove the cgroup, run the poststop hooks, forget the container.
 
@@ -120,17 +130,15 @@ def destroy(
         group = Cgroup(record.cgroup, layout)
         group.kill_all()
         group.remove()
-    hooks = _poststop_hooks(context, record)
-    if hooks:
-        ended: State = {
-            "ociVersion": OCI_VERSION,
-            "id": record.id,
-            "status": "stopped",
-            "bundle": record.bundle,
-            "annotations": record.annotations,
-        }
-        for warning in launch.run_late_hooks("poststop", hooks, ended):
-            context.warn(warning)
+    ended: State = {
+        "ociVersion": OCI_VERSION,
+        "id": record.id,
+        "status": "stopped",
+        "bundle": record.bundle,
+        "annotations": record.annotations,
+    }
+    for warning in launch.run_late_hooks("poststop", poststop, ended):
+        context.warn(warning)
     state.remove(context.root, record.id)
 
 

@@ -16,7 +16,7 @@ from skerry.kernel.descriptors import pidfd_open
 from skerry.runtime import bundle as bundles
 from skerry.runtime import launch, plan, state
 from skerry.runtime.arguments import SWITCH, VALUE, Parsed, exactly, parse
-from skerry.runtime.commands.life import destroy
+from skerry.runtime.commands.life import end
 from skerry.runtime.context import Context
 from skerry.runtime.plan import Plan
 
@@ -36,14 +36,21 @@ def create(context: Context, words: list[str]) -> int:
     """Make a container that waits for `start`."""
     given = parse(words, _CREATE, _SHORT)
     (name,) = exactly(given.words, 1, "skerry-runtime create [--bundle DIR] ID")
-    made, spec = _planned(context, given, name)
+    made, spec, layout = _planned(context, given, name)
     _check_terminal(made, given, detached=True)
-    with _Claim(context, made, spec) as claim:
+    with _Claim(context, made, spec, layout) as claim:
         gate = _listen(state.folder(context.root, name))
         console = connect_console(given.value("console-socket"))
         try:
             created = launch.create(
-                made, 0, 1, 2, console=console, gate=gate, on_cloned=claim.cloned
+                made,
+                0,
+                1,
+                2,
+                console=console,
+                gate=gate,
+                layout=layout,
+                on_cloned=claim.cloned,
             )
         finally:
             os.close(gate)
@@ -85,12 +92,12 @@ def run(context: Context, words: list[str]) -> int:
     """Make and start a container; in the foreground the program's exit code."""
     given = parse(words, _RUN, _SHORT)
     (name,) = exactly(given.words, 1, "skerry-runtime run [--bundle DIR] ID")
-    made, spec = _planned(context, given, name)
+    made, spec, layout = _planned(context, given, name)
     detached = "detach" in given.switches
     _check_terminal(made, given, detached=detached)
     terminal = bool(made.process and made.process.terminal)
     own_terminal = terminal and not given.value("console-socket")
-    with _Claim(context, made, spec) as claim:
+    with _Claim(context, made, spec, layout) as claim:
         console, master_end = -1, None
         if own_terminal:
             from skerry.runtime.foreground import console_pair
@@ -106,7 +113,7 @@ def run(context: Context, words: list[str]) -> int:
                 2,
                 console=console,
                 wait_for_start=False,
-                layout=claim.layout,
+                layout=layout,
                 on_cloned=claim.cloned,
             )
         finally:
@@ -121,7 +128,7 @@ def run(context: Context, words: list[str]) -> int:
 
     code = follow(created.pid, master_end)
     if "keep" not in given.switches:
-        destroy(context, claim.record, claim.layout)
+        claim.destroy()
     created.close()
     return code
 
@@ -129,9 +136,10 @@ def run(context: Context, words: list[str]) -> int:
 class _Claim:
     """The container's record, from before anything exists; withdrawn when making it fails."""
 
-    def __init__(self, context: Context, made: Plan, spec: Spec) -> None:
+    def __init__(self, context: Context, made: Plan, spec: Spec, layout: cgroups.Layout) -> None:
         self.context = context
-        self.layout = _layout(context, spec)
+        self.layout = layout
+        self.poststop = made.hooks_of("poststop")
         own = processes.facts(os.getpid())
         self.record = state.Record(
             id=made.id,
@@ -161,6 +169,10 @@ class _Claim:
             self.record = self.record._replace(pid=pid, start_time=facts[1])
             state.save(self.context.root, self.record)
 
+    def destroy(self, *, with_cgroup: bool = True) -> None:
+        """Take the container away again."""
+        end(self.context, self.record, self.layout, self.poststop, with_cgroup=with_cgroup)
+
     def __enter__(self) -> "_Claim":
         return self
 
@@ -168,12 +180,12 @@ class _Claim:
         if error is None:
             return
         try:
-            destroy(self.context, self.record, self.layout, with_cgroup=self.made)
+            self.destroy(with_cgroup=self.made)
         except SkerryError as second:
             self.context.warn(f"cannot clean up: {second.message}")
 
 
-def _planned(context: Context, given: Parsed, name: str) -> tuple[Plan, Spec]:
+def _planned(context: Context, given: Parsed, name: str) -> tuple[Plan, Spec, cgroups.Layout]:
     state.check_id(name)
     folder = os.path.abspath(given.value("bundle") or ".")
     if not os.path.isdir(folder):
@@ -183,11 +195,12 @@ def _planned(context: Context, given: Parsed, name: str) -> tuple[Plan, Spec]:
     extra = given.number("preserve-fds")
     if extra < 0:
         raise InvalidInput("--preserve-fds must not be negative")
+    layout = _layout(context, spec)
     made = plan.plan(
         spec,
         bundle=folder,
         container_id=name,
-        layout=_layout(context, spec),
+        layout=layout,
         pivot="no-pivot" not in given.switches,
         new_keyring="no-new-keyring" not in given.switches,
         preserve_fds=extra + listened,
@@ -203,7 +216,7 @@ def _planned(context: Context, given: Parsed, name: str) -> tuple[Plan, Spec]:
     if listened:
         env = (*made.process.env, f"LISTEN_FDS={listened}", "LISTEN_PID=1")
         made = made._replace(process=made.process._replace(env=env))
-    return made, spec
+    return made, spec, layout
 
 
 def warn_of_capabilities(context: Context, process: Process) -> None:

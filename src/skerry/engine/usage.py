@@ -1,6 +1,8 @@
 """Where the disk went: `docker system df` over the store's account."""
 
 import asyncio
+import os
+from collections import Counter
 from typing import NamedTuple
 
 from skerry.engine.containers import Containers
@@ -8,6 +10,7 @@ from skerry.engine.images import Images
 from skerry.engine.volumes import Volume, Volumes
 from skerry.store import Store
 from skerry.store.gc import Usage as StoreUsage
+from skerry.store.image import Image
 
 
 class VolumeUsage(NamedTuple):
@@ -18,10 +21,22 @@ class VolumeUsage(NamedTuple):
     users: int
 
 
+class ImageUsage(NamedTuple):
+    """Bytes on disk of an image's layers and blobs; `shared` is what other images hold too."""
+
+    bytes: int
+    shared: int
+
+
 class Usage(NamedTuple):
     """The store's categories, and what the objects take one by one."""
 
     store: StoreUsage
+    images: dict[str, ImageUsage]
+    images_total: int
+    """Every layer and blob of an image counted once."""
+    images_used: int
+    """The part of it that images of containers hold."""
     containers: dict[str, int]
     """Container id to bytes of its own layer."""
     volumes: list[VolumeUsage]
@@ -44,8 +59,22 @@ class Accounts:
 
     def _usage(self) -> Usage:
         in_use = self._images.in_use()
+        contents = {each.id: self._contents(each) for each in self._images.select({}, all=True)}
+        holders = Counter(item for held in contents.values() for item in held)
+        everything = {item: size for held in contents.values() for item, size in held.items()}
+        used = {item: size for id in in_use for item, size in contents.get(id, {}).items()}
+        images = {
+            id: ImageUsage(
+                sum(held.values()),
+                sum(size for item, size in held.items() if holders[item] > 1),
+            )
+            for id, held in contents.items()
+        }
         return Usage(
             self._store.gc.usage(in_use),
+            images,
+            sum(everything.values()),
+            sum(used.values()),
             {each.id: self._containers.size(each) for each in self._containers.all()},
             [
                 VolumeUsage(each, tree_bytes(each.path), len(self._volumes.in_use(each.name)))
@@ -53,11 +82,28 @@ class Accounts:
             ],
         )
 
+    def _contents(self, image: Image) -> dict[str, int]:
+        """Path of each layer and blob of an image, and its bytes on disk."""
+        sizes = {}
+        for diff_id in image.layers:
+            path = self._store.layers.path(diff_id)
+            sizes[path] = tree_bytes(path) + own_bytes(path)
+        for digest in image.content():
+            path = self._store.blobs.path(digest)
+            sizes[path] = own_bytes(path)
+        return sizes
+
+
+def own_bytes(path: str) -> int:
+    """Bytes on disk of one file or folder itself; 0 when it has just gone."""
+    try:
+        return os.lstat(path).st_blocks * 512
+    except OSError:
+        return 0
+
 
 def tree_bytes(path: str) -> int:
     """Bytes on disk below a folder; hard links count once."""
-    import os
-
     total = 0
     seen: set[tuple[int, int]] = set()
     stack = [path]

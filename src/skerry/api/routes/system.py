@@ -185,11 +185,13 @@ async def disk_usage(call: Call) -> web.StreamResponse:
     usage = await call.engine.accounts.usage()
     wanted = set(call.query.getall("type", [])) or {"container", "image", "volume", "build-cache"}
     images_service = call.engine.images
-    result: Json = {"LayersSize": usage.store.categories["images"].bytes}
+    result: Json = {"LayersSize": usage.images_total, "LayersUsedSize": usage.images_used}
     if "image" in wanted:
         result["Images"] = [
             image_shapes.summary(each, call.version, containers=images_service.users(each))
+            | {"Size": taken.bytes, "SharedSize": taken.shared}
             for each in images_service.select({}, all=True)
+            if (taken := usage.images.get(each.id))
         ]
     if "container" in wanted:
         sizes = {each.id: each.size for each in images_service.select({}, all=True)}

@@ -63,11 +63,13 @@ def summary(answer: dict[str, Any]) -> list[dict[str, str]]:
     volumes = answer.get("Volumes") or []
     cache = answer.get("BuildCache") or []
     layers = answer.get("LayersSize") or 0
-    used = sum(
-        (image.get("Size") or 0) - max(image.get("SharedSize") or 0, 0)
-        for image in images
-        if image.get("Containers")
-    )
+    used = answer.get("LayersUsedSize")
+    if used is None:  # another engine
+        used = sum(
+            (image.get("Size") or 0) - max(image.get("SharedSize") or 0, 0)
+            for image in images
+            if image.get("Containers")
+        )
     running = [
         each for each in containers if each.get("State") in ("running", "paused", "restarting")
     ]

@@ -74,7 +74,7 @@ def parse_duration(text: str) -> int | None:
         digits = rest[: len(rest) - len(rest.lstrip("0123456789."))]
         rest = rest[len(digits) :]
         unit = next((u for u in ("ns", "us", "µs", "ms", "s", "m", "h") if rest.startswith(u)), "")
-        if not digits or not unit or digits.count(".") > 1 or digits == ".":
+        if not digits or not unit or digits.count(".") > 1 or digits == "." or len(digits) > 18:
             return None
         total += float(digits) * _UNITS[unit]
         rest = rest[len(unit) :]

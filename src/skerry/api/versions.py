@@ -32,7 +32,8 @@ def split(path: str) -> tuple[Version, str]:
         return NEWEST, path
     head, slash, rest = path[2:].partition("/")
     major, dot, minor = head.partition(".")
-    if not (dot and slash and major.isdigit() and minor.isdigit() and len(head) < 8):
+    digits = (major + minor).isascii() and major.isdigit() and minor.isdigit()
+    if not (dot and slash and digits and len(head) < 8):
         return NEWEST, path
     version = Version(int(major), int(minor))
     if version < OLDEST:

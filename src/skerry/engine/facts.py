@@ -60,7 +60,7 @@ def log_options(host: Mapping[str, Any], path: str) -> LogOptions:
     defaults = LogOptions()
     size = options.get("max-size", "")
     count = options.get("max-file", str(defaults.max_file))
-    if not count.isdigit() or not 1 <= int(count) <= 1000:
+    if not (count.isascii() and count.isdigit()) or len(count) > 4 or not 1 <= int(count) <= 1000:
         raise InvalidInput(f"max-file cannot be less than 1 or more than 1000: {count:.20}")
     max_size = defaults.max_size if not size else 0 if size == "-1" else parse_size(size)
     return LogOptions("json-file", path, max_size, int(count))

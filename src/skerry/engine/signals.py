@@ -22,7 +22,12 @@ def parse_signal(text: str) -> int:
             # Offsets count from 34: glibc keeps the first two real-time signals for itself.
             start = 34 if sign == 1 else signal.NSIG - 1
             offset = tail[1:] if tail else "0"
-            if (not tail or tail[0] == "+-"[sign < 0]) and offset.isdigit() and len(offset) < 3:
+            if (
+                (not tail or tail[0] == "+-"[sign < 0])
+                and offset.isascii()
+                and offset.isdigit()
+                and len(offset) < 3
+            ):
                 number = start + sign * int(offset)
                 if 34 <= number <= signal.NSIG - 1:
                     return number

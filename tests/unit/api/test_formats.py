@@ -86,6 +86,7 @@ def test_modes_are_those_of_go() -> None:
 def test_versions_are_negotiated_in_the_path() -> None:
     assert versions.split("/v1.41/info") == ((1, 41), "/info")
     assert versions.split("/info") == (versions.NEWEST, "/info")
+    assert versions.split("/v1.²/info") == (versions.NEWEST, "/v1.²/info")
     assert versions.split("/volumes/v1") == (versions.NEWEST, "/volumes/v1")
     with pytest.raises(errors.InvalidInput, match=r"client version 1\.12 is too old"):
         versions.split("/v1.12/info")

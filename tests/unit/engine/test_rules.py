@@ -22,7 +22,9 @@ def test_signals(text: str, number: int) -> None:
     assert parse_signal(text) == number
 
 
-@pytest.mark.parametrize("text", ["", "0", "65", "NOPE", "RTMIN-1", "RTMIN+99", "-9", "RTMAX+1"])
+@pytest.mark.parametrize(
+    "text", ["", "0", "65", "NOPE", "RTMIN-1", "RTMIN+99", "-9", "RTMAX+1", "RTMIN+²", "²"]
+)
 def test_what_is_no_signal(text: str) -> None:
     with pytest.raises(InvalidInput, match="Invalid signal"):
         parse_signal(text)

@@ -103,5 +103,8 @@ def error_from(row: tuple[Any, ...]) -> Exception:
     if name == "KernelFault":
         return KernelFault(message, number, hint=hint)
     kind = getattr(errors, name, SystemFault)
-    made: Exception = kind(message, hint=hint)
+    try:
+        made: Exception = kind(message, hint=hint)
+    except TypeError:  # an error with a form of its own, which no container raises
+        made = SystemFault(message, hint=hint)
     return made

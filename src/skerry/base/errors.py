@@ -136,7 +136,7 @@ class RegistryLimit(RegistryError, LimitExceeded):
 
 
 class RegistryProtocol(RegistryError):
-    """The answer breaks the distribution specification, or leads where we do not follow. HTTP 500."""
+    """An answer that breaks the specification or leads where nobody should follow. HTTP 500."""
 
 
 class GuestFault(Exception):

@@ -1,20 +1,38 @@
 """How each registry is reached: `registries.toml`.
 
-[defaults]
-proxy = "http://proxy.example:3128"      # instead of HTTPS_PROXY, HTTP_PROXY and NO_PROXY
+    [defaults]
+    proxy = "http://proxy.example:3128"      # instead of HTTPS_PROXY, HTTP_PROXY and NO_PROXY
 
-[registry."docker.io"]
-mirrors = ["mirror.example:5000/hub"]    # tried in order before the registry itself
+    [registry."docker.io"]
+    mirrors = ["mirror.example:5000/hub"]    # tried in order before the registry itself
 
-[registry."mirror.example:5000"]
-ca = "/etc/ssl/mirror.pem"
+    [registry."mirror.example:5000"]
+    ca = "/etc/ssl/mirror.pem"
+
+Docker's `certs.d/<host:port>/{ca.crt,client.cert,client.key}` is read where nothing is written
+here. Standard library only.
 """
 
+import ipaddress
 import os
+import re
+import tomllib
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
-SYSTEM_FILE = "/etc/skerry/registries.toml"
+from skerry.base.errors import InvalidInput
+
+SYSTEM_FILE: Final = "/etc/skerry/registries.toml"
+CERTS_FOLDERS: Final = ("/etc/skerry/certs.d", "/etc/docker/certs.d")
+DOCKER_HUB: Final = "docker.io"
+DOCKER_HUB_LOCATION: Final = "registry-1.docker.io"
+MAX_FILE: Final = 1 << 20
+
+_LOCATION = re.compile(
+    r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?|\[[0-9a-fA-F:.]+\])(?::[0-9]{1,5})?"
+    r"(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*"
+)
+_PROXY = re.compile(r"(?:https?://[^\s/]+/?)?")
 
 
 class RegistrySettings(NamedTuple):
@@ -51,14 +69,48 @@ class Registries:
         proxy: str | None = None,
         certs_folders: tuple[str, ...] = (),
     ) -> None:
-        raise NotImplementedError
+        self._settings = dict(settings or {})
+        self._proxy = proxy
+        self._certs_folders = certs_folders
 
     def of(self, name: str) -> RegistrySettings:
         """Settings of the registry that references call `name`; defaults when none are written.
 
         A loopback registry is `insecure` unless its settings say otherwise, as with Docker.
         """
-        raise NotImplementedError
+        found = self._settings.get(name)
+        if found is None:
+            location = DOCKER_HUB_LOCATION if name == DOCKER_HUB else name
+            found = RegistrySettings(name, location, insecure=is_loopback(name))
+        if found.proxy is None:
+            found = found._replace(proxy=self._proxy)
+        if not (found.ca or found.cert):
+            found = self._with_certs(found)
+        return found
+
+    def _with_certs(self, settings: RegistrySettings) -> RegistrySettings:
+        for base in self._certs_folders:
+            folder = os.path.join(base, settings.name)
+            ca, cert, key = (
+                path if os.path.exists(path) else ""
+                for path in (
+                    os.path.join(folder, name) for name in ("ca.crt", "client.cert", "client.key")
+                )
+            )
+            if ca or (cert and key):
+                return settings._replace(ca=ca, cert=cert if key else "", key=key if cert else "")
+        return settings
+
+
+def is_loopback(name: str) -> bool:
+    """Whether `host[:port]` is this machine, going by the name alone."""
+    host = name.rpartition(":")[0] if re.search(r":[0-9]+$", name) else name
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def load_registries(
@@ -68,4 +120,95 @@ def load_registries(
 
     A host named in both has the settings of the first. InvalidInput names the file and the key.
     """
-    raise NotImplementedError
+    settings: dict[str, RegistrySettings] = {}
+    proxy: str | None = None
+    files = [system_file]
+    if root:
+        files.append(os.path.join(os.fspath(root), "registries.toml"))
+    for path in files:
+        try:
+            with open(path, "rb") as file:
+                data = file.read(MAX_FILE + 1)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise InvalidInput(f"{path}: {error.strerror}") from None
+        more, default = parse_registries(data, path)
+        settings |= more
+        proxy = proxy if default is None else default
+    return Registries(settings, proxy=proxy, certs_folders=CERTS_FOLDERS)
+
+
+def parse_registries(data: bytes, path: str) -> tuple[dict[str, RegistrySettings], str | None]:
+    """The settings by host and the default proxy; InvalidInput names `path` and the key."""
+    if len(data) > MAX_FILE:
+        raise InvalidInput(f"{path}: larger than {MAX_FILE} bytes")
+    try:
+        document = tomllib.loads(data.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidInput(f"{path}: {error}") from None
+    _only(document, {"defaults", "registry"}, path, "")
+    defaults = _table(document.get("defaults", {}), path, "defaults")
+    _only(defaults, {"proxy"}, path, "defaults")
+    tables = _table(document.get("registry", {}), path, "registry")
+    settings = {
+        name: _one(name, _table(table, path, f'registry."{name}"'), path)
+        for name, table in tables.items()
+    }
+    return settings, _proxy(defaults, path, "defaults")
+
+
+def _one(name: str, table: dict[str, Any], path: str) -> RegistrySettings:
+    where = f'registry."{name}"'
+    if not _LOCATION.fullmatch(name) or "/" in name:
+        raise InvalidInput(f"{path}: {where}: not a host or host:port")
+    fields = RegistrySettings._fields
+    _only(table, set(fields) - {"name"}, path, where)
+    flags = {key: table[key] for key in ("insecure", "plain_http", "blocked") if key in table}
+    for key, value in flags.items():
+        if not isinstance(value, bool):
+            raise InvalidInput(f"{path}: {where}.{key}: has to be true or false")
+    flags.setdefault("insecure", is_loopback(name))
+    files = {key: _file(table, key, path, where) for key in ("ca", "cert", "key")}
+    if bool(files["cert"]) != bool(files["key"]):
+        raise InvalidInput(f"{path}: {where}: cert and key go together")
+    location = table.get("location", DOCKER_HUB_LOCATION if name == DOCKER_HUB else name)
+    mirrors = table.get("mirrors", [])
+    if not isinstance(mirrors, list) or len(mirrors) > 16:
+        raise InvalidInput(f"{path}: {where}.mirrors: has to be a list of at most 16 hosts")
+    for each in (location, *mirrors):
+        if not isinstance(each, str) or not _LOCATION.fullmatch(each):
+            raise InvalidInput(f"{path}: {where}: {each!r:.80} is not host[:port][/prefix]")
+    proxy = _proxy(table, path, where)
+    return RegistrySettings(name, location, tuple(mirrors), proxy=proxy, **flags, **files)
+
+
+def _only(table: dict[str, Any], known: set[str], path: str, where: str) -> None:
+    for key in table:
+        if key not in known:
+            raise InvalidInput(
+                f"{path}: {where + '.' if where else ''}{key}: unknown setting",
+                hint=f"known here: {', '.join(sorted(known))}",
+            )
+
+
+def _table(value: object, path: str, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidInput(f"{path}: {where}: has to be a table")
+    return value
+
+
+def _file(table: dict[str, Any], key: str, path: str, where: str) -> str:
+    value = table.get(key, "")
+    if not isinstance(value, str) or (value and not os.path.isabs(value)) or "\0" in value:
+        raise InvalidInput(f"{path}: {where}.{key}: has to be an absolute path")
+    return value
+
+
+def _proxy(table: dict[str, Any], path: str, where: str) -> str | None:
+    value = table.get("proxy")
+    if value is None:
+        return None
+    if not isinstance(value, str) or not _PROXY.fullmatch(value):
+        raise InvalidInput(f"{path}: {where}.proxy: has to be http://host:port, or empty for none")
+    return value

@@ -11,6 +11,7 @@ and stop reading from the program while the client does not take its output.
 
 import asyncio
 import contextlib
+import select
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -21,6 +22,8 @@ from skerry.engine.isolation import Stream
 
 HIGH = 256 * 1024
 """Bytes of unread input after which the client is no longer read from."""
+LOOK = 5.0
+"""Seconds between looks for a client that ended its input and then went without a word."""
 
 
 class Hijacked(asyncio.Protocol):
@@ -47,8 +50,17 @@ class Hijacked(asyncio.Protocol):
     def eof_received(self) -> bool:
         self.ended = True
         self._arrived.set()
-        # True keeps our side open: the client has only ended its input.
-        return True
+        # True keeps our side open: the client may only have ended its input.
+        return not self.gone()
+
+    def gone(self) -> bool:
+        """Whether the client has closed both ways; the end of its input alone looks the same to
+        a reader, but not to poll(2)."""
+        if self.lost:
+            return True
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket").fileno(), 0)
+        return any(events & (select.POLLHUP | select.POLLERR) for _, events in poll.poll(0))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.ended = self.lost = True
@@ -183,9 +195,9 @@ async def join(
     out = asyncio.ensure_future(output())
     come = asyncio.ensure_future(input())
     try:
-        await asyncio.wait({out, come}, return_when=asyncio.FIRST_COMPLETED)
-        if not out.done() and not _left(come):
-            await asyncio.wait({out})
+        while not (out.done() or _left(come) or (client.ended and client.gone())):
+            waiting = {out} if come.done() else {out, come}
+            await asyncio.wait(waiting, timeout=LOOK, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in (out, come):
             task.cancel()
@@ -197,6 +209,11 @@ async def join(
 
 
 def _left(come: "asyncio.Future[bool]") -> bool:
+    """Whether the input's task says that the client has gone or detached."""
+    return come.done() and _result(come)
+
+
+def _result(come: "asyncio.Future[bool]") -> bool:
     return come.cancelled() or come.exception() is not None or come.result()
 
 

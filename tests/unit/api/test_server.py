@@ -217,6 +217,31 @@ async def test_a_connection_that_ends_leaves_nothing(
     assert container.pending == []
 
 
+@pytest.mark.parametrize("half_first", [False, True])
+async def test_a_client_that_goes_without_a_word_is_noticed(
+    http: aiohttp.ClientSession,
+    socket_path: str,
+    engine: Engine,
+    half_first: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("skerry.api.hijack.LOOK", 0.01)
+    container = engine.containers.find(await make(http, OpenStdin=True))
+    reader, writer = await asyncio.open_unix_connection(socket_path)
+    head = f"POST /containers/{container.id}/attach?stream=1&stdin=1&stdout=1 HTTP/1.1\r\n"
+    writer.write(f"{head}Host: x\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n".encode())
+    await read_head(reader)
+    assert len(container.pending) == 1
+    if half_first:
+        writer.write_eof()
+        await asyncio.sleep(0.05)
+        assert len(container.pending) == 1
+    writer.close()
+    async with asyncio.timeout(10):
+        while container.pending:
+            await asyncio.sleep(0.005)
+
+
 async def test_an_exec_from_create_to_its_code(
     http: aiohttp.ClientSession, socket_path: str, driver: Any
 ) -> None:

@@ -7,12 +7,14 @@ parent has become.
 """
 
 import os
+import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 CGROUPS = Path("/sys/fs/cgroup")
+_ENGINE_GROUP = re.compile(r"/skerry/[0-9a-f]{64}(/|$)")
 
 
 class Footprint(NamedTuple):
@@ -120,14 +122,14 @@ def _mounts(inside: list[bytes]) -> list[str]:
 
 
 def _cgroups(ours: set[int]) -> list[str]:
-    """Groups named after skerry that are empty or hold one of our processes.
+    """Groups of engines' containers that are empty or hold one of our processes.
 
     Another engine's tests may run beside these, so a group with somebody else's processes is left
     out; an empty one of theirs is gone before `settle` gives up.
     """
     found = []
     for folder, _, _ in os.walk(CGROUPS):
-        if "skerry" not in folder:
+        if not _ENGINE_GROUP.search(folder):
             continue
         pids = {int(pid) for pid in _read(f"{folder}/cgroup.procs").split()}
         if not pids or pids & ours:

@@ -311,12 +311,14 @@ def _fill_cpuset(directory: str, mount: str) -> None:
     Groups made below with cgroup.clone_children come filled, so only the first in a tree pays.
     """
     above = os.path.dirname(directory)
-    if files.text(f"{above}/cgroup.clone_children") != "1\n":
-        for name in ("cpuset.cpus", "cpuset.mems"):
-            if files.text(f"{directory}/{name}").strip():
-                continue
-            if above != mount and not files.text(f"{above}/{name}").strip():
-                # Another process has just made it and not filled it yet.
-                _fill_cpuset(above, mount)
-            files.put(f"{directory}/{name}", files.text(f"{above}/{name}").strip())
+    # The setting above may be younger than this group, so it alone proves nothing.
+    inherits = files.text(f"{above}/cgroup.clone_children") == "1\n"
+    for name in ("cpuset.cpus", "cpuset.mems"):
+        if files.text(f"{directory}/{name}").strip():
+            continue
+        if above != mount and not files.text(f"{above}/{name}").strip():
+            # Another process has just made it and not filled it yet.
+            _fill_cpuset(above, mount)
+        files.put(f"{directory}/{name}", files.text(f"{above}/{name}").strip())
+    if not inherits:
         files.put(f"{directory}/cgroup.clone_children", "1")

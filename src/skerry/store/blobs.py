@@ -107,11 +107,12 @@ class Writer:
     def __init__(self, blobs: Blobs, scratch: Scratch, leases: Leases) -> None:
         self._blobs = blobs
         self._leases = leases
-        self._path = scratch.path("blob")
+        self.path = scratch.path("blob")
+        """The temporary file, until `commit`."""
         self._seen = Verifier()
         with told("store a blob"):
             self._fd = os.open(
-                self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
+                self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
             )
 
     @property
@@ -140,7 +141,7 @@ class Writer:
             self._leases.touch(self._seen.digest)
             known = os.path.exists(target)
         if not known:
-            os.rename(self._path, target)
+            os.rename(self.path, target)
         return self._seen.digest
 
     def __enter__(self) -> "Writer":
@@ -151,7 +152,7 @@ class Writer:
             os.close(self._fd)
             self._fd = -1
             try:
-                os.unlink(self._path)
+                os.unlink(self.path)
             except FileNotFoundError:
                 return
 

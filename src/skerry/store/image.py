@@ -18,7 +18,8 @@ class Image(NamedTuple):
     tags: tuple[str, ...]
     """As people write them (`busybox:latest`), in order; empty for a dangling image."""
     digests: tuple[str, ...]
-    """`busybox@sha256:<manifest digest>`, one a repository."""
+    """`busybox@sha256:…`: what registries call it; the manifest's own digest for a repository that
+    was neither pulled nor pushed."""
     manifest: str
     """The manifest's digest."""
     media_type: str
@@ -95,8 +96,15 @@ def from_record(id: str, data: dict[str, Any], names: Iterable[Reference]) -> Im
     """The image of a record. `names` are its references, tags and digests."""
     names = sorted(names)
     tags = tuple(name.familiar for name in names if name.tag and not name.digest)
-    repositories = dict.fromkeys(name.familiar_name for name in names)
-    digests = tuple(f"{repository}@{data['manifest']}" for repository in repositories)
+    recorded = [name for name in names if name.digest]
+    known = {name.familiar_name for name in recorded}
+    others = dict.fromkeys(n.familiar_name for n in names if n.familiar_name not in known)
+    digests = tuple(
+        sorted(
+            [f"{name.familiar_name}@{name.digest}" for name in recorded]
+            + [f"{repository}@{data['manifest']}" for repository in others]
+        )
+    )
     fields = {**data, "layers": tuple(data["layers"]), "blobs": tuple(data["blobs"])}
     return Image(id=id, tags=tags, digests=digests, **fields)
 

@@ -16,6 +16,7 @@ from skerry.base.oci_image import (
     OCI_MANIFEST,
     Descriptor,
     ImageConfig,
+    Platform,
     parse_config,
     parse_manifest,
 )
@@ -28,7 +29,7 @@ from skerry.store.layers import Layers
 from skerry.store.leases import Leases
 from skerry.store.records import Records
 from skerry.store.scratch import Scratch
-from skerry.store.snapshots import IMAGE, Snapshots
+from skerry.store.snapshots import IMAGE, REMOVED_IMAGE, Snapshots
 
 _NAME: Final = "image-name"
 _FULL_ID: Final = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
@@ -197,13 +198,40 @@ class Images:
         """Take in every image of an OCI image layout folder."""
         return load.import_layout(self, folder, progress)
 
-    def load(self, stream: BinaryIO, *, progress: Progress | None = None) -> ImageList:
-        """`docker load`: a docker-archive or oci-archive tar, plain or compressed."""
-        return load.load(self, stream, progress)
+    def load(
+        self, stream: BinaryIO, *, progress: Progress | None = None, tag: str = ""
+    ) -> ImageList:
+        """`docker load`: an archive of images in any known format, plain or compressed; all of its
+        images or none. `tag` is one more name for the only image of an archive."""
+        return load.load(self, stream, progress, tag)
 
-    def save(self, names: Iterable[str]) -> Iterator[bytes]:
-        """`docker save`: the images with these names or ids as an archive, in pieces."""
-        return save.save(self, names)
+    def import_rootfs(
+        self,
+        stream: BinaryIO,
+        config: dict[str, Any],
+        *,
+        tags: Iterable[str] = (),
+        message: str = "",
+        platform: Platform | None = None,
+    ) -> Image:
+        """`docker import`: a tar of a root file system as an image of one layer; `config` is its
+        Config object."""
+        return load.import_rootfs(
+            self, stream, config, tags=tags, message=message, platform=platform
+        )
+
+    def save(
+        self,
+        names: Iterable[str],
+        layout: str = "docker-archive",
+        compression: str = "none",
+    ) -> Iterator[bytes]:
+        """`docker save`: the images with these names or ids as an archive, in pieces.
+
+        `layout` is docker-archive, oci-archive, lxc or rootfs (the last two hold one image);
+        `compression` none, gzip or zstd. Errors about names come before the first piece.
+        """
+        return save.save(self, names, layout, compression)
 
     def commit(
         self,
@@ -232,14 +260,19 @@ class Images:
         """All names of an image."""
         return self._names().get(image_id, set())
 
-    def release(self, digests: Iterable[str]) -> None:
-        """Put away those blobs that no image refers to and no work in flight holds."""
+    def release(self, digests: Iterable[str], diff_ids: Iterable[str] = ()) -> None:
+        """Put away those blobs and layers that no image needs and no work in flight holds."""
         with self.leases.lock:
             kept = set(self.leases.touched())
             for each in self.records.all(IMAGE):
                 kept.update((each.id, each.data["manifest"], *each.data["blobs"]))
+            for kind in (IMAGE, REMOVED_IMAGE):
+                for each in self.records.all(kind):
+                    kept.update(each.data["layers"])
             for digest in set(digests) - kept:
                 self.blobs.discard(digest)
+            for diff_id in set(diff_ids) - kept:
+                self.layers.discard(diff_id)
 
     def forget_name(self, name: Reference) -> None:
         """Drop one name's record; the caller brings `index.json` up to date."""

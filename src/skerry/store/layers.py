@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 from skerry.base.digests import Verifier, hex_of
 from skerry.base.errors import InvalidInput, NotFound
@@ -34,11 +35,15 @@ class Layers:
         self._busy: dict[str, threading.Lock] = {}
         os.makedirs(self._folder, mode=0o700, exist_ok=True)
 
-    def unpack(self, descriptor: Descriptor, diff_id: str) -> str:
+    def unpack(
+        self, descriptor: Descriptor, diff_id: str, chunks: Iterator[bytes] | None = None
+    ) -> str:
         """Unpack the layer's blob unless it is here already; the folder's path.
 
-        Both digests are verified. Errors name the layer and the entry: InvalidInput for hostile or
-        broken archives, LimitExceeded for bombs, DigestMismatch. Nothing is left behind then.
+        `chunks` is the blob while it comes in, instead of the stored one; it ends only when the
+        blob is verified and stored. Both digests are verified. Errors name the layer and the entry:
+        InvalidInput for hostile or broken archives, LimitExceeded for bombs, DigestMismatch.
+        Nothing is left behind then.
         """
         target = self._path(diff_id)
         with self._leases.hold():
@@ -46,7 +51,7 @@ class Layers:
                 lock = self._busy.setdefault(diff_id, threading.Lock())
             with lock:
                 if not self.has(diff_id):
-                    self._unpack(descriptor, diff_id, target)
+                    self._unpack(descriptor, diff_id, target, chunks)
         return target
 
     def path(self, diff_id: str) -> str:
@@ -83,17 +88,23 @@ class Layers:
             raise InvalidInput(f"{diff_id:.100}: only sha256 diff ids are supported")
         return os.path.join(self._folder, hex_of(diff_id))
 
-    def _unpack(self, descriptor: Descriptor, diff_id: str, target: str) -> None:
+    def _unpack(
+        self, descriptor: Descriptor, diff_id: str, target: str, arriving: Iterator[bytes] | None
+    ) -> None:
         what = f"layer {descriptor.digest}"
         packed = plain = Verifier()
-        with self._scratch.folder("layer") as folder, self._blobs.open(descriptor.digest) as file:
-            if is_compressed(os.pread(file.fileno(), 8, 0)):
-                plain = Verifier()
+        with self._scratch.folder("layer") as folder, ExitStack() as opened:
+            if arriving is not None:
+                stream = arriving
+            else:
+                file = opened.enter_context(self._blobs.open(descriptor.digest))
+                stream = _hashed(file_chunks(file), packed)
+                if is_compressed(os.pread(file.fileno(), 8, 0)):
+                    plain = Verifier()
 
             def chunks() -> Iterator[bytes]:
-                stream = _hashed(file_chunks(file), packed)
                 out = decompressed(stream, what, limit=self.limits.size)
-                return out if plain is packed else _hashed(out, plain)
+                return out if plain is packed and arriving is None else _hashed(out, plain)
 
             os.chmod(folder, 0o755)
             directory = os.open(folder, DIRECTORY)
@@ -104,7 +115,8 @@ class Layers:
                         extractor.run()
             finally:
                 os.close(directory)
-            packed.check(descriptor.digest, descriptor.size, what=what)
+            if arriving is None:
+                packed.check(descriptor.digest, descriptor.size, what=what)
             plain.check(diff_id, what=f"{what}, uncompressed")
             self._records.put(_KIND, diff_id, {"size": extractor.size})
             with self._leases.lock:

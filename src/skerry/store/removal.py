@@ -42,6 +42,7 @@ def remove(images: "Images", name: str, request: Request) -> list[Removed]:
         exact = given if given in names else next(iter(sorted(names)), given)
         images.forget_name(exact)
         lines.append(Removed(untagged=exact.familiar))
+        lines += _untag_digests(images, image, exact)
         if images.references(image.id):
             return lines
     elif _single(names):
@@ -68,6 +69,14 @@ def _untag_all(images: "Images", names: Iterable[Reference]) -> list[Removed]:
         images.forget_name(name)
         lines.append(Removed(untagged=name.familiar))
     return lines
+
+
+def _untag_digests(images: "Images", image: Image, gone: Reference) -> list[Removed]:
+    """With a repository's last tag its digests go as well."""
+    left = [name for name in images.references(image.id) if name.name == gone.name]
+    if gone.digest or any(not name.digest for name in left):
+        return []
+    return _untag_all(images, left)
 
 
 def _children(images: "Images", image: Image) -> bool:

@@ -9,6 +9,7 @@ from skerry.base.errors import SystemFault
 from skerry.base.settings import Settings
 from skerry.engine import facts, instance
 from skerry.engine.archive import Archive
+from skerry.engine.archives import Archives
 from skerry.engine.containers import Containers
 from skerry.engine.events import Events
 from skerry.engine.exec import Execs
@@ -63,6 +64,7 @@ class Engine:
         self.execs = Execs(self.driver, self.registry, self.lifecycle, self.host)
         self.images = Images(self.store, self.events, self.registry)
         self.archive = Archive(self.store)
+        self.archives = Archives(self.store, self.events)
         self.system = System(settings, self.store, self.registry, self.host)
         self.accounts = Accounts(self.store, self.containers, self.images, self.volumes)
         self._sweeper: asyncio.Task[None] | None = None

@@ -5,10 +5,9 @@ What takes long runs in a thread; the store is safe for that.
 
 import asyncio
 import fnmatch
-import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from typing import Any, BinaryIO
+from typing import Any
 
 from skerry.base.errors import InvalidInput, SkerryError, Unsupported
 from skerry.base.references import parse_reference
@@ -152,18 +151,6 @@ class Images:
     def _all_ids(self) -> set[str]:
         return {image.id for image in self._store.images.list()}
 
-    def load(self, stream: BinaryIO) -> AsyncIterator[Progress]:
-        """`docker load`, out of a blocking file."""
-
-        def work(tell: Callable[[Any], None]) -> None:
-            for image in self._store.images.load(stream):
-                self._emit("load", image.id, image.id, image.config)
-                names = image.tags or (f"ID: {image.id}",)
-                for name in names:
-                    tell({"stream": f"Loaded image{':' if image.tags else ''} {name}\n"})
-
-        return _report(work)
-
     async def commit(
         self,
         container_id: str,
@@ -221,7 +208,7 @@ class Images:
             tell({"status": f"Status: Made image {image.tags[0] if image.tags else image.id}"})
             tell({"aux": {"ID": image.id}})
 
-        return _report(work)
+        return report(work)
 
 
 def _accepts(image: Image, filters: Filters, created: int) -> bool:
@@ -260,7 +247,7 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
     )
 
 
-async def _report(work: Callable[[Callable[[Any], None]], None]) -> AsyncIterator[Progress]:
+async def report(work: Callable[[Callable[[Any], None]], None]) -> AsyncIterator[Progress]:
     """Run blocking work in a thread and yield what it tells; its error is raised at the end."""
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[Progress | None] = asyncio.Queue()
@@ -285,8 +272,3 @@ async def _report(work: Callable[[Callable[[Any], None]], None]) -> AsyncIterato
     thread.join()
     if failure:
         raise failure[0]
-
-
-def file_of(fd: int) -> BinaryIO:
-    """A blocking file over a descriptor."""
-    return os.fdopen(fd, "rb", buffering=1 << 20)

@@ -52,10 +52,14 @@ class Step(NamedTuple):
     ignore: frozenset[str] = frozenset()
 
 
-class _Compressor(Protocol):
-    def compress(self, data: bytes) -> bytes: ...
+class Compressor(Protocol):
+    """What zlib and zstandard have in common."""
 
-    def flush(self) -> bytes: ...
+    def compress(self, data: bytes) -> bytes:
+        """What came out so far; may be empty."""
+
+    def flush(self) -> bytes:
+        """The end."""
 
 
 class _Plain:
@@ -153,27 +157,28 @@ def store_layer(
         raise InvalidInput(
             f"cannot compress layers with {compression!r:.40}", hint="known are gzip, zstd and none"
         )
-    compressor = _compressor(compression)
+    packer = compressor(compression)
     seen = Verifier()
     with images.blobs.ingest() as writer:
         for piece in plain:
             seen.update(piece)
-            packed = compressor.compress(piece)
+            packed = packer.compress(piece)
             if packed:
                 writer.write(packed)
-        writer.write(compressor.flush())
+        writer.write(packer.flush())
         size = writer.size
         digest = writer.commit()
     return Descriptor(_MEDIA_TYPES[compression], digest, size), seen.digest
 
 
-def _compressor(compression: str) -> _Compressor:
-    compressor: _Compressor
+def compressor(compression: str) -> Compressor:
+    """For gzip, zstd or none; the same bytes every time."""
+    packer: Compressor
     if compression == "gzip":
         # 16 adds a gzip header, which zlib writes without a time: same bytes every time.
-        compressor = isal_zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
+        packer = isal_zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
     elif compression == "zstd":
-        compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compressobj()
+        packer = zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compressobj()
     else:
-        compressor = _Plain()
-    return compressor
+        packer = _Plain()
+    return packer

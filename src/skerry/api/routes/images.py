@@ -1,8 +1,5 @@
 """/images, and /commit, which makes one."""
 
-import asyncio
-import contextlib
-import os
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,7 +13,6 @@ from skerry.api.routes.containers import until_as_time
 from skerry.base.errors import GuestFault, InvalidInput, SkerryError, Unsupported
 from skerry.base.references import parse_reference
 from skerry.engine import validation
-from skerry.engine.images import file_of
 
 
 async def list_all(call: Call) -> web.StreamResponse:
@@ -75,7 +71,9 @@ async def prune(call: Call) -> web.StreamResponse:
 async def create(call: Call) -> web.StreamResponse:
     """POST /images/create: pulling, which needs a registry client, and importing."""
     if call.text("fromSrc"):
-        raise Unsupported("importing a file system is not supported yet")
+        from skerry.api.routes.image_archives import import_rootfs
+
+        return await import_rootfs(call)
     name = call.text("fromImage")
     if not name:
         raise InvalidInput("missing parameter: fromImage")
@@ -87,33 +85,6 @@ async def create(call: Call) -> web.StreamResponse:
         f"cannot pull {full}: this engine cannot reach registries yet",
         hint="make a base image with `skerry bootstrap busybox`, or bring one with `docker load`",
     )
-
-
-async def load(call: Call) -> web.StreamResponse:
-    """POST /images/load: a docker or OCI archive in the body."""
-    read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
-    feeding = asyncio.ensure_future(_feed(call, write_fd))
-    try:
-        return await progress(call, call.engine.images.load(file_of(read_fd)))
-    finally:
-        feeding.cancel()
-        await asyncio.gather(feeding, return_exceptions=True)
-
-
-async def _feed(call: Call, fd: int) -> None:
-    """The body into a pipe that the store reads from a thread."""
-    loop = asyncio.get_running_loop()
-    transport, protocol = await loop.connect_write_pipe(
-        asyncio.streams.FlowControlMixin, os.fdopen(fd, "wb", buffering=0)
-    )
-    writer = asyncio.StreamWriter(transport, protocol, None, loop)
-    try:
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            async for chunk in call.chunks():
-                writer.write(chunk)
-                await writer.drain()
-    finally:
-        writer.close()
 
 
 async def progress(call: Call, lines: AsyncIterator[dict[str, Any]]) -> web.StreamResponse:
@@ -218,24 +189,13 @@ async def no_registry(call: Call) -> web.StreamResponse:
     raise Unsupported("this engine cannot reach registries yet")
 
 
-async def save(call: Call) -> web.StreamResponse:
-    """GET /images/get and /images/{name}/get."""
-    raise Unsupported(
-        "saving images is not supported yet",
-        hint="the engine's root is an OCI image layout that skopeo can copy from",
-    )
-
-
 ROUTES = [
     Route("GET", "/images/json", list_all),
-    Route("POST", "/images/create", create),
-    Route("POST", "/images/load", load, streams=True),
+    Route("POST", "/images/create", create, streams=True),
     Route("POST", "/images/prune", prune),
     Route("GET", "/images/search", no_registry),
-    Route("GET", "/images/get", save),
     Route("GET", "/images/{name:*}/json", inspect),
     Route("GET", "/images/{name:*}/history", history),
-    Route("GET", "/images/{name:*}/get", save),
     Route("POST", "/images/{name:*}/tag", tag),
     Route("POST", "/images/{name:*}/push", no_registry),
     Route("DELETE", "/images/{name:*}", remove),

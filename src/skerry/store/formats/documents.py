@@ -1,0 +1,211 @@
+"""Archives of blobs and documents: docker-archive (`docker save`) and OCI image layout.
+
+Every file that can be a blob is stored as one under the digest of its content, whatever it was
+called; the documents, which may come last, say what it was. Sources: image-spec image-layout.md;
+the Docker image specification v1.2 ("Combined Image JSON + Filesystem Changeset Format").
+"""
+
+import os
+import re
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import msgspec
+
+from skerry.base.errors import DigestMismatch, InvalidInput, LimitExceeded
+from skerry.base.oci_image import (
+    DOCKER_CONFIG,
+    DOCKER_LAYER,
+    DOCKER_LAYER_GZIP,
+    DOCKER_MANIFEST,
+    INDEXES,
+    MANIFESTS,
+    MAX_LAYERS,
+    OCI_LAYER_ZSTD,
+    REF_NAME,
+    Descriptor,
+    Manifest,
+    encode,
+    parse_index,
+    parse_manifest,
+)
+from skerry.store import tar_reader
+from skerry.store.commit import architecture
+from skerry.store.formats.intake import Intake, Packed
+from skerry.store.tar_reader import Entry, TarReader
+
+MAX_FILES: Final = 100_000
+"""Members of an archive; each becomes a file on the disk until the documents are read."""
+MAX_NESTING: Final = 4
+_CONTAINERD_NAME: Final = "io.containerd.image.name"
+_BLOB: Final = re.compile(r"blobs/sha256/([0-9a-f]{64})")
+
+
+class _Saved(msgspec.Struct):
+    """One element of a docker-archive's manifest.json."""
+
+    config: str = msgspec.field(name="Config")
+    layers: list[str] = msgspec.field(name="Layers")
+    repo_tags: list[str] | None = msgspec.field(name="RepoTags", default=None)
+
+
+class _File(NamedTuple):
+    digest: str
+    size: int
+    head: bytes
+
+
+class Documents:
+    """What such an archive held, by name."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+        self._files: dict[str, _File] = {}
+        self._links: dict[str, str] = {}
+        self._count = 0
+
+    def take(self, entry: Entry, name: str, reader: TarReader) -> None:
+        """Store one member. `name` is clean: relative, without dots."""
+        intake = self._intake
+        self._count += 1
+        if self._count > MAX_FILES:
+            raise LimitExceeded(f"{intake.what}: more than {MAX_FILES} members")
+        if entry.kind in (tar_reader.SYMLINK, tar_reader.HARDLINK):
+            above = os.path.dirname(name) if entry.kind is tar_reader.SYMLINK else ""
+            self._once(name)
+            self._links[name] = os.path.normpath(os.path.join(above, entry.link))
+        elif entry.kind is tar_reader.FILE:
+            if entry.sparse is not None:
+                intake.fail(f"member {name!r:.200} is sparse")
+            file = _File(*intake.store(reader.data()))
+            self._once(name, file)
+            blob = _BLOB.fullmatch(name)
+            if blob and file.digest != f"sha256:{blob[1]}":
+                raise DigestMismatch(f"{intake.what}: member {name} has the digest {file.digest}")
+            self._files[name] = file
+
+    def _once(self, name: str, file: _File | None = None) -> None:
+        """A name that comes twice would mean one thing to us and another to the next reader."""
+        if name in self._links or self._files.get(name, file) != file:
+            self._intake.fail(f"member {name!r:.200} comes twice, with different content")
+
+    def images(self) -> list[Packed]:
+        """What the documents name; InvalidInput when that is not all there."""
+        saved = self._saved()
+        index = self._files.get("index.json")
+        if index and "oci-layout" in self._files:
+            names: dict[str, list[str]] = {}
+            for each in saved:
+                config = self._find(each.config)
+                names.setdefault(config.digest, []).extend(each.repo_tags or ())
+            data = self._intake.read(index.digest)
+            return Layout(self._intake, self._intake.require, names).images(data)
+        return [self._docker(each) for each in saved]
+
+    def _saved(self) -> list[_Saved]:
+        file = self._files.get("manifest.json")
+        if not file:
+            return []
+        try:
+            data = self._intake.read(file.digest)
+            saved = msgspec.json.decode(data, type=list[_Saved])
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            self._intake.fail(f"manifest.json: {error}")
+        self._intake.limit_images(len(saved))
+        for each in saved:
+            if len(each.layers) > MAX_LAYERS:
+                raise LimitExceeded(
+                    f"{self._intake.what}: manifest.json: {len(each.layers)} layers, "
+                    f"at most {MAX_LAYERS}"
+                )
+        return saved
+
+    def _find(self, wanted: str) -> _File:
+        name = os.path.normpath(wanted)
+        for _ in range(8):
+            if name in self._files:
+                return self._files[name]
+            name = self._links.get(name, "")
+        raise InvalidInput(
+            f"{self._intake.what}: manifest.json names a file that is missing: {wanted!r:.200}"
+        )
+
+    def _docker(self, saved: _Saved) -> Packed:
+        config = self._find(saved.config)
+        layers = []
+        for name in saved.layers:
+            file = self._find(name)
+            layers.append(Descriptor(layer_type(file.head), file.digest, file.size))
+        about = Descriptor(DOCKER_CONFIG, config.digest, config.size)
+        manifest = Manifest(2, about, layers, DOCKER_MANIFEST)
+        return Packed(encode(manifest), DOCKER_MANIFEST, tuple(saved.repo_tags or ()))
+
+
+class Layout:
+    """Takes in what an index names; of several platforms only this machine's.
+
+    `fetch` brings a blob into the store, or raises; `names` are further names by config digest.
+    """
+
+    def __init__(
+        self,
+        intake: Intake,
+        fetch: Callable[[Descriptor], None],
+        names: dict[str, list[str]] | None = None,
+    ) -> None:
+        self._intake = intake
+        self._fetch = fetch
+        self._names = names or {}
+        self._found: dict[str, Packed] = {}
+        self._seen = 0
+
+    def images(self, index: bytes) -> list[Packed]:
+        """The images of an `index.json`; InvalidInput, LimitExceeded, NotFound."""
+        self._index(index, "", 0)
+        return list(self._found.values())
+
+    def _index(self, data: bytes, tag: str, depth: int) -> None:
+        what = f"{self._intake.what}: image index"
+        if depth > MAX_NESTING:
+            raise LimitExceeded(f"{what}: nested deeper than {MAX_NESTING}")
+        for descriptor in parse_index(data, what).manifests:
+            self._seen += 1
+            if self._seen > 2 * MAX_FILES:
+                raise LimitExceeded(f"{what}: more than {2 * MAX_FILES} descriptors")
+            annotations = descriptor.annotations
+            name = annotations.get(_CONTAINERD_NAME) or annotations.get(REF_NAME, "") or tag
+            where = descriptor.platform
+            if depth and where and (where.os, where.architecture) != ("linux", architecture()):
+                continue
+            if descriptor.media_type in INDEXES:
+                self._fetch(descriptor)
+                self._index(self._intake.read(descriptor.digest), name, depth + 1)
+            elif descriptor.media_type in MANIFESTS:
+                self._fetch(descriptor)
+                self._manifest(descriptor, name)
+
+    def _manifest(self, descriptor: Descriptor, name: str) -> None:
+        data = self._intake.read(descriptor.digest)
+        manifest = parse_manifest(data, f"{self._intake.what}: manifest {descriptor.digest}")
+        if manifest.artifact_type or manifest.subject:
+            return
+        for blob in (manifest.config, *manifest.layers):
+            self._fetch(blob)
+        further = self._names.get(manifest.config.digest, ())
+        tags = dict.fromkeys([*further, *([name] if name else ())])
+        if further and ":" not in name:
+            # docker save writes the bare tag into the annotation; manifest.json has the whole name.
+            tags.pop(name, None)
+        known = self._found.get(descriptor.digest)
+        names = dict.fromkeys([*(known.names if known else ()), *tags])
+        self._found[descriptor.digest] = Packed(data, descriptor.media_type, tuple(names))
+        self._intake.limit_images(len(self._found))
+
+
+def layer_type(head: bytes) -> str:
+    """A layer's media type by its first bytes."""
+    if head.startswith(b"\x1f\x8b"):
+        return DOCKER_LAYER_GZIP
+    if head.startswith(b"\x28\xb5\x2f\xfd"):
+        return OCI_LAYER_ZSTD
+    return DOCKER_LAYER

@@ -1,0 +1,181 @@
+"""Content on its way into the store: blobs that no image refers to yet.
+
+Blobs are stored while the archive is read, before anybody knows what they are. Until images are
+recorded a lease keeps them; whatever no image has taken at the end goes away again, so an archive
+that turns out to be broken leaves the store as it was.
+"""
+
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
+
+from skerry.base.digests import Verifier
+from skerry.base.errors import DigestMismatch, InvalidInput, LimitExceeded, NotFound
+from skerry.base.oci_image import (
+    MAX_DOCUMENT,
+    OCI_CONFIG,
+    OCI_MANIFEST,
+    Descriptor,
+    ImageConfig,
+    Manifest,
+    encode,
+    parse_config,
+    parse_manifest,
+)
+from skerry.base.references import parse_reference
+from skerry.store.compression import decompressed, file_chunks
+from skerry.store.image import Image
+
+if TYPE_CHECKING:
+    from skerry.store.images import Images
+
+MAX_IMAGES: Final = 1000
+"""Images in one archive."""
+
+Tell = Callable[[str], None]
+
+
+def _silent(line: str) -> None:
+    return
+
+
+class Packed(NamedTuple):
+    """An image whose blobs are stored and which nothing refers to yet."""
+
+    manifest: bytes
+    media_type: str
+    names: tuple[str, ...]
+    """Full references, as the source has them; they are parsed when the image is recorded."""
+
+    def parsed(self) -> Manifest:
+        """The manifest; InvalidInput."""
+        return parse_manifest(self.manifest, "image manifest")
+
+
+class Intake:
+    """Blobs stored on behalf of one source. Use in a `with` block."""
+
+    def __init__(self, images: "Images", what: str, tell: Tell | None = None) -> None:
+        """`what` names the source in errors; `tell` hears what is passed over or done."""
+        self.images = images
+        self.blobs = images.blobs
+        self.what = what
+        self.tell = tell or _silent
+        self._stored: set[str] = set()
+        self._unpacked: set[str] = set()
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "Intake":
+        self._stack.enter_context(self.images.leases.hold())
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+        self.images.release(self._stored, self._unpacked)
+
+    def fail(self, reason: str) -> NoReturn:
+        """InvalidInput about the source."""
+        raise InvalidInput(f"{self.what}: {reason}")
+
+    def store(self, pieces: Iterable[bytes | memoryview]) -> tuple[str, int, bytes]:
+        """A blob of these bytes: its digest, size and first bytes."""
+        head = b""
+        with self.blobs.ingest() as writer:
+            for piece in pieces:
+                if len(head) < 8:
+                    head += bytes(piece[:8])
+                writer.write(piece)
+            digest = writer.commit()
+            self._stored.add(digest)
+            return digest, writer.size, head
+
+    def keep(self, digest: str) -> None:
+        """Take the blame for a blob that was stored otherwise."""
+        self._stored.add(digest)
+
+    def document(self, data: bytes, media_type: str) -> Descriptor:
+        """A small blob."""
+        digest = self.blobs.put(data)
+        self._stored.add(digest)
+        return Descriptor(media_type, digest, len(data))
+
+    def require(self, descriptor: Descriptor) -> None:
+        """NotFound unless the blob is here, DigestMismatch unless it is as long as declared."""
+        if not self.blobs.has(descriptor.digest):
+            raise NotFound(f"{self.what}: it has no blob {descriptor.digest}")
+        size = self.blobs.size(descriptor.digest)
+        if size != descriptor.size:
+            raise DigestMismatch(
+                f"{self.what}: blob {descriptor.digest} has {size} bytes, "
+                f"its descriptor says {descriptor.size}"
+            )
+
+    def read(self, digest: str) -> bytes:
+        """A stored document, limited."""
+        return self.blobs.read(digest, MAX_DOCUMENT)
+
+    def pack(
+        self, config: ImageConfig, layers: list[Descriptor], names: Iterable[str] = ()
+    ) -> Packed:
+        """An image of stored layers and a configuration that is made here."""
+        about = self.document(encode(config), OCI_CONFIG)
+        manifest = encode(Manifest(2, about, layers, OCI_MANIFEST))
+        return Packed(manifest, OCI_MANIFEST, tuple(names))
+
+    def record(self, packed: list[Packed]) -> list[Image]:
+        """Unpack and record them: all, or none when one of them is broken."""
+        for each in packed:
+            self._prepare(each)
+        loaded: dict[str, Image] = {}
+        for each in packed:
+            image = self.images.add(each.manifest, media_type=each.media_type, tags=each.names)
+            loaded[image.id] = image
+        return list(loaded.values())
+
+    def _prepare(self, packed: Packed) -> None:
+        for name in packed.names:
+            parse_reference(name)
+        manifest, config = self.checked(packed)
+        for descriptor, diff_id in zip(manifest.layers, config.rootfs.diff_ids, strict=True):
+            if not self.images.layers.has(diff_id):
+                self.tell(f"unpacking layer {diff_id[7:19]} ({descriptor.size} bytes)")
+                self._unpacked.add(diff_id)
+            self.images.layers.unpack(descriptor, diff_id)
+
+    def checked(self, packed: Packed) -> tuple[Manifest, ImageConfig]:
+        """Its documents, which fit one another and the stored blobs."""
+        manifest = packed.parsed()
+        for blob in (manifest.config, *manifest.layers):
+            self.require(blob)
+        what = f"{self.what}: config {manifest.config.digest}"
+        config = parse_config(self.read(manifest.config.digest), what)
+        if len(manifest.layers) != len(config.rootfs.diff_ids):
+            raise InvalidInput(
+                f"{what}: {len(config.rootfs.diff_ids)} diff ids for {len(manifest.layers)} layers"
+            )
+        return manifest, config
+
+    def verify(self, packed: Packed) -> None:
+        """Hash every layer, decompressed, against the configuration; for copies, which unpack
+        nothing. DigestMismatch, InvalidInput."""
+        manifest, config = self.checked(packed)
+        for descriptor, diff_id in zip(manifest.layers, config.rootfs.diff_ids, strict=True):
+            if diff_id == descriptor.digest or self.images.layers.has(diff_id):
+                continue
+            what = f"{self.what}: layer {descriptor.digest}"
+            seen = Verifier()
+            with self.blobs.open(descriptor.digest) as file:
+                limit = self.images.layers.limits.size
+                for piece in decompressed(file_chunks(file), what, limit=limit):
+                    seen.update(piece)
+            seen.check(diff_id, what=f"{what}, uncompressed")
+
+    def limit_images(self, count: int) -> None:
+        """LimitExceeded above MAX_IMAGES."""
+        if count > MAX_IMAGES:
+            raise LimitExceeded(f"{self.what}: more than {MAX_IMAGES} images")
+
+
+def packed_image(images: "Images", image: Image, names: Iterable[str]) -> Packed:
+    """An image of the store, to be written or copied."""
+    return Packed(images.blobs.read(image.manifest), image.media_type, tuple(names))

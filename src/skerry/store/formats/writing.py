@@ -1,0 +1,170 @@
+"""Writing archives of images: docker-archive, oci-archive, LXC unified tarball, plain rootfs.
+
+A docker-archive is an OCI layout at the same time: `docker load`, podman and skopeo read it by
+`manifest.json`, others by `index.json`. An oci-archive is the layout alone, with whole names.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from skerry.base.errors import InvalidInput
+from skerry.base.isolation import Overlay
+from skerry.base.oci_image import OCI_INDEX, REF_NAME, Descriptor, Index, encode
+from skerry.base.references import parse_reference
+from skerry.kernel import mounts
+from skerry.store import tar_reader, tar_writer
+from skerry.store.blobs import LAYOUT_VERSION
+from skerry.store.commit import compressor
+from skerry.store.compression import file_chunks
+from skerry.store.formats import lxc
+from skerry.store.formats.intake import Packed
+from skerry.store.image import Image
+from skerry.store.pack import PackOptions, coalesce, pack
+from skerry.store.tar_reader import Entry
+
+if TYPE_CHECKING:
+    from skerry.store.images import Images
+
+DOCKER, OCI, LXC, ROOTFS = "docker-archive", "oci-archive", "lxc", "rootfs"
+FORMATS: Final = (DOCKER, OCI, LXC, ROOTFS)
+COMPRESSIONS: Final = ("none", "gzip", "zstd")
+_NAME: Final = "io.containerd.image.name"
+
+
+def check_format(name: str, compression: str) -> None:
+    """InvalidInput for what cannot be written."""
+    if name not in FORMATS:
+        raise InvalidInput(
+            f"cannot write images as {name!r:.40}", hint=f"known are {', '.join(FORMATS)}"
+        )
+    if compression not in COMPRESSIONS:
+        raise InvalidInput(
+            f"cannot compress archives with {compression!r:.40}",
+            hint=f"known are {', '.join(COMPRESSIONS)}",
+        )
+
+
+def compressed(chunks: Iterator[bytes], compression: str) -> Iterator[bytes]:
+    """The stream compressed; in pieces."""
+    if compression == "none":
+        return chunks
+
+    def run() -> Iterator[bytes]:
+        packer = compressor(compression)
+        for chunk in chunks:
+            if piece := packer.compress(chunk):
+                yield piece
+        yield packer.flush()
+
+    return coalesce(run())
+
+
+def write(images: "Images", packed: list[Packed], layout: str = DOCKER) -> Iterator[bytes]:
+    """A docker-archive or oci-archive of stored blobs, in pieces. The caller holds a lease."""
+    return coalesce(_archive(images, packed, layout))
+
+
+def _archive(images: "Images", packed: list[Packed], layout: str) -> Iterator[bytes]:
+    written: set[str] = set()
+    descriptors = []
+    for each in packed:
+        manifest = each.parsed()
+        digest = images.blobs.put(each.manifest)
+        descriptors.append(Descriptor(each.media_type, digest, len(each.manifest)))
+        for blob in (manifest.config.digest, *(layer.digest for layer in manifest.layers), digest):
+            if blob not in written:
+                written.add(blob)
+                yield from _blob(images, blob)
+    yield from _document("index.json", encode(_index(packed, descriptors, layout)))
+    if layout == DOCKER:
+        yield from _document("manifest.json", msgspec.json.encode([*map(_saved, packed)]))
+    yield from _document("oci-layout", LAYOUT_VERSION)
+    yield tar_writer.END
+
+
+def _index(packed: list[Packed], descriptors: list[Descriptor], layout: str) -> Index:
+    manifests: list[Descriptor] = []
+    for each, descriptor in zip(packed, descriptors, strict=True):
+        manifests += [
+            msgspec.structs.replace(descriptor, annotations=_notes(name, layout))
+            for name in each.names or ("",)
+        ]
+    return Index(2, manifests, OCI_INDEX)
+
+
+def _notes(name: str, layout: str) -> dict[str, str]:
+    if not name:
+        return {}
+    if layout == OCI:
+        return {REF_NAME: name}
+    reference = parse_reference(name)
+    return {_NAME: str(reference), REF_NAME: reference.tag}
+
+
+def _saved(packed: Packed) -> dict[str, object]:
+    manifest = packed.parsed()
+    return {
+        "Config": _path(manifest.config.digest),
+        "RepoTags": [parse_reference(name).familiar for name in packed.names] or None,
+        "Layers": [_path(layer.digest) for layer in manifest.layers],
+    }
+
+
+def _path(digest: str) -> str:
+    return "blobs/" + digest.replace(":", "/")
+
+
+def _blob(images: "Images", digest: str) -> Iterator[bytes]:
+    size = images.blobs.size(digest)
+    yield _header(_path(digest), size)
+    with images.blobs.open(digest) as file:
+        yield from file_chunks(file)
+    yield tar_writer.padding(size)
+
+
+def _document(name: str, data: bytes) -> Iterator[bytes]:
+    yield _header(name, len(data)) + data + tar_writer.padding(len(data))
+
+
+def _header(name: str, size: int, time_ns: int = 0) -> bytes:
+    return tar_writer.header(
+        Entry(name, tar_reader.FILE, 0o644, 0, 0, size, time_ns, "", 0, 0, {}, None)
+    )
+
+
+def write_tree(images: "Images", image: Image, name: str, layout: str) -> Iterator[bytes]:
+    """One image's merged tree: below `rootfs/` with `metadata.yaml` (LXC), or alone (ROOTFS)."""
+
+    def run() -> Iterator[bytes]:
+        with images.leases.hold():
+            directory = _merged(images, image.layers)
+            try:
+                if layout == LXC:
+                    yield from _document(lxc.NAME, lxc.metadata_of(image, name))
+                    options = PackOptions(prefix="rootfs/", top=True)
+                else:
+                    options = PackOptions(prefix="./", top=True)
+                yield from pack(directory, options)
+            finally:
+                os.close(directory)
+
+    return coalesce(run())
+
+
+def _merged(images: "Images", layers: Iterable[str]) -> int:
+    """An open directory with the layers on top of one another, read-only."""
+    # overlayfs refuses the same folder twice; what it adds further down is hidden anyway.
+    folders = tuple(dict.fromkeys(images.layers.path(diff_id) for diff_id in [*layers][::-1]))
+    if not folders:
+        raise InvalidInput("the image has no layers: it has no tree to write")
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    if len(folders) == 1:
+        return os.open(folders[0], flags)
+    mount = mounts.overlay_fd(Overlay(folders))
+    try:
+        return os.open(".", flags, dir_fd=mount)
+    finally:
+        os.close(mount)

@@ -4,6 +4,8 @@ from skerry.base import errors
 
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (errors.NotModified, 304),
+    (errors.RegistryUnauthorized, 401),
+    (errors.RegistryRateLimited, 429),
     (errors.InvalidInput, 400),
     (errors.Forbidden, 403),
     (errors.NotFound, 404),

@@ -22,6 +22,7 @@ from skerry.api.routes import (
     own,
     streams,
     system,
+    transfer,
     unserved,
     volumes,
 )
@@ -49,6 +50,7 @@ def all_routes() -> list[Route]:
         archive,
         execs,
         image_archives,
+        transfer,
         images,
         volumes,
         networks,

@@ -10,7 +10,7 @@ from skerry.api.call import Call, line
 from skerry.api.errors import message_of
 from skerry.api.router import Route
 from skerry.api.routes.containers import until_as_time
-from skerry.base.errors import GuestFault, InvalidInput, SkerryError, Unsupported
+from skerry.base.errors import GuestFault, InvalidInput, SkerryError
 from skerry.base.references import parse_reference
 from skerry.engine import validation
 
@@ -65,25 +65,6 @@ async def prune(call: Call) -> web.StreamResponse:
             "ImagesDeleted": [image_shapes.removed(each) for each in removed] or None,
             "SpaceReclaimed": freed,
         }
-    )
-
-
-async def create(call: Call) -> web.StreamResponse:
-    """POST /images/create: pulling, which needs a registry client, and importing."""
-    if call.text("fromSrc"):
-        from skerry.api.routes.image_archives import import_rootfs
-
-        return await import_rootfs(call)
-    name = call.text("fromImage")
-    if not name:
-        raise InvalidInput("missing parameter: fromImage")
-    tag_name = call.text("tag")
-    separator = "@" if tag_name.startswith("sha256:") else ":"
-    full = f"{name}{separator}{tag_name}" if tag_name else name
-    parse_reference(full)
-    raise Unsupported(
-        f"cannot pull {full}: this engine cannot reach registries yet",
-        hint="make a base image with `skerry bootstrap busybox`, or bring one with `docker load`",
     )
 
 
@@ -184,22 +165,12 @@ def _pairs(rest: str, words: list[str]) -> dict[str, str]:
     return {key: value for key, _, value in (word.partition("=") for word in words)}
 
 
-async def no_registry(call: Call) -> web.StreamResponse:
-    """What needs a registry."""
-    raise Unsupported("this engine cannot reach registries yet")
-
-
 ROUTES = [
     Route("GET", "/images/json", list_all),
-    Route("POST", "/images/create", create, streams=True),
     Route("POST", "/images/prune", prune),
-    Route("GET", "/images/search", no_registry),
     Route("GET", "/images/{name:*}/json", inspect),
     Route("GET", "/images/{name:*}/history", history),
     Route("POST", "/images/{name:*}/tag", tag),
-    Route("POST", "/images/{name:*}/push", no_registry),
     Route("DELETE", "/images/{name:*}", remove),
     Route("POST", "/commit", commit),
-    Route("GET", "/distribution/{name:*}/json", no_registry),
-    Route("POST", "/auth", no_registry),
 ]

@@ -15,6 +15,7 @@ from skerry.api.router import Route, Router
 from skerry.api.routes import (
     archive,
     containers,
+    copying,
     execs,
     image_archives,
     images,
@@ -50,6 +51,7 @@ def all_routes() -> list[Route]:
         archive,
         execs,
         image_archives,
+        copying,
         transfer,
         images,
         volumes,

@@ -11,6 +11,7 @@ from skerry.engine import facts, instance
 from skerry.engine.archive import Archive
 from skerry.engine.archives import Archives
 from skerry.engine.containers import Containers
+from skerry.engine.copying import Copying
 from skerry.engine.events import Events
 from skerry.engine.exec import Execs
 from skerry.engine.images import Images
@@ -67,6 +68,7 @@ class Engine:
         self.transfer = Transfer(self.store, self.events, settings.root)
         self.archive = Archive(self.store)
         self.archives = Archives(self.store, self.events)
+        self.copying = Copying(self.store, self.archives, self.transfer)
         self.system = System(settings, self.store, self.registry, self.host)
         self.accounts = Accounts(self.store, self.containers, self.images, self.volumes)
         self._sweeper: asyncio.Task[None] | None = None

@@ -26,19 +26,25 @@ _skerry_options() {
     'diff') echo '--help' ;;
     'commit') echo '--author -a --change -c --message -m --pause -p --help' ;;
     'export') echo '--output -o --help' ;;
-    'save') echo '--output -o --help' ;;
-    'load') echo '--input -i --quiet -q --help' ;;
+    'save') echo '--output -o --format --compression --help' ;;
+    'load') echo '--input -i --quiet -q --tag -t --help' ;;
     'import') echo '--change -c --message -m --platform --help' ;;
+    'copy') echo '--compression --docker-host --quiet -q --help' ;;
     'images') echo '--all -a --digests --filter -f --format --no-trunc --quiet -q --help' ;;
     'rmi') echo '--force -f --no-prune --help' ;;
     'tag') echo '--help' ;;
     'history') echo '--format --human -H --no-trunc --quiet -q --help' ;;
-    'pull') echo '--quiet -q --platform --help' ;;
+    'pull') echo '--all-tags -a --quiet -q --platform --help' ;;
+    'push') echo '--all-tags -a --quiet -q --help' ;;
+    'login') echo '--username -u --password -p --password-stdin --help' ;;
+    'logout') echo '--help' ;;
+    'search') echo '--filter -f --limit --format --no-trunc --help' ;;
     'bootstrap') echo '--include --key --mirror --progress --quiet -q --tag -t --help' ;;
     'info') echo '--format -f --help' ;;
     'version') echo '--format -f --help' ;;
     'doctor') echo '--format -f --help' ;;
     'engine') echo '--help' ;;
+    'registry') echo '--help' ;;
     'completion') echo '--help' ;;
     'help') echo '--help' ;;
     'container attach') echo '--detach-keys --no-stdin --sig-proxy --help' ;;
@@ -76,10 +82,12 @@ _skerry_options() {
     'image exists') echo '--help' ;;
     'image inspect') echo '--format -f --help' ;;
     'image prune') echo '--filter --force -f --all -a --help' ;;
-    'image pull') echo '--quiet -q --platform --help' ;;
-    'image save') echo '--output -o --help' ;;
-    'image load') echo '--input -i --quiet -q --help' ;;
+    'image pull') echo '--all-tags -a --quiet -q --platform --help' ;;
+    'image push') echo '--all-tags -a --quiet -q --help' ;;
+    'image save') echo '--output -o --format --compression --help' ;;
+    'image load') echo '--input -i --quiet -q --tag -t --help' ;;
     'image import') echo '--change -c --message -m --platform --help' ;;
+    'image copy') echo '--compression --docker-host --quiet -q --help' ;;
     'system df') echo '--format --verbose -v --help' ;;
     'system prune') echo '--filter --force -f --all -a --volumes --help' ;;
     'system info') echo '--format -f --help' ;;
@@ -303,14 +311,24 @@ _skerry_value() {
     'commit --message'|'commit -m') echo 'any' ;;
     'export --output'|'export -o') echo 'files' ;;
     'save --output'|'save -o') echo 'files' ;;
+    'save --format') echo 'any' ;;
+    'save --compression') echo 'any' ;;
     'load --input'|'load -i') echo 'files' ;;
+    'load --tag'|'load -t') echo 'any' ;;
     'import --change'|'import -c') echo 'any' ;;
     'import --message'|'import -m') echo 'any' ;;
     'import --platform') echo 'any' ;;
+    'copy --compression') echo 'any' ;;
+    'copy --docker-host') echo 'any' ;;
     'images --filter'|'images -f') echo 'any' ;;
     'images --format') echo 'any' ;;
     'history --format') echo 'any' ;;
     'pull --platform') echo 'any' ;;
+    'login --username'|'login -u') echo 'none' ;;
+    'login --password'|'login -p') echo 'none' ;;
+    'search --filter'|'search -f') echo 'any' ;;
+    'search --limit') echo 'any' ;;
+    'search --format') echo 'any' ;;
     'bootstrap --include') echo 'any' ;;
     'bootstrap --key') echo 'files' ;;
     'bootstrap --mirror') echo 'any' ;;
@@ -544,10 +562,15 @@ _skerry_value() {
     'image prune --filter') echo 'any' ;;
     'image pull --platform') echo 'any' ;;
     'image save --output'|'image save -o') echo 'files' ;;
+    'image save --format') echo 'any' ;;
+    'image save --compression') echo 'any' ;;
     'image load --input'|'image load -i') echo 'files' ;;
+    'image load --tag'|'image load -t') echo 'any' ;;
     'image import --change'|'image import -c') echo 'any' ;;
     'image import --message'|'image import -m') echo 'any' ;;
     'image import --platform') echo 'any' ;;
+    'image copy --compression') echo 'any' ;;
+    'image copy --docker-host') echo 'any' ;;
     'system df --format') echo 'any' ;;
     'system prune --filter') echo 'any' ;;
     'system info --format'|'system info -f') echo 'any' ;;
@@ -587,6 +610,7 @@ _skerry_arguments() {
     'rmi') echo 'images' ;;
     'tag') echo 'images' ;;
     'history') echo 'images' ;;
+    'push') echo 'images' ;;
     'bootstrap') echo 'bases' ;;
     'completion') echo 'shells' ;;
     'help') echo 'commands' ;;
@@ -620,6 +644,7 @@ _skerry_arguments() {
     'image history') echo 'images' ;;
     'image exists') echo 'images' ;;
     'image inspect') echo 'images' ;;
+    'image push') echo 'images' ;;
     'image save') echo 'images' ;;
     'image import') echo 'files' ;;
   esac
@@ -635,13 +660,13 @@ _skerry_words() {
     signals) echo 'HUP INT QUIT KILL USR1 USR2 TERM CONT STOP WINCH' ;;
     streams) echo 'stdin stdout stderr' ;;
     capabilities) echo 'ALL AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL MKNOD NET_ADMIN NET_BIND_SERVICE NET_RAW SETFCAP SETGID SETPCAP SETUID SYS_ADMIN SYS_CHROOT SYS_NICE SYS_PTRACE SYS_TIME' ;;
-    commands) echo 'run create exec attach ps logs start stop restart kill pause unpause wait rename rm update top stats inspect events cp diff commit export save load import images rmi tag history pull bootstrap info version doctor engine completion help container image system' ;;
+    commands) echo 'run create exec attach ps logs start stop restart kill pause unpause wait rename rm update top stats inspect events cp diff commit export save load import copy images rmi tag history pull push login logout search bootstrap info version doctor engine registry completion help container image system' ;;
   esac
 }
 _skerry_group() {
   case "$1" in
     container) echo 'attach commit cp create diff exec export inspect kill list logs ls pause prune ps rename restart rm run start stats stop top unpause update wait' ;;
-    image) echo 'exists history import inspect list load ls prune pull remove rm save tag' ;;
+    image) echo 'copy exists history import inspect list load ls prune pull push remove rm save tag' ;;
     system) echo 'df events info prune' ;;
   esac
 }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from skerry.base.errors import SystemFault
+from skerry.base.errors import InvalidInput, SystemFault
+from skerry.base.references import parse_reference
 from skerry.cli.context import Context, out, write
 from skerry.cli.options import Command, Parsed, switch, text
 from skerry.cli.progress import Progress
@@ -19,12 +20,20 @@ def split_tag(image: str) -> tuple[str, str]:
 
 
 def pull_image(
-    context: Context, image: str, *, platform: str = "", quiet: bool = False, stream: int = 1
+    context: Context,
+    image: str,
+    *,
+    platform: str = "",
+    quiet: bool = False,
+    stream: int = 1,
+    all_tags: bool = False,
 ) -> None:
     """Pull, with the progress on `stream`."""
-    name, tag = split_tag(image)
-    target = "/images/create" + query(fromImage=name, tag=tag, platform=platform)
-    response = context.client.open("POST", target)
+    from skerry.cli.registry_auth import headers_for
+
+    name, tag = (image, "") if all_tags else split_tag(image)
+    target = "/images/create" + query(fromImage=name, tag=tag or None, platform=platform or None)
+    response = context.client.open("POST", target, None, headers_for(image))
     show_progress(response, quiet=quiet, stream=stream)
 
 
@@ -51,17 +60,22 @@ def show_progress(response: object, *, quiet: bool, stream: int) -> None:
 
 
 def pull(context: Context, parsed: Parsed) -> int:
-    """Pull and print the reference."""
-    image = parsed.arguments[0]
+    """Pull and print the reference in full."""
+    image, every = parsed.arguments[0], parsed.on("all-tags")
+    reference = parse_reference(image, default_tag="" if every else "latest")
+    if every and (reference.tag or reference.digest):
+        raise InvalidInput("tag can't be used with --all-tags/-a")
+    bare = parse_reference(image, default_tag="")
+    if not (every or bare.tag or bare.digest or parsed.on("quiet")):
+        out("Using default tag: latest")
     pull_image(
         context,
         image,
         platform=parsed.text("platform"),
         quiet=parsed.on("quiet"),
+        all_tags=every,
     )
-    name, tag = split_tag(image)
-    if parsed.on("quiet"):
-        out(f"{name}{'@' if ':' in tag else ':'}{tag}")
+    out(str(reference))
     return 0
 
 
@@ -71,6 +85,7 @@ COMMANDS = {
         "Fetch an image from a registry",
         "NAME[:TAG|@DIGEST]",
         (
+            switch("all-tags", "Pull all tags of the repository", "a"),
             switch("quiet", "Print the name only", "q"),
             text("platform", "Platform of the image: linux/amd64", "OS/ARCH"),
         ),

@@ -68,7 +68,7 @@ def create_container(context: Context, parsed: Parsed, body: dict[str, Any]) -> 
             raise
         if when == "never":
             raise
-        _pull_missing(context, parsed, image, error)
+        _pull_missing(context, parsed, image)
         answer = context.client.post(target, body)
     for warning in answer.get("Warnings") or ():
         err(f"WARNING: {warning}")
@@ -85,18 +85,17 @@ def _pull(context: Context, parsed: Parsed, image: str) -> None:
     pull_image(context, image, platform=parsed.text("platform"), quiet=parsed.on("quiet"), stream=2)
 
 
-def _pull_missing(context: Context, parsed: Parsed, image: str, missing: NotFound) -> None:
-    from skerry.cli.commands.bootstrap import knows
-
-    hint = f"build it here without a registry: skerry bootstrap {image}" if knows(image) else ""
-    if hint:
-        raise NotFound(f"no image {image!r} here", hint=hint) from None
+def _pull_missing(context: Context, parsed: Parsed, image: str) -> None:
     if not parsed.on("quiet"):
         err(f"Unable to find image '{image}' locally")
     try:
         _pull(context, parsed, image)
     except SkerryError as error:
-        if isinstance(error, NotFound) and not error.hint:
+        from skerry.cli.commands.bootstrap import knows
+
+        if knows(image):
+            error.hint = f"build it here without a registry: skerry bootstrap {image}"
+        elif isinstance(error, NotFound) and not error.hint:
             error.hint = "`skerry images` lists what is here"
         raise
 

@@ -85,7 +85,8 @@ ERRORS = [
     for kind in vars(errors).values()
     if isinstance(kind, type)
     and issubclass(kind, errors.SkerryError | errors.GuestFault)
-    and kind is not errors.KernelFault
+    # A keeper speaks to no registry; those errors are made of other parts.
+    and not issubclass(kind, errors.KernelFault | errors.RegistryError)
 ]
 
 

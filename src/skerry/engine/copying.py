@@ -64,7 +64,6 @@ class Copying:
             packed = _renamed(intake, await self._gather(intake, source), name, layout)
             for each in packed:
                 await _blocking(partial(intake.verify, each))
-                intake.document(each.manifest, each.media_type)
             stream = writing.compressed(
                 writing.write(self._store.images, packed, layout), compression
             )
@@ -78,7 +77,7 @@ class Copying:
             packed = _renamed(intake, await self._gather(intake, source), name, writing.DOCKER)
             for image in await _blocking(lambda: intake.record(packed)):
                 self._archives.emit("load", image)
-                for shown in image.tags or (image.id,):
+                for shown in [name] if name else image.tags or [image.id]:
                     yield {"status": f"Copied {shown}", "aux": {"ID": image.id}}
 
     async def to_registry(

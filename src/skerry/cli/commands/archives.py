@@ -24,14 +24,23 @@ def export(context: Context, parsed: Parsed) -> int:
     """A container's file system."""
     _check_output(parsed)
     target = f"/containers/{quote(parsed.arguments[0])}/export"
-    return _save(context.client.open("GET", target), parsed.text("output"))
+    return save_response(context.client.open("GET", target), parsed.text("output"))
 
 
 def save(context: Context, parsed: Parsed) -> int:
     """Images with their names and layers."""
     _check_output(parsed)
-    target = "/images/get" + query(names=parsed.arguments)
-    return _save(context.client.open("GET", target), parsed.text("output"))
+    target = "/images/get" + query(
+        names=parsed.arguments,
+        format=parsed.text("format"),
+        compression=parsed.text("compression") or _by_name(parsed.text("output")),
+    )
+    return save_response(context.client.open("GET", target), parsed.text("output"))
+
+
+def _by_name(path: str) -> str:
+    """The compression that a file's name promises."""
+    return "gzip" if path.endswith((".gz", ".tgz")) else "zstd" if path.endswith(".zst") else ""
 
 
 def _check_output(parsed: Parsed) -> None:
@@ -40,9 +49,18 @@ def _check_output(parsed: Parsed) -> None:
             "cowardly refusing to save to a terminal",
             hint="use the -o flag or redirect: skerry … -o FILE",
         )
+    check_file(parsed.text("output"))
 
 
-def _save(response: Response, path: str) -> int:
+def check_file(path: str) -> None:
+    """InvalidInput when a file cannot be made there: before anything is asked of the engine."""
+    folder = os.path.dirname(path) or "."
+    if path and path != "-" and (os.path.isdir(path) or not os.path.isdir(folder)):
+        why = "it is a folder" if os.path.isdir(path) else f"there is no folder {folder}"
+        raise InvalidInput(f"cannot write {path}: {why}")
+
+
+def save_response(response: Response, path: str) -> int:
     """To `path` at once when complete: a broken transfer leaves no file that looks whole."""
     try:
         if not path or path == "-":
@@ -78,7 +96,7 @@ def load(context: Context, parsed: Parsed) -> int:
     if not path and terminal(0):
         raise InvalidInput("requested load from stdin, but stdin is a terminal", hint="use --input")
     quiet = parsed.on("quiet") or not terminal(1)
-    target = "/images/load" + query(quiet=True if quiet else None)
+    target = "/images/load" + query(quiet=True if quiet else None, tag=parsed.text("tag"))
     headers = {"Content-Type": "application/x-tar"}
     response = context.client.open("POST", target, read_file(path), headers)
     show_progress(response, quiet=False, stream=1)
@@ -89,16 +107,20 @@ def import_(context: Context, parsed: Parsed) -> int:
     """An image from a tar archive of a file system."""
     source = parsed.arguments[0]
     name, tag = split_tag(parsed.arguments[1]) if len(parsed.arguments) > 1 else ("", "")
-    remote = "://" in source
+    if "://" in source:
+        raise InvalidInput(
+            f"cannot import {source:.200}: URLs are not fetched",
+            hint="fetch it and pipe it: … | skerry import - NAME",
+        )
     target = "/images/create" + query(
-        fromSrc=source if remote else "-",
+        fromSrc="-",
         repo=name,
         tag=tag if name else "",
         message=parsed.text("message"),
         changes=parsed.many("change") or None,
         platform=parsed.text("platform"),
     )
-    body = None if remote else read_file("" if source == "-" else source)
+    body = read_file("" if source == "-" else source)
     headers = {"Content-Type": "application/x-tar"}
     response = context.client.open("POST", target, body, headers)
     try:
@@ -146,24 +168,29 @@ COMMANDS = {
         save,
         "Write images as a tar archive",
         "IMAGE [IMAGE...]",
-        (_OUTPUT,),
+        (
+            _OUTPUT,
+            text("format", "docker-archive (default), oci-archive, lxc or rootfs", "FORMAT"),
+            text("compression", "none, gzip or zstd; by default as FILE ends", "KIND"),
+        ),
         least=1,
         complete="images",
     ),
     "load": Command(
         load,
-        "Read images from a tar archive",
+        "Read images from an archive: docker, OCI, LXC, Incus, ACI",
         "",
         (
             text("input", "Read from a file instead of standard input", "FILE", "i", "files"),
             switch("quiet", "Show no progress", "q"),
+            text("tag", "Name the image of an archive that holds one", "NAME[:TAG]", "t"),
         ),
         most=0,
     ),
     "import": Command(
         import_,
         "Make an image from a tar archive of a file system",
-        "FILE|URL|- [NAME[:TAG]]",
+        "FILE|- [NAME[:TAG]]",
         (
             many("change", "Apply a Dockerfile instruction: 'CMD [\"sh\"]'", "INSTRUCTION", "c"),
             text("message", "What was done", "TEXT", "m"),

@@ -14,14 +14,14 @@ import msgspec
 
 from skerry.base.errors import DigestMismatch, InvalidInput, LimitExceeded
 from skerry.base.oci_image import (
-    DOCKER_CONFIG,
-    DOCKER_LAYER,
-    DOCKER_LAYER_GZIP,
-    DOCKER_MANIFEST,
     INDEXES,
     MANIFESTS,
     MAX_LAYERS,
+    OCI_CONFIG,
+    OCI_LAYER,
+    OCI_LAYER_GZIP,
     OCI_LAYER_ZSTD,
+    OCI_MANIFEST,
     REF_NAME,
     Descriptor,
     Manifest,
@@ -29,6 +29,7 @@ from skerry.base.oci_image import (
     parse_index,
     parse_manifest,
 )
+from skerry.base.references import parse_reference
 from skerry.store import tar_reader
 from skerry.store.commit import architecture
 from skerry.store.formats.intake import Intake, Packed
@@ -136,9 +137,10 @@ class Documents:
         for name in saved.layers:
             file = self._find(name)
             layers.append(Descriptor(layer_type(file.head), file.digest, file.size))
-        about = Descriptor(DOCKER_CONFIG, config.digest, config.size)
-        manifest = Manifest(2, about, layers, DOCKER_MANIFEST)
-        return Packed(encode(manifest), DOCKER_MANIFEST, tuple(saved.repo_tags or ()))
+        # The archive has no manifest; an OCI one can be read by every tool that reads our root.
+        about = Descriptor(OCI_CONFIG, config.digest, config.size)
+        manifest = Manifest(2, about, layers, OCI_MANIFEST)
+        return Packed(encode(manifest), OCI_MANIFEST, tuple(saved.repo_tags or ()))
 
 
 class Layout:
@@ -193,19 +195,27 @@ class Layout:
             self._fetch(blob)
         further = self._names.get(manifest.config.digest, ())
         tags = dict.fromkeys([*further, *([name] if name else ())])
-        if further and ":" not in name:
-            # docker save writes the bare tag into the annotation; manifest.json has the whole name.
-            tags.pop(name, None)
+        if further and (":" not in name or _familiar(name) in map(_familiar, further)):
+            # docker save writes the bare tag into the annotation, or the whole name; manifest.json
+            # has the name as people write it.
+            tags = dict.fromkeys(further)
         known = self._found.get(descriptor.digest)
         names = dict.fromkeys([*(known.names if known else ()), *tags])
         self._found[descriptor.digest] = Packed(data, descriptor.media_type, tuple(names))
         self._intake.limit_images(len(self._found))
 
 
+def _familiar(name: str) -> str:
+    try:
+        return parse_reference(name).familiar
+    except InvalidInput:
+        return name
+
+
 def layer_type(head: bytes) -> str:
     """A layer's media type by its first bytes."""
     if head.startswith(b"\x1f\x8b"):
-        return DOCKER_LAYER_GZIP
+        return OCI_LAYER_GZIP
     if head.startswith(b"\x28\xb5\x2f\xfd"):
         return OCI_LAYER_ZSTD
-    return DOCKER_LAYER
+    return OCI_LAYER

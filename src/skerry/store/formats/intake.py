@@ -9,11 +9,18 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
+import msgspec
+
 from skerry.base.digests import Verifier
 from skerry.base.errors import DigestMismatch, InvalidInput, LimitExceeded, NotFound
 from skerry.base.oci_image import (
+    DOCKER_LAYER,
+    DOCKER_LAYER_GZIP,
+    DOCKER_MANIFEST,
     MAX_DOCUMENT,
     OCI_CONFIG,
+    OCI_LAYER,
+    OCI_LAYER_GZIP,
     OCI_MANIFEST,
     Descriptor,
     ImageConfig,
@@ -31,6 +38,8 @@ if TYPE_CHECKING:
 
 MAX_IMAGES: Final = 1000
 """Images in one archive."""
+
+_OCI: Final = {DOCKER_LAYER: OCI_LAYER, DOCKER_LAYER_GZIP: OCI_LAYER_GZIP}
 
 Tell = Callable[[str], None]
 
@@ -50,6 +59,23 @@ class Packed(NamedTuple):
     def parsed(self) -> Manifest:
         """The manifest; InvalidInput."""
         return parse_manifest(self.manifest, "image manifest")
+
+    def as_oci(self) -> "Packed":
+        """The same with OCI's media types: readers of layouts pass over Docker's."""
+        if self.media_type != DOCKER_MANIFEST:
+            return self
+        manifest = self.parsed()
+        replace = msgspec.structs.replace
+        fresh = replace(
+            manifest,
+            media_type=OCI_MANIFEST,
+            config=replace(manifest.config, media_type=OCI_CONFIG),
+            layers=[
+                replace(each, media_type=_OCI.get(each.media_type, each.media_type))
+                for each in manifest.layers
+            ],
+        )
+        return self._replace(manifest=encode(fresh), media_type=OCI_MANIFEST)
 
 
 class Intake:

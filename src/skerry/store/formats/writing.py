@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from skerry.base.digests import sha256
 from skerry.base.errors import InvalidInput
 from skerry.base.isolation import Overlay
 from skerry.base.oci_image import OCI_INDEX, REF_NAME, Descriptor, Index, encode
@@ -70,14 +71,19 @@ def write(images: "Images", packed: list[Packed], layout: str = DOCKER) -> Itera
 def _archive(images: "Images", packed: list[Packed], layout: str) -> Iterator[bytes]:
     written: set[str] = set()
     descriptors = []
+    if layout == OCI:
+        packed = [each.as_oci() for each in packed]
     for each in packed:
         manifest = each.parsed()
-        digest = images.blobs.put(each.manifest)
-        descriptors.append(Descriptor(each.media_type, digest, len(each.manifest)))
-        for blob in (manifest.config.digest, *(layer.digest for layer in manifest.layers), digest):
+        for blob in (manifest.config.digest, *(layer.digest for layer in manifest.layers)):
             if blob not in written:
                 written.add(blob)
                 yield from _blob(images, blob)
+        about = Descriptor(each.media_type, sha256(each.manifest), len(each.manifest))
+        descriptors.append(about)
+        if about.digest not in written:
+            written.add(about.digest)
+            yield from _document(_path(about.digest), each.manifest)
     yield from _document("index.json", encode(_index(packed, descriptors, layout)))
     if layout == DOCKER:
         yield from _document("manifest.json", msgspec.json.encode([*map(_saved, packed)]))

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from skerry.base.errors import SkerryError, SystemFault
 from skerry.base.oci_image import Descriptor
-from skerry.engine.transfer_progress import Listener, Meter
+from skerry.engine.transfer_progress import Listener, Meter, end
 from skerry.registry.client import Client
 from skerry.store import Store
 from skerry.store.arrival import Arrival
@@ -33,6 +33,11 @@ class Layer(NamedTuple):
 
     descriptor: Descriptor
     diff_id: str
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells it from others."""
+        return self.descriptor.digest, self.diff_id
 
     @property
     def shown(self) -> str:
@@ -53,10 +58,10 @@ class _Flight:
         if self._said[0] != "Pulling fs layer":
             listener(*self._said)
 
-    def leave(self, listener: Listener) -> None:
+    def leave(self, listener: Listener) -> bool:
+        """Whether that was the last one, and the work is to be ended."""
         self._listeners.remove(listener)
-        if not self._listeners and not self.task.done():
-            self.task.cancel()
+        return not self._listeners and not self.task.done()
 
     def say(self, status: str, current: int = 0, total: int = 0) -> None:
         self._said = (status, current, total)
@@ -69,7 +74,7 @@ class Layers:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._flights: dict[Layer, _Flight] = {}
+        self._flights: dict[tuple[str, str], _Flight] = {}
         self._downloads = asyncio.Semaphore(DOWNLOADS)
         self._unpacks = asyncio.Semaphore(UNPACKS)
 
@@ -87,7 +92,7 @@ class Layers:
         layer. `listener` hears Docker's words for what happens.
         """
         while True:
-            flight = self._flights.get(layer)
+            flight = self._flights.get(layer.key)
             own = flight is None
             if flight is None:
                 flight = self._start(client, repository, layer)
@@ -96,7 +101,9 @@ class Layers:
                 # A wait, not an await: when the flight is cancelled, we are not.
                 await asyncio.wait([flight.task])
             finally:
-                flight.leave(listener)
+                if flight.leave(listener):
+                    # Nothing of it may be under way when the caller puts away what it left.
+                    await end([flight.task])
             if flight.task.cancelled():
                 continue
             error = flight.task.exception()
@@ -115,11 +122,11 @@ class Layers:
         flight = _Flight()
         work = self._bring(client, repository, layer, flight.say)
         flight.task = asyncio.create_task(work, name=_name(client))
-        self._flights[layer] = flight
+        self._flights[layer.key] = flight
 
         def ended(task: asyncio.Task[None]) -> None:
-            if self._flights.get(layer) is flight:
-                del self._flights[layer]
+            if self._flights.get(layer.key) is flight:
+                del self._flights[layer.key]
 
         flight.task.add_done_callback(ended)
         return flight
@@ -153,14 +160,11 @@ class Layers:
                 await self._download(client, repository, layer, arrival, unpacking, say)
                 downloading.close()
                 await unpacking
-            except BaseException as error:
-                given_up = SystemFault(f"layer {layer.descriptor.digest}: given up")
-                arrival.fail(error if isinstance(error, SkerryError) else given_up)
-                unpacking.cancel()
-                # The thread has to be gone before its folder's name can be used again.
-                await asyncio.wait([unpacking])
-                failed = None if unpacking.cancelled() else unpacking.exception()
-                raise failed or error from None
+            except BaseException:
+                arrival.fail(SystemFault(f"layer {layer.descriptor.digest}: given up"))
+                # Its thread has to be gone before anybody puts away what was left.
+                await end([unpacking])
+                raise
 
     async def _download(
         self,
@@ -176,7 +180,7 @@ class Layers:
         batch: list[bytes] = []
         waiting = 0
         chunks = client.blob(repository, layer.descriptor, verify=False)
-        async with aclosing(chunks):  # type: ignore[type-var]
+        async with aclosing(chunks):
             async for chunk in chunks:
                 batch.append(chunk)
                 waiting += len(chunk)

@@ -7,7 +7,7 @@ draws its bars from `progressDetail`, older clients print `progress`.
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final
 
 Message = dict[str, Any]
@@ -110,9 +110,18 @@ async def follow(work: Callable[[Tell], Awaitable[None]]) -> AsyncIterator[Messa
             yield message
         await task
     finally:
-        if not task.done():
-            task.cancel()
-            await asyncio.wait([task])
+        await end([task])
+
+
+async def end(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel tasks and wait until they are gone; what they failed with concerns nobody any more."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
+    for task in tasks:
+        if task.done() and not task.cancelled():
+            task.exception()
 
 
 class Meter:

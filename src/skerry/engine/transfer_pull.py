@@ -29,7 +29,7 @@ from skerry.base.oci_image import (
 )
 from skerry.base.references import Reference
 from skerry.engine.transfer_layers import Layer, Layers
-from skerry.engine.transfer_progress import Listener, Tell, layer_message
+from skerry.engine.transfer_progress import Listener, Tell, end, layer_message
 from skerry.registry.client import Client, ImageManifest
 from skerry.store import Store
 from skerry.store.image import Image
@@ -183,7 +183,7 @@ class Pull:
     async def _bring(self, reference: Reference, layers: list[Layer], tell: Tell) -> None:
         """All layers, those that are missing beside each other; the first error ends them all."""
         tasks: list[asyncio.Task[None]] = []
-        for layer in dict.fromkeys(layers):
+        for layer in {layer.key: layer for layer in layers}.values():
             if self._layers.held(layer):
                 tell(layer_message(layer.shown, "Already exists"))
                 continue
@@ -199,9 +199,7 @@ class Pull:
             for task in done:
                 task.result()
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+            await end(tasks)
 
 
 def _listener(shown: str, tell: Tell) -> Listener:

@@ -10,7 +10,7 @@ from typing import BinaryIO, Final
 from skerry.base.errors import InvalidInput, NotFound, RegistryError
 from skerry.base.oci_image import Descriptor, Manifest, parse_manifest
 from skerry.base.references import Reference, parse_reference
-from skerry.engine.transfer_progress import Listener, Meter, Tell, layer_message
+from skerry.engine.transfer_progress import Listener, Meter, Tell, end, layer_message
 from skerry.registry.client import Client
 from skerry.store import Store
 from skerry.store.image import Image
@@ -86,9 +86,7 @@ class Push:
             for task in done:
                 task.result()
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+            await end(tasks)
 
     def _sources(self, reference: Reference) -> dict[str, list[str]]:
         """Blob to the other repositories of this registry that had it, as far as we know."""

@@ -32,7 +32,7 @@ class Arrival:
         self._changed = threading.Condition()
         self._size = 0
         self._done = False
-        self._failed: BaseException | None = None
+        self._failed: SystemFault | None = None
         self.taken = 0
         """Bytes that the last reader has taken so far."""
 
@@ -56,19 +56,19 @@ class Arrival:
     def commit(self, digest: str, size: int) -> None:
         """Verify, reach the disk, take the blob's name; then readers come to their end.
 
-        DigestMismatch when it is not what was declared; readers fail with the same.
+        DigestMismatch when it is not what was declared; readers fail then.
         """
         try:
             self._writer.commit(digest, size)
             self._blobs.flush([digest])
-        except BaseException as error:
-            self.fail(error)
+        except BaseException:
+            self.fail(SystemFault(f"blob {digest}: not stored"))
             raise
         with self._changed:
             self._done = True
             self._changed.notify_all()
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, error: SystemFault) -> None:
         """End all readers with this error, also after `commit`."""
         with self._changed:
             self._failed = self._failed or error
@@ -87,7 +87,8 @@ class Arrival:
                     while at == self._size and not self._done and not self._failed:
                         self._changed.wait()
                     if self._failed:
-                        raise self._failed
+                        # An exception of its own for each reader: they are raised in threads.
+                        raise SystemFault(self._failed.message)
                     if at == self._size:
                         return
                 chunk = os.pread(fd, _READ, at)
@@ -107,7 +108,7 @@ class Arrival:
         trace: TracebackType | None,
     ) -> None:
         if not self._done:
-            self.fail(error or SystemFault("the blob that was coming in was given up"))
+            self.fail(SystemFault("the blob that was coming in was given up"))
         with self._changed:
             os.close(self._fd)
             self._fd = -1

@@ -1,0 +1,504 @@
+"""Pull and push against a registry in memory: what is told, what is fetched, what is left."""
+
+import asyncio
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from skerry.base.errors import (
+    DigestMismatch,
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    RegistryNotFound,
+    RegistryUnauthorized,
+    RegistryUnreachable,
+)
+from skerry.base.oci_image import (
+    OCI_CONFIG,
+    OCI_LAYER,
+    OCI_MANIFEST,
+    Descriptor,
+    Manifest,
+    Platform,
+    encode,
+    parse_manifest,
+)
+from skerry.base.references import Reference
+from skerry.engine.events import Events
+from skerry.engine.transfer import Transfer, parse_platform, server_name
+from skerry.engine.transfer_progress import Feed, bar, human_size, layer_message
+from skerry.registry.client import Client, Document, ImageManifest
+from skerry.store import Store, open_store
+
+PIECE = 1000
+
+
+def layer(name: str, size: int = 3000) -> bytes:
+    """A plain layer of one file."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        info = tarfile.TarInfo(name)
+        info.size = size
+        tar.addfile(info, io.BytesIO(name.encode()[:1] * size))
+    return out.getvalue()
+
+
+def digest_of(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+class Memory:
+    """A registry in memory that counts what is asked."""
+
+    def __init__(self) -> None:
+        self.blobs: dict[str, bytes] = {}
+        self.repositories: dict[str, set[str]] = {}
+        self.manifests: dict[tuple[str, str], Document] = {}
+        self.fetched: list[str] = []
+        self.sent: list[str] = []
+        self.mounted: list[tuple[str, str]] = []
+        self.failure: Exception | None = None
+        self.gate: asyncio.Event | None = None
+        self.started: asyncio.Event | None = None
+
+    def put(self, repository: str, data: bytes) -> Descriptor:
+        digest = digest_of(data)
+        self.blobs[digest] = data
+        self.repositories.setdefault(repository, set()).add(digest)
+        return Descriptor(OCI_LAYER, digest, len(data))
+
+    def image(self, repository: str, tag: str, layers: list[bytes], **changes: Any) -> Document:
+        descriptors = [self.put(repository, data) for data in layers]
+        config = {
+            "architecture": "amd64",
+            "os": "linux",
+            "config": {"Cmd": ["sh"], "Labels": {"tag": tag}},
+            "rootfs": {"type": "layers", "diff_ids": [digest_of(data) for data in layers]},
+        } | changes
+        about = self.put(repository, json.dumps(config).encode())
+        about = Descriptor(OCI_CONFIG, about.digest, about.size)
+        data = encode(Manifest(2, about, descriptors, OCI_MANIFEST))
+        document = Document(data, OCI_MANIFEST, digest_of(data))
+        self.manifests[repository, tag] = self.manifests[repository, document.digest] = document
+        return document
+
+
+class MemoryClient:
+    """What `registry.client.Client` promises, over `Memory`."""
+
+    def __init__(self, registry: Memory) -> None:
+        self.registry = registry
+        self.closed = False
+
+    async def __aenter__(self) -> "MemoryClient":
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        self.closed = True
+
+    async def image(
+        self, repository: str, reference: str, platform: Platform | None = None
+    ) -> ImageManifest:
+        if self.registry.failure:
+            raise self.registry.failure
+        try:
+            document = self.registry.manifests[repository, reference]
+        except KeyError:
+            raise RegistryNotFound("hub", f"{repository}:{reference}", "manifest unknown") from None
+        return ImageManifest((document,), parse_manifest(document.data))
+
+    async def blob(
+        self, repository: str, descriptor: Descriptor, start: int = 0, **_: object
+    ) -> AsyncIterator[bytes]:
+        assert not self.closed
+        self.registry.fetched.append(descriptor.digest)
+        data = self.registry.blobs[descriptor.digest]
+        if self.registry.started:
+            self.registry.started.set()
+        for at in range(0, len(data), PIECE):
+            await asyncio.sleep(0)
+            yield data[at : at + PIECE]
+            if self.registry.gate:
+                await self.registry.gate.wait()
+
+    async def read_blob(self, repository: str, descriptor: Descriptor, limit: int = 0) -> bytes:
+        return self.registry.blobs[descriptor.digest]
+
+    async def tags(self, repository: str) -> list[str]:
+        return sorted(t for r, t in self.registry.manifests if r == repository and ":" not in t)
+
+    async def has_blob(self, repository: str, digest: str) -> bool:
+        return digest in self.registry.repositories.get(repository, ())
+
+    async def mount_blob(self, repository: str, digest: str, from_: str) -> bool:
+        if digest not in self.registry.repositories.get(from_, ()):
+            return False
+        self.registry.repositories.setdefault(repository, set()).add(digest)
+        self.registry.mounted.append((digest, from_))
+        return True
+
+    async def push_blob(
+        self, repository: str, descriptor: Descriptor, opener: Any, *, report: Any = None
+    ) -> None:
+        with opener(0) as file:
+            data = file.read()
+        report(len(data))
+        assert self.registry.put(repository, data).digest == descriptor.digest
+        self.registry.sent.append(descriptor.digest)
+
+    async def put_manifest(
+        self, repository: str, reference: str, data: bytes, media_type: str
+    ) -> str:
+        document = Document(data, media_type, digest_of(data))
+        self.registry.manifests[repository, reference] = document
+        return document.digest
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with open_store(str(tmp_path / "root")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def registry() -> Memory:
+    return Memory()
+
+
+class Over(Transfer):
+    """The service over the registry in memory."""
+
+    def __init__(self, store: Store, registry: Memory) -> None:
+        super().__init__(store, Events(), "")
+        self.memory = registry
+
+    def client(self, registry: str, credential: object = None) -> Client:
+        return cast("Client", MemoryClient(self.memory))
+
+
+@pytest.fixture
+def transfer(store: Store, registry: Memory) -> Over:
+    return Over(store, registry)
+
+
+async def told(messages: AsyncIterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [message async for message in messages]
+
+
+def lines(messages: list[dict[str, Any]], id: str = "") -> list[str]:
+    """The statuses, of one layer or of none."""
+    short = id.partition(":")[2][:12] if id else ""
+    return [each["status"] for each in messages if each.get("id", "") == short and "status" in each]
+
+
+def left(store: Store) -> tuple[list[str], list[str], list[str]]:
+    """Blobs, layers and temporary files."""
+    tmp = [path.name for path in Path(store.scratch.tmp).iterdir()]
+    return store.blobs.all(), store.layers.all(), tmp
+
+
+class TestPull:
+    async def test_by_tag(self, transfer: Over, store: Store, registry: Memory) -> None:
+        one, two = layer("one"), layer("two")
+        document = registry.image("library/app", "latest", [one, two])
+        messages = await told(transfer.pull("app:latest"))
+        assert messages[0] == {"status": "Pulling from library/app", "id": "latest"}
+        assert messages[-2:] == [
+            {"status": f"Digest: {document.digest}"},
+            {"status": "Status: Downloaded newer image for app:latest"},
+        ]
+        for data in (one, two):
+            said = list(dict.fromkeys(lines(messages, digest_of(data))))
+            assert said[0] == "Pulling fs layer"
+            assert said[-1] == "Pull complete"
+            assert said.index("Verifying Checksum") < said.index("Download complete")
+        image = store.images.get("app")
+        assert image.digests == (f"app@{document.digest}",)
+        assert Path(store.layers.path(digest_of(one)), "one").read_bytes() == b"o" * 3000
+        assert left(store)[2] == []
+
+    async def test_again_fetches_nothing(
+        self, transfer: Over, store: Store, registry: Memory
+    ) -> None:
+        registry.image("library/app", "latest", [layer("one")])
+        await told(transfer.pull("app:latest"))
+        registry.fetched.clear()
+        messages = await told(transfer.pull("app:latest"))
+        assert registry.fetched == []
+        assert [each["status"] for each in messages][2:] == [
+            "Status: Image is up to date for app:latest"
+        ]
+
+    async def test_fetches_only_new_layers(
+        self, transfer: Over, store: Store, registry: Memory
+    ) -> None:
+        shared, new = layer("shared"), layer("new")
+        registry.image("library/app", "v1", [shared])
+        await told(transfer.pull("app:v1"))
+        registry.fetched.clear()
+        registry.image("library/app", "v2", [shared, new])
+        messages = await told(transfer.pull("app:v2"))
+        assert registry.fetched == [digest_of(new)]
+        assert lines(messages, digest_of(shared)) == ["Already exists"]
+
+    async def test_by_digest(self, transfer: Over, store: Store, registry: Memory) -> None:
+        document = registry.image("team/app", "v1", [layer("one")])
+        name = f"team/app@{document.digest}"
+        messages = await told(transfer.pull(name))
+        assert messages[-1] == {"status": f"Status: Downloaded newer image for {name}"}
+        image = store.images.get(name)
+        assert (image.tags, image.digests) == ((), (name,))
+        again = await told(transfer.pull(name))
+        assert again[-1] == {"status": f"Status: Image is up to date for {name}"}
+
+    async def test_all_tags(self, transfer: Over, store: Store, registry: Memory) -> None:
+        for tag in ("a", "b", "c"):
+            registry.image("team/app", tag, [layer("base"), layer(tag)])
+        await told(transfer.pull("team/app"))
+        assert {tag for image in store.images.list() for tag in image.tags} == {
+            "team/app:a",
+            "team/app:b",
+            "team/app:c",
+        }
+        assert registry.fetched.count(digest_of(layer("base"))) == 1
+
+    async def test_a_layer_twice_in_an_image(
+        self, transfer: Over, store: Store, registry: Memory
+    ) -> None:
+        same = layer("same")
+        registry.image("team/app", "v1", [same, layer("x"), same])
+        await told(transfer.pull("team/app:v1"))
+        assert registry.fetched.count(digest_of(same)) == 1
+        assert len(store.images.get("team/app:v1").layers) == 3
+
+    async def test_two_clients_share_a_layer(
+        self, transfer: Over, store: Store, registry: Memory
+    ) -> None:
+        shared = layer("shared", 50_000)
+        registry.image("team/app", "v1", [shared])
+        registry.image("team/app", "v2", [shared, layer("more")])
+        one, two = await asyncio.gather(
+            told(transfer.pull("team/app:v1")), told(transfer.pull("team/app:v2"))
+        )
+        assert registry.fetched.count(digest_of(shared)) == 1
+        assert lines(one, digest_of(shared))[-1] == lines(two, digest_of(shared))[-1]
+
+    async def test_the_first_of_two_leaves(
+        self, transfer: Over, store: Store, registry: Memory
+    ) -> None:
+        shared = layer("shared", 50_000)
+        registry.image("team/app", "v1", [shared])
+        registry.gate, registry.started = asyncio.Event(), asyncio.Event()
+        first = asyncio.create_task(told(transfer.pull("team/app:v1")))
+        await registry.started.wait()
+        second = asyncio.create_task(told(transfer.pull("team/app:v1")))
+        flight = next(iter(transfer._layers._flights.values()))
+        while len(flight._listeners) < 2:
+            await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.sleep(0)
+        registry.gate.set()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        await second
+        assert registry.fetched.count(digest_of(shared)) == 1
+        assert store.images.get("team/app:v1").tags == ("team/app:v1",)
+
+    async def test_a_client_that_leaves_ends_the_pull(
+        self, transfer: Over, store: Store, registry: Memory
+    ) -> None:
+        registry.image("team/app", "v1", [layer("one", 50_000)])
+        registry.gate, registry.started = asyncio.Event(), asyncio.Event()
+        task = asyncio.create_task(told(transfer.pull("team/app:v1")))
+        await registry.started.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        _, layers, tmp = left(store)
+        assert (layers, tmp, store.images.list()) == ([], [], [])
+        assert transfer._layers._flights == {}
+        store.gc.collect()
+        assert left(store)[0] == []
+
+
+class TestPullRefused:
+    async def test_wrong_bytes_leave_nothing(
+        self, transfer: Over, store: Store, registry: Memory
+    ) -> None:
+        good, bad = layer("good"), layer("bad")
+        registry.image("team/app", "v1", [good, bad])
+        registry.blobs[digest_of(bad)] = layer("evil")
+        with pytest.raises(DigestMismatch, match=digest_of(bad)):
+            await told(transfer.pull("team/app:v1"))
+        assert left(store) == ([], [], [])
+
+    async def test_wrong_diff_id_leaves_nothing(
+        self, transfer: Over, store: Store, registry: Memory
+    ) -> None:
+        rootfs = {"type": "layers", "diff_ids": ["sha256:" + "0" * 64]}
+        registry.image("team/app", "v1", [layer("one")], rootfs=rootfs)
+        with pytest.raises(DigestMismatch):
+            await told(transfer.pull("team/app:v1"))
+        assert left(store) == ([], [], [])
+
+    async def test_no_archive_leaves_nothing(
+        self, transfer: Over, store: Store, registry: Memory
+    ) -> None:
+        registry.image("team/app", "v1", [b"no archive at all" * 100])
+        with pytest.raises(InvalidInput):
+            await told(transfer.pull("team/app:v1"))
+        assert left(store) == ([], [], [])
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"rootfs": {"type": "layers", "diff_ids": []}},
+            {"rootfs": {"type": "odd", "diff_ids": []}},
+            {"os": "windows"},
+        ],
+    )
+    async def test_config_that_does_not_fit(
+        self, transfer: Over, store: Store, registry: Memory, changes: dict[str, Any]
+    ) -> None:
+        registry.image("team/app", "v1", [layer("one")], **changes)
+        with pytest.raises(InvalidInput, match="team/app:v1"):
+            await told(transfer.pull("team/app:v1"))
+        assert registry.fetched == []
+        assert left(store) == ([], [], [])
+
+    async def test_other_platform(self, transfer: Over, store: Store, registry: Memory) -> None:
+        registry.image("team/app", "v1", [layer("one")])
+        with pytest.raises(NotFound, match=r"linux/amd64.*does not match.*linux/arm64"):
+            await told(transfer.pull("team/app:v1", platform="linux/arm64"))
+        assert store.images.list() == []
+
+    async def test_policy(self, transfer: Over, store: Store, registry: Memory) -> None:
+        class No:
+            async def admit(
+                self, client: Client, reference: Reference, image: ImageManifest
+            ) -> None:
+                raise Forbidden(f"{reference.familiar}: not signed")
+
+        transfer.policy = No()
+        registry.image("team/app", "v1", [layer("one")])
+        with pytest.raises(Forbidden):
+            await told(transfer.pull("team/app:v1"))
+        assert registry.fetched == []
+        assert left(store) == ([], [], [])
+
+    async def test_dockers_words(self, transfer: Over, registry: Memory) -> None:
+        with pytest.raises(NotFound, match="manifest for team/app:v1 not found: manifest unknown"):
+            await told(transfer.pull("team/app:v1"))
+        registry.failure = RegistryUnauthorized(
+            "docker.io", "team/app:v1", "authentication required"
+        )
+        with pytest.raises(
+            NotFound,
+            match="pull access denied for team/app, repository does not exist or may require "
+            "'docker login': authentication required",
+        ):
+            await told(transfer.pull("team/app:v1"))
+        registry.failure = RegistryUnreachable("docker.io", "team/app:v1", "no route")
+        with pytest.raises(RegistryUnreachable, match="no route"):
+            await told(transfer.pull("team/app:v1"))
+
+
+class TestPush:
+    async def test_push_and_again(self, transfer: Over, store: Store, registry: Memory) -> None:
+        document = registry.image("library/app", "latest", [layer("one"), layer("two")])
+        await told(transfer.pull("app:latest"))
+        store.images.tag("app", "host:5000/team/copy:v1")
+        messages = await told(transfer.push("host:5000/team/copy", tag="v1"))
+        assert messages[0] == {"status": "The push refers to repository [host:5000/team/copy]"}
+        assert messages[-2:] == [
+            {"status": f"v1: digest: {document.digest} size: {len(document.data)}"},
+            {
+                "progressDetail": {},
+                "aux": {"Tag": "v1", "Digest": document.digest, "Size": len(document.data)},
+            },
+        ]
+        assert set(lines(messages, digest_of(layer("one")))) >= {"Preparing", "Pushed"}
+        assert len(registry.sent) == 3
+        assert registry.manifests["team/copy", "v1"].data == document.data
+        assert f"host:5000/team/copy@{document.digest}" in store.images.get("app").digests
+        registry.sent.clear()
+        again = await told(transfer.push("host:5000/team/copy", tag="v1"))
+        assert registry.sent == []
+        assert lines(again, digest_of(layer("one"))) == ["Preparing", "Layer already exists"]
+
+    async def test_mounts(self, transfer: Over, store: Store, registry: Memory) -> None:
+        registry.image("team/app", "v1", [layer("one")])
+        await told(transfer.pull("host:5000/team/app:v1"))
+        store.images.tag("host:5000/team/app:v1", "host:5000/other/app:v1")
+        messages = await told(transfer.push("host:5000/other/app", tag="v1"))
+        assert (digest_of(layer("one")), "team/app") in registry.mounted
+        assert "Mounted from team/app" in lines(messages, digest_of(layer("one")))
+
+    async def test_all_tags(self, transfer: Over, store: Store, registry: Memory) -> None:
+        registry.image("team/app", "v1", [layer("one")])
+        await told(transfer.pull("team/app:v1"))
+        for tag in ("a", "b"):
+            store.images.tag("team/app:v1", f"host:5000/x:{tag}")
+        await told(transfer.push("host:5000/x"))
+        assert {("x", "a"), ("x", "b")} <= set(registry.manifests)
+
+    async def test_refused(self, transfer: Over) -> None:
+        with pytest.raises(NotFound, match="does not exist locally with the tag: team/app"):
+            await told(transfer.push("team/app", tag="v1"))
+        with pytest.raises(InvalidInput, match="digest reference"):
+            await told(transfer.push(f"team/app@sha256:{'0' * 64}"))
+
+
+class TestWords:
+    def test_bar(self) -> None:
+        assert bar(0, 0) == ""
+        assert bar(500, 0) == "    500B"
+        assert bar(500, 1000) == f"[{'=' * 25}>{' ' * 25}]     500B/1kB"
+        assert bar(1000, 1000) == f"[{'=' * 50}>]      1kB/1kB"
+        assert human_size(2_901_136) == "2.901MB"
+
+    async def test_a_slow_reader_gets_the_newest_bytes(self) -> None:
+        feed = Feed()
+        for current in range(1, 1000):
+            feed.tell(layer_message("a", "Downloading", current, 1000))
+        feed.tell(layer_message("a", "Download complete"))
+        feed.end()
+        messages = [message async for message in feed.messages()]
+        assert [each["progressDetail"] for each in messages] == [
+            {"current": 999, "total": 1000},
+            {},
+        ]
+
+    @pytest.mark.parametrize(
+        ("text", "platform"),
+        [
+            ("", None),
+            ("linux", None),
+            ("arm64", Platform("arm64", "linux")),
+            ("linux/x86_64", Platform("amd64", "linux")),
+            ("linux/arm64/v8", Platform("arm64", "linux", variant="v8")),
+        ],
+    )
+    def test_platforms(self, text: str, platform: Platform | None) -> None:
+        assert parse_platform(text) == platform
+
+    @pytest.mark.parametrize("text", ["windows/amd64", "linux//", "a/b/c/d", "linux/amd64\n"])
+    def test_no_platforms(self, text: str) -> None:
+        with pytest.raises(InvalidInput):
+            parse_platform(text)
+
+    def test_servers(self) -> None:
+        for hub in ("", "https://index.docker.io/v1/", "docker.io"):
+            assert server_name(hub) == "docker.io"
+        assert server_name("http://127.0.0.1:5000") == "127.0.0.1:5000"
+        assert server_name("host:5000/v2/") == "host:5000"

@@ -90,6 +90,8 @@ class RegistryError(SkerryError):
         self.registry = registry
         self.reference = reference
         self.reason = reason
+        self.retryable = False
+        """Whether the same request may go well a moment later: a cut connection, a 5xx."""
 
 
 class RegistryUnauthorized(RegistryError):

@@ -36,8 +36,6 @@ class Credential(NamedTuple):
         # A secret that is part of a repr ends in a log sooner or later.
         return f"Credential(username={self.username!r}, …)"
 
-    __str__ = __repr__
-
 
 NOBODY: Final = Credential()
 
@@ -69,6 +67,10 @@ class Credentials:
                 if found is not None:
                     return _from_helper(*found)
         return _from_auths(document.get("auths") or {}, registry, self.path)
+
+    def of_mirror(self) -> "Credentials":
+        """The same file without what was given, which is for one registry and no mirror of it."""
+        return self if self._given is None else Credentials("/", given=NOBODY)
 
     def store(self, registry: str, credential: Credential) -> str:
         """Write after a login; the place it went to (`config.json` path or the helper's name)."""
@@ -102,7 +104,10 @@ class Credentials:
 
         def edit(document: dict[str, Any]) -> bool:
             auths = document.get("auths") or {}
-            return any([auths.pop(key, None) is not None for key in _keys(registry)])
+            held = [key for key in _keys(registry) if key in auths]
+            for key in held:
+                del auths[key]
+            return bool(held)
 
         return docker_config.change(self.path, edit) or erased
 

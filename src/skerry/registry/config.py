@@ -165,9 +165,9 @@ def _one(name: str, table: dict[str, Any], path: str) -> RegistrySettings:
     fields = RegistrySettings._fields
     _only(table, set(fields) - {"name"}, path, where)
     flags = {key: table[key] for key in ("insecure", "plain_http", "blocked") if key in table}
-    for key, value in flags.items():
+    for flag, value in flags.items():
         if not isinstance(value, bool):
-            raise InvalidInput(f"{path}: {where}.{key}: has to be true or false")
+            raise InvalidInput(f"{path}: {where}.{flag}: has to be true or false")
     flags.setdefault("insecure", is_loopback(name))
     files = {key: _file(table, key, path, where) for key in ("ca", "cert", "key")}
     if bool(files["cert"]) != bool(files["key"]):
@@ -180,7 +180,10 @@ def _one(name: str, table: dict[str, Any], path: str) -> RegistrySettings:
         if not isinstance(each, str) or not _LOCATION.fullmatch(each):
             raise InvalidInput(f"{path}: {where}: {each!r:.80} is not host[:port][/prefix]")
     proxy = _proxy(table, path, where)
-    return RegistrySettings(name, location, tuple(mirrors), proxy=proxy, **flags, **files)
+    ca, cert, key = files.values()
+    return RegistrySettings(
+        name, location, tuple(mirrors), ca=ca, cert=cert, key=key, proxy=proxy, **flags
+    )
 
 
 def _only(table: dict[str, Any], known: set[str], path: str, where: str) -> None:

@@ -7,6 +7,7 @@ to take away otherwise.
 """
 
 import asyncio
+import re
 from typing import Protocol
 
 from skerry.base.errors import (
@@ -36,6 +37,10 @@ from skerry.store.image import Image
 
 _CONFIGS = frozenset({OCI_CONFIG, DOCKER_CONFIG, "application/octet-stream", ""})
 """Registries of before 2016 call configurations octet streams."""
+
+
+_CODE = re.compile(r"\b([A-Z]+(?:_[A-Z]+)*): (.*?)(?: \(HTTP [0-9]+\))?$")
+"""The distribution specification's error code and message in a client's reason."""
 
 
 class Policy(Protocol):
@@ -211,14 +216,18 @@ def _listener(shown: str, tell: Tell) -> Listener:
 
 def in_dockers_words(error: RegistryError, reference: Reference) -> RegistryError:
     """The same error, said as Docker says it where clients go by its words."""
-    name = reference.familiar_name
+    code = _CODE.search(error.reason)
+    reason = f"{code[1].lower().replace('_', ' ')}: {code[2]}" if code else error.reason
     if isinstance(error, RegistryUnauthorized | RegistryDenied):
         hidden = RegistryNotFound(error.registry, error.reference, error.reason, hint=error.hint)
         hidden.message = (
-            f"pull access denied for {name}, repository does not exist or may require "
-            f"'docker login': {error.reason}"
+            f"pull access denied for {reference.familiar_name}, repository does not exist or may "
+            f"require 'docker login': {reason}"
         )
         return hidden
-    if isinstance(error, RegistryNotFound) and "no matching manifest" not in error.reason:
-        error.message = f"manifest for {reference.familiar} not found: {error.reason}"
+    if isinstance(error, RegistryNotFound) and code:
+        repository = code[1] == "NAME_UNKNOWN"
+        what = "repository" if repository else "manifest for"
+        name = reference.familiar_name if repository else reference.familiar
+        error.message = f"{what} {name} not found: {reason}"
     return error

@@ -38,6 +38,7 @@ from skerry.registry.client import Client, Document, ImageManifest
 from skerry.store import Store, open_store
 
 PIECE = 1000
+UNKNOWN = "not found: MANIFEST_UNKNOWN: manifest unknown (HTTP 404)"
 
 
 def layer(name: str, size: int = 3000) -> bytes:
@@ -114,7 +115,7 @@ class MemoryClient:
         try:
             document = self.registry.manifests[repository, reference]
         except KeyError:
-            raise RegistryNotFound("hub", f"{repository}:{reference}", "manifest unknown") from None
+            raise RegistryNotFound("hub", f"{repository}:{reference}", UNKNOWN) from None
         return ImageManifest((document,), parse_manifest(document.data))
 
     async def blob(
@@ -397,7 +398,10 @@ class TestPullRefused:
         assert left(store) == ([], [], [])
 
     async def test_dockers_words(self, transfer: Over, registry: Memory) -> None:
-        with pytest.raises(NotFound, match="manifest for team/app:v1 not found: manifest unknown"):
+        with pytest.raises(
+            NotFound,
+            match=r"^manifest for team/app:v1 not found: manifest unknown: manifest unknown$",
+        ):
             await told(transfer.pull("team/app:v1"))
         registry.failure = RegistryUnauthorized(
             "docker.io", "team/app:v1", "authentication required"

@@ -139,8 +139,9 @@ def error_from_wire(value: dict[str, Any]) -> SkerryError | GuestFault:
     if name == "KernelFault":
         return KernelFault(str(value["action"]), int(value["errno"]), hint=hint)
     kind = getattr(errors, name, None) if isinstance(name, str) else None
-    known = isinstance(kind, type) and issubclass(kind, SkerryError | GuestFault)
-    if not known or issubclass(kind, errors.RegistryError):
+    if not isinstance(kind, type) or not issubclass(kind, SkerryError | GuestFault):
         kind = SystemFault
+    if issubclass(kind, errors.RegistryError):
+        kind = SystemFault  # made of other parts, and a keeper speaks to no registry
     made: SkerryError | GuestFault = kind(str(value.get("message", "")), hint=hint)
     return made

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import memory, rate, report, speed, unpack
+from bench import memory, rate, report, speed, transfer, unpack
 from bench.measure import Outcome, say
 from bench.world import World
 
@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "rate8": rate.rate8,
     "memory100": memory.memory100,
     "unpack": unpack.unpack,
+    "transfer": transfer.transfer,
 }
 
 

@@ -64,8 +64,8 @@ def _load(daemon: Daemon, archive: Path) -> float:
     return (time.perf_counter() - begin) * 1000
 
 
-def small_files() -> bytes:
-    """A tar of TOTAL bytes of files between 0.5 and 40 KB, without its end mark.
+def small_files(total: int = TOTAL) -> bytes:
+    """A tar of `total` bytes of files between 0.5 and 40 KB, without its end mark.
 
     The same bytes each time, about as compressible as program text.
     """
@@ -87,7 +87,7 @@ def small_files() -> bytes:
             info.size = size
             tar.addfile(info, io.BytesIO(text[start : start + size]))
             written += size
-            if written >= TOTAL:
+            if written >= total:
                 end = out.tell()
                 break
     return out.getvalue()[:end]

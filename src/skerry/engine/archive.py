@@ -5,21 +5,22 @@ a stopped one through its layers, or through the volume when the path leads ther
 resolved beneath that root, so links in the container never lead out of it.
 """
 
-import asyncio
 import contextlib
 import os
 import posixpath
 import stat
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import IO, Any, NamedTuple
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
+from typing import NamedTuple
 
 from skerry.base.errors import Forbidden, InvalidInput, KernelFault, NotFound
 from skerry.engine import facts, users
+from skerry.engine.archives import as_file, blocking, in_pieces
 from skerry.engine.container import Container
 from skerry.kernel import descriptors, mounts
 from skerry.store import Store
-
-CHUNK = 256 * 1024
+from skerry.store.archive import extract_tar, tar_stream
+from skerry.store.pack import pack
 
 
 class PathStat(NamedTuple):
@@ -101,50 +102,31 @@ class Archive:
         found = self.stat(container, path)
         name = "." if path.endswith("/.") or path == "." else posixpath.basename(clean) or "/"
 
-        def write(stream: IO[bytes]) -> None:
-            from skerry.engine.tarring import Writer
+        directory = stat.S_ISDIR(found.mode)
 
+        def chunks() -> Iterator[bytes]:
             with self._view(container, clean) as view:
-                writer = Writer(stream)
-                if stat.S_ISDIR(found.mode):
-                    fd = descriptors.open_in_root(
-                        view.root, view.path, os.O_RDONLY | os.O_DIRECTORY
-                    )
-                    try:
-                        writer.add_folder(fd, name)
-                    finally:
-                        os.close(fd)
-                else:
-                    head, base = posixpath.split(view.path)
-                    fd = descriptors.open_in_root(view.root, head, os.O_PATH | os.O_DIRECTORY)
-                    try:
-                        writer.add(fd, base, name)
-                    finally:
-                        os.close(fd)
-                writer.close()
+                place = f"{view.path}/" if directory else view.path
+                yield from tar_stream(view.root, place, name="." if name == "/" else name)
 
-        return found, _produce(write)
+        return found, in_pieces(chunks())
 
     def export(self, container: Container) -> AsyncIterator[bytes]:
         """The container's whole tree, without its volumes, as a tar archive."""
         overlay = self._store.snapshots.overlay(container.id)
 
-        def write(stream: IO[bytes]) -> None:
-            from skerry.engine.tarring import Writer
-
+        def chunks() -> Iterator[bytes]:
             root = facts.open_root(overlay)
             try:
                 fd = descriptors.open_in_root(root, "/", os.O_RDONLY | os.O_DIRECTORY)
                 try:
-                    writer = Writer(stream)
-                    writer.add_children(fd, "")
-                    writer.close()
+                    yield from pack(fd)
                 finally:
                     os.close(fd)
             finally:
                 os.close(root)
 
-        return _produce(write)
+        return in_pieces(chunks())
 
     async def put(
         self,
@@ -170,13 +152,18 @@ class Archive:
                 target = view.path
             owner = self._owner(container, view) if as_user else None
 
-            def read(stream: IO[bytes]) -> None:
-                from skerry.engine.tarring import Extraction
-
-                Extraction(view.root, target, owner=owner, keep_kinds=keep_kinds).run(stream)
-
             container.record.ever_started = True
-            await _consume(read, chunks)
+            async with as_file(chunks) as stream:
+                await blocking(
+                    partial(
+                        extract_tar,
+                        stream,
+                        view.root,
+                        target,
+                        no_overwrite_dir_non_dir=keep_kinds,
+                        owner=owner,
+                    )
+                )
 
     def _owner(self, container: Container, view: _View) -> tuple[int, int]:
         wanted = container.record.config.get("User", "")
@@ -209,60 +196,3 @@ def _stat(fd: int, name: str, view: _View) -> PathStat:
         link = os.readlink("", dir_fd=fd)
         link = posixpath.normpath(posixpath.join(posixpath.dirname(view.path), link))
     return PathStat(name, status.st_size, status.st_mode, status.st_mtime_ns, link)
-
-
-async def _produce(write: Callable[[IO[bytes]], None]) -> AsyncIterator[bytes]:
-    """What a thread writes, chunk by chunk; the pipe between gives the back-pressure."""
-    loop = asyncio.get_running_loop()
-    read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
-    failure: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            with os.fdopen(write_fd, "wb", buffering=CHUNK) as stream:
-                write(stream)
-        except BrokenPipeError:
-            return
-        except BaseException as error:
-            failure.append(error)
-
-    reader = asyncio.StreamReader(limit=CHUNK)
-    transport, _ = await loop.connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_fd, "rb", buffering=0)
-    )
-    thread = loop.run_in_executor(None, work)
-    try:
-        while data := await reader.read(CHUNK):
-            yield data
-        await thread
-        if failure:
-            raise failure[0]
-    finally:
-        transport.close()
-
-
-async def _consume(read: Callable[[IO[bytes]], Any], chunks: AsyncIterator[bytes]) -> None:
-    """Feed chunks to a thread that reads them as a file."""
-    loop = asyncio.get_running_loop()
-    read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
-
-    def work() -> None:
-        with os.fdopen(read_fd, "rb", buffering=CHUNK) as stream:
-            read(stream)
-            # The sender must not see a broken pipe for padding after the archive's end.
-            while stream.read(CHUNK):
-                pass
-
-    thread = loop.run_in_executor(None, work)
-    transport, protocol = await loop.connect_write_pipe(
-        asyncio.streams.FlowControlMixin, os.fdopen(write_fd, "wb", buffering=0)
-    )
-    writer = asyncio.StreamWriter(transport, protocol, None, loop)
-    try:
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            async for chunk in chunks:
-                writer.write(chunk)
-                await writer.drain()
-    finally:
-        writer.close()
-        await thread

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Final, TypeVar, cast
 
 from skerry.base.errors import InvalidInput
 from skerry.base.oci_image import Platform
@@ -17,7 +17,8 @@ from skerry.engine.images import Progress, report
 from skerry.store import Store
 from skerry.store.image import Image
 
-PIECE = 1 << 20
+PIECE: Final = 1 << 20
+_T = TypeVar("_T")
 
 
 class Archives:
@@ -110,6 +111,17 @@ async def in_pieces(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
         close = getattr(chunks, "close", None)
         if close is not None:
             await loop.run_in_executor(None, close)
+
+
+async def blocking(work: Callable[[], _T]) -> _T:
+    """In a thread, which has ended when this returns or raises, also when it is cancelled."""
+    done = asyncio.get_running_loop().run_in_executor(None, work)
+    try:
+        return await asyncio.shield(done)
+    except asyncio.CancelledError:
+        await asyncio.wait([done])
+        done.exception()
+        raise
 
 
 class _Body:

@@ -7,15 +7,15 @@ through unchanged, so digests survive, except that a docker-archive has no manif
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from functools import partial
-from typing import Any, BinaryIO, Final, NamedTuple, TypeVar
+from typing import Any, BinaryIO, Final, NamedTuple
 
 from skerry.base.errors import InvalidInput, NotFound, SkerryError, Unsupported
 from skerry.base.oci_image import Descriptor
 from skerry.base.references import Reference, parse_reference
-from skerry.engine.archives import Archives, in_pieces
+from skerry.engine.archives import Archives, blocking, in_pieces
 from skerry.engine.images import Progress
 from skerry.engine.transfer import Transfer
 from skerry.registry.auth import Credential
@@ -31,7 +31,6 @@ KINDS: Final = (ARCHIVE, IMAGE, REGISTRY)
 _AT_ONCE: Final = 3
 """Blobs that are fetched from or sent to a registry at the same time."""
 _MAX_NAME: Final = 255
-_T = TypeVar("_T")
 
 
 class Source(NamedTuple):
@@ -63,7 +62,7 @@ class Copying:
         with Intake(self._store.images, _what(source)) as intake:
             packed = _renamed(intake, await self._gather(intake, source), name, layout)
             for each in packed:
-                await _blocking(partial(intake.verify, each))
+                await blocking(partial(intake.verify, each))
             stream = writing.compressed(
                 writing.write(self._store.images, packed, layout), compression
             )
@@ -75,7 +74,7 @@ class Copying:
         """Into this engine, as `name` or under the names it has."""
         with Intake(self._store.images, _what(source)) as intake:
             packed = _renamed(intake, await self._gather(intake, source), name, writing.DOCKER)
-            for image in await _blocking(lambda: intake.record(packed)):
+            for image in await blocking(lambda: intake.record(packed)):
                 self._archives.emit("load", image)
                 for shown in [name] if name else image.tags or [image.id]:
                     yield {"status": f"Copied {shown}", "aux": {"ID": image.id}}
@@ -90,7 +89,7 @@ class Copying:
         with Intake(self._store.images, _what(source)) as intake:
             packed = _renamed(intake, await self._gather(intake, source), name, writing.DOCKER)
             for each in packed:
-                await _blocking(partial(intake.verify, each))
+                await blocking(partial(intake.verify, each))
                 async with self._transfer.client(reference.registry, credential) as client:
                     digest = await self._push(client, reference, each)
                 yield {"status": f"Copied {reference.familiar} ({digest})", "aux": {"ID": digest}}
@@ -100,7 +99,7 @@ class Copying:
             stream = source.stream
             if stream is None:
                 raise InvalidInput("an archive to copy from has to come in the request's body")
-            packed = await _blocking(lambda: read(intake, stream, self._store.images.layers.limits))
+            packed = await blocking(lambda: read(intake, stream, self._store.images.layers.limits))
             return _selected(intake, packed, source.reference)
         if source.kind == IMAGE:
             chosen = choose(self._store.images, [source.reference])
@@ -153,7 +152,7 @@ async def _fetch_blob(
     if intake.blobs.has(descriptor.digest):
         return
     with intake.blobs.ingest() as writer:
-        async with aclosing(client.blob(reference.repository, descriptor)) as chunks:  # type: ignore[type-var]
+        async with aclosing(client.blob(reference.repository, descriptor)) as chunks:
             async for chunk in chunks:
                 writer.write(chunk)
         intake.keep(writer.commit(descriptor.digest, descriptor.size))
@@ -167,17 +166,6 @@ async def _all(work: list[Any]) -> None:
                 group.create_task(each)
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
-
-
-async def _blocking(work: Callable[[], _T]) -> _T:
-    """In a thread, which has ended when this returns or raises, also when it is cancelled."""
-    done = asyncio.get_running_loop().run_in_executor(None, work)
-    try:
-        return await asyncio.shield(done)
-    except asyncio.CancelledError:
-        await asyncio.wait([done])
-        done.exception()
-        raise
 
 
 def _what(source: Source) -> str:

@@ -3,80 +3,18 @@
 Paths resolve inside the given root (openat2 RESOLVE_IN_ROOT): no symbolic link leads out of it.
 """
 
-import datetime
 import os
 import posixpath
 import stat
 from collections.abc import Iterator
-from typing import BinaryIO, Final, NamedTuple
+from typing import BinaryIO
 
 from skerry.base.errors import InvalidInput, KernelFault, NotFound
 from skerry.store.compression import decompressed, file_chunks
 from skerry.store.extract import Extractor, Options
 from skerry.store.pack import PackOptions, pack, pack_file
 from skerry.store.paths import open_long
-from skerry.store.tar_reader import Limits, TarReader
-
-_GO_DIRECTORY: Final = 1 << 31
-_GO_SYMLINK: Final = 1 << 27
-_GO_DEVICE: Final = 1 << 26
-_GO_FIFO: Final = 1 << 25
-_GO_SOCKET: Final = 1 << 24
-_GO_SETUID: Final = 1 << 23
-_GO_SETGID: Final = 1 << 22
-_GO_CHAR: Final = 1 << 21
-_GO_STICKY: Final = 1 << 20
-
-
-class PathStat(NamedTuple):
-    """Docker's X-Docker-Container-Path-Stat: `mode` in Go's os.FileMode bits, `mtime` RFC 3339."""
-
-    name: str
-    size: int
-    mode: int
-    mtime: str
-    link_target: str
-
-
-def go_mode(mode: int) -> int:
-    """A st_mode as Go's os.FileMode (its io/fs documentation lists the bits)."""
-    kinds = {
-        stat.S_IFDIR: _GO_DIRECTORY,
-        stat.S_IFLNK: _GO_SYMLINK,
-        stat.S_IFBLK: _GO_DEVICE,
-        stat.S_IFCHR: _GO_DEVICE | _GO_CHAR,
-        stat.S_IFIFO: _GO_FIFO,
-        stat.S_IFSOCK: _GO_SOCKET,
-    }
-    result = (mode & 0o777) | kinds.get(stat.S_IFMT(mode), 0)
-    for bit, go in (
-        (stat.S_ISUID, _GO_SETUID),
-        (stat.S_ISGID, _GO_SETGID),
-        (stat.S_ISVTX, _GO_STICKY),
-    ):
-        if mode & bit:
-            result |= go
-    return result
-
-
-def path_stat(root_fd: int, path: str) -> PathStat:
-    """About one path, not following a final symbolic link; NotFound."""
-    parent, name = _split(root_fd, path)
-    try:
-        status = os.stat(name, dir_fd=parent, follow_symlinks=False)
-        target = os.readlink(name, dir_fd=parent) if stat.S_ISLNK(status.st_mode) else ""
-    except OSError as error:
-        raise _missing(path, error) from None
-    finally:
-        os.close(parent)
-    moment = datetime.datetime.fromtimestamp(status.st_mtime_ns // 10**9, datetime.UTC)
-    return PathStat(
-        posixpath.basename(posixpath.normpath("/" + path)) or "/",
-        status.st_size,
-        go_mode(status.st_mode),
-        moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        target,
-    )
+from skerry.store.tar_reader import DIRECTORY, HARDLINK, Entry, Limits, TarReader
 
 
 def tar_stream(root_fd: int, path: str = "/", *, name: str | None = None) -> Iterator[bytes]:
@@ -119,28 +57,46 @@ def extract_tar(
 
     NotFound when there is no such directory, InvalidInput when the archive is broken or when
     `no_overwrite_dir_non_dir` is set and a directory would replace a file or the reverse. `owner`
-    replaces the archive's owners. A symbolic link inside the archive or the directory resolves with
-    `path` as its root.
+    replaces the archive's owners. Symbolic links on the way resolve as a process with that root
+    would follow them; the directory itself stays as it is.
     """
+    clean = posixpath.normpath("/" + path).strip("/")
     try:
-        directory = open_long(root_fd, path.strip("/") or ".", os.O_RDONLY | os.O_DIRECTORY)
+        os.close(open_long(root_fd, clean or ".", os.O_RDONLY | os.O_DIRECTORY))
     except KernelFault as fault:
         if fault.errno == 20:
             raise InvalidInput("extraction point is not a directory") from None
         raise _missing(path, fault) from None
-    try:
-        what = "archive"
-        chunks = decompressed(file_chunks(stream), what, limit=limits.size)
-        options = Options(
-            whiteouts=False,
-            owners=owner is None,
-            owner=owner or (0, 0),
-            keep_kinds=no_overwrite_dir_non_dir,
-        )
-        with Extractor(directory, TarReader(chunks, what, limits), options) as extractor:
-            extractor.run()
-    finally:
-        os.close(directory)
+    what = "archive"
+    chunks = decompressed(file_chunks(stream), what, limit=limits.size)
+    options = Options(
+        whiteouts=False,
+        owners=owner is None,
+        owner=owner or (0, 0),
+        keep_kinds=no_overwrite_dir_non_dir,
+    )
+    reader = _Below(chunks, what, limits, clean)
+    with Extractor(root_fd, reader, options) as extractor:
+        extractor.run()
+
+
+class _Below(TarReader):
+    """The entries with their names below a directory; the archive's own root is left out."""
+
+    def __init__(self, chunks: Iterator[bytes], what: str, limits: Limits, prefix: str) -> None:
+        super().__init__(chunks, what, limits)
+        self._prefix = f"{prefix}/" if prefix else ""
+
+    def __iter__(self) -> Iterator[Entry]:
+        for entry in super().__iter__():
+            if not entry.name.strip("/."):
+                if entry.kind is not DIRECTORY or ".." in entry.name:
+                    raise InvalidInput(f"{self.what}: entry {entry.name!r:.200}: no place for it")
+                continue
+            link = entry.link
+            if entry.kind is HARDLINK:
+                link = self._prefix + link.lstrip("/")
+            yield entry._replace(name=self._prefix + entry.name.lstrip("/"), link=link)
 
 
 def _split(root_fd: int, path: str) -> tuple[int, str]:

@@ -273,7 +273,9 @@ class Extractor:
         status = os.stat(name, dir_fd=parent, follow_symlinks=False)
         was_directory = stat.S_ISDIR(status.st_mode)
         if self._options.keep_kinds and was_directory != (entry.kind is tar_reader.DIRECTORY):
-            old, new = ("directory", "file") if was_directory else ("file", "directory")
+            old, new = "directory", "non-directory"
+            if not was_directory:
+                old, new = new, old
             raise self._refuse(entry, f"cannot overwrite {old} with {new}")
         if was_directory:
             below = path + "/"

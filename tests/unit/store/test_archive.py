@@ -3,7 +3,6 @@
 import io
 import os
 import shutil
-import stat
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 
 from skerry.base.errors import InvalidInput, NotFound, SkerryError
-from skerry.store.archive import extract_tar, go_mode, path_stat, tar_stream
+from skerry.store.archive import extract_tar, tar_stream
 from skerry.store.tar_reader import Limits
 
 Make = Callable[..., Any]
@@ -77,25 +76,6 @@ def test_a_whole_root(fd: int) -> None:
 def test_not_found(fd: int, path: str) -> None:
     with pytest.raises(NotFound, match="no such path"):
         tar_stream(fd, path)
-    with pytest.raises(NotFound):
-        path_stat(fd, path)
-
-
-def test_path_stat(fd: int, root: Path) -> None:
-    os.utime(root / "etc/conf", (86400, 86400))
-    assert path_stat(fd, "/etc/conf") == ("conf", 7, 0o644, "1970-01-02T00:00:00Z", "")
-    assert path_stat(fd, "/etc").mode == (1 << 31) | (1 << 20) | 0o775
-    assert path_stat(fd, "/etc/link").link_target == "/etc/conf"
-    assert path_stat(fd, "/").name == "/"
-    assert path_stat(fd, "/out/etc/../etc/conf").size == 7
-
-
-def test_go_modes() -> None:
-    assert go_mode(stat.S_IFREG | 0o4755) == (1 << 23) | 0o755
-    assert go_mode(stat.S_IFCHR | 0o2600) == (1 << 26) | (1 << 21) | (1 << 22) | 0o600
-    assert go_mode(stat.S_IFSOCK) == 1 << 24
-    assert go_mode(stat.S_IFIFO) == 1 << 25
-    assert go_mode(stat.S_IFBLK) == 1 << 26
 
 
 def test_what_goes_in_comes_out(fd: int, root: Path, make_archive: Make, make_member: Make) -> None:

@@ -94,7 +94,7 @@ def copy(context: Context, parsed: Parsed) -> int:
         format=DOCKER_ARCHIVE if target.transport in (DOCKER_ARCHIVE, DAEMON) else OCI_ARCHIVE,
         compression=parsed.text("compression"),
     )
-    headers = dict(_TAR) if source.kind == "archive" else {}
+    headers = (dict(_TAR) if source.kind == "archive" else {}) | _credentials(source, target)
     body = _open(source, docker) if source.kind == "archive" else None
     response = context.client.open("POST", "/skerry/copy" + parameters, body, headers)
     try:
@@ -111,6 +111,20 @@ def copy(context: Context, parsed: Parsed) -> int:
     if not quiet and target.kind == "archive":
         err(f"copied {parsed.arguments[0]} to {parsed.arguments[1]}")
     return 0
+
+
+def _credentials(source: Place, target: Place) -> dict[str, str]:
+    """Who we are to the registries at both ends."""
+    from skerry.cli.registry_auth import headers_for
+
+    headers: dict[str, str] = {}
+    if source.transport == REGISTRY:
+        headers |= {
+            "X-Source-" + name[2:]: each for name, each in headers_for(source.reference).items()
+        }
+    if target.transport == REGISTRY:
+        headers |= headers_for(target.reference)
+    return headers
 
 
 def _open(source: Place, docker: str) -> Iterator[bytes]:

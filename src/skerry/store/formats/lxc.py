@@ -47,6 +47,7 @@ _NAMES: Final = {
     ("loong64", ""): "loongarch64",
 }
 _RFC3339: Final = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)")
+_SECONDS: Final = re.compile(r"[0-9]{1,12}")
 _LATEST: Final = 253402300799
 """The end of the year 9999, RFC 3339's last."""
 
@@ -70,11 +71,11 @@ def parse(data: bytes, what: str) -> Metadata:
     if not isinstance(document, dict):
         raise InvalidInput(f"{what}: a mapping is expected")
     machine = document.get("architecture")
-    if machine not in _ARCHITECTURES:
+    if not isinstance(machine, str) or machine not in _ARCHITECTURES:
         raise InvalidInput(f"{what}: architecture {machine!r:.60} is not known")
     architecture, variant = _ARCHITECTURES[machine]
     created = document.get("creation_date") or "0"
-    if not re.fullmatch(r"[0-9]{1,12}", created) or int(created) > _LATEST:
+    if not isinstance(created, str) or not _SECONDS.fullmatch(created) or int(created) > _LATEST:
         raise InvalidInput(f"{what}: creation_date {created!r:.60} is not a time")
     properties = _mapping(document, "properties", what)
     for key, value in properties.items():

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from skerry.base.errors import InvalidInput, SkerryError
-from skerry.engine.tarring import Extraction, Writer
+from skerry.store.archive import extract_tar, tar_stream
 
 ME = (os.getuid(), os.getgid())
 
@@ -28,18 +28,13 @@ def opened(path: Path) -> Iterator[int]:
 
 
 def packed(folder: Path, name: str) -> tarfile.TarFile:
-    out = io.BytesIO()
-    writer = Writer(out)
     with opened(folder) as fd:
-        writer.add_folder(fd, name)
-    writer.close()
-    out.seek(0)
-    return tarfile.open(fileobj=out)
+        return tarfile.open(fileobj=io.BytesIO(b"".join(tar_stream(fd, "/", name=name))))
 
 
 def unpack(root: Path, target: str, data: bytes, *, keep_kinds: bool = False) -> None:
     with opened(root) as fd:
-        Extraction(fd, target, owner=ME, keep_kinds=keep_kinds).run(io.BytesIO(data))
+        extract_tar(io.BytesIO(data), fd, target, owner=ME, no_overwrite_dir_non_dir=keep_kinds)
 
 
 def archive(*entries: tuple[str, str, str]) -> bytes:
@@ -141,20 +136,14 @@ def test_kinds_are_kept_when_asked(tmp_path: Path) -> None:
     assert (tmp_path / "file").is_dir()
 
 
-def test_a_file_that_shrinks_is_padded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_bytes(b"1234567890")
-    add = tarfile.TarFile.addfile
-
-    def shrink(self: tarfile.TarFile, info: tarfile.TarInfo, source: object = None) -> None:
-        if info.isreg():
-            os.truncate(tmp_path / "file", 4)
-        add(self, info, source)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(tarfile.TarFile, "addfile", shrink)
-    tar = packed(tmp_path, ".")
-    found = tar.extractfile("./file")
-    assert found is not None
-    assert found.read() == b"1234" + bytes(6)
+def test_links_of_the_container_are_followed_in_its_root(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "var").mkdir()
+    (tmp_path / "var/run").symlink_to("/run")
+    unpack(tmp_path, "/var", archive((".", "d", ""), ("run/x", "f", "new")))
+    unpack(tmp_path, "/var/run", archive((".", "d", ""), ("y", "f", "new")))
+    assert (tmp_path / "run/x").read_text() == (tmp_path / "run/y").read_text() == "new"
+    assert (tmp_path / "var/run").is_symlink()
 
 
 @given(data=st.binary(max_size=2000))

@@ -149,7 +149,7 @@ def decode_auth_config(value: Mapping[str, object]) -> Credential:
         if not isinstance(text, str):
             raise InvalidInput(f"authentication: {key} has to be a string")
     username, password, auth, identity, token = (str(texts[key]) for key in known)
-    if auth and not (username or identity):
+    if auth and not username:
         username, password = _decode_basic(auth)
     return Credential(username, password, identity, token)
 

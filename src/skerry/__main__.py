@@ -1,4 +1,5 @@
-"""`python -m skerry engine …` runs the engine; every other word is the command line's.
+"""`python -m skerry engine …` runs the engine, `registry …` the registry server; every other word
+is the command line's.
 
 `host-report ROOT` is what `skerry doctor` falls back to when no engine comes up: that is when a
 doctor is needed most.
@@ -13,6 +14,10 @@ def main() -> int:
         from skerry.api.main import main as engine
 
         return engine(sys.argv[2:])
+    if sys.argv[1:2] == ["registry"]:
+        from skerry.registry.server.main import main as registry
+
+        return registry(sys.argv[2:])
     if sys.argv[1:2] == ["host-report"]:
         import json
 

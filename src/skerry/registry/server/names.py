@@ -1,4 +1,4 @@
-"""Repository names, tags and digests: the specification's grammar, checked before they are paths."""
+"""Repository names, tags and digests: the specification's grammar, before they are paths."""
 
 import re
 from typing import Final

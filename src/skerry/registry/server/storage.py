@@ -7,7 +7,7 @@ to care, a power cut. Names, tags and digests that come in have been checked. Er
 
 from typing import Any, NamedTuple, Protocol
 
-from skerry.registry.server.documents import Document
+from skerry.registry.server.documents import Document, Piece
 
 
 class Limits(NamedTuple):
@@ -105,6 +105,10 @@ class Storage(Protocol):
         """BLOB_UNKNOWN. `claim` keeps the collector off it for the time of grace."""
         ...
 
+    def piece(self, repository: str, digest: str) -> Piece:
+        """What a manifest of the repository says of a blob. BLOB_UNKNOWN when none speaks of it."""
+        ...
+
     def mount(self, repository: str, digest: str, source: str) -> bool:
         """Take over a blob of another repository (of any when `source` is empty)."""
         ...
@@ -127,6 +131,10 @@ class Storage(Protocol):
 
     def cancel_upload(self, upload: Upload) -> None:
         """Forget it and its bytes."""
+        ...
+
+    def cancel_stale(self) -> int:
+        """Cancel the uploads that nobody has touched for `limits.upload_age`; how many."""
         ...
 
     def collect(self, *, grace: float, untagged: bool = False) -> "Collected":

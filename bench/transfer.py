@@ -14,7 +14,7 @@ import socket
 import subprocess
 import tarfile
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bench import unpack
 from bench.daemons import DOCKER, Daemon, MissingPiece, remove_folder, short_folder
@@ -37,9 +37,12 @@ class Layer(NamedTuple):
 
 
 class DebianRegistry:
-    """A `docker-registry` on a loopback port, with a folder of its own."""
+    """A `docker-registry` on a loopback port, with a folder of its own.
 
-    def __init__(self) -> None:
+    `htpasswd` is a line `user:bcrypt hash`; without it everybody may do everything.
+    """
+
+    def __init__(self, htpasswd: str = "") -> None:
         program = shutil.which("docker-registry")
         if program is None:
             raise MissingPiece("docker-registry is not installed")
@@ -50,10 +53,23 @@ class DebianRegistry:
         self.name = f"127.0.0.1:{self.port}"
         config = self.home / "config.json"
         storage = {"filesystem": {"rootdirectory": str(self.home / "data")}}
-        settings = {"version": 0.1, "log": {"level": "error"}, "storage": storage}
-        config.write_text(json.dumps(settings | {"http": {"addr": self.name}}))
+        settings: dict[str, Any] = {
+            "version": 0.1,
+            "log": {"level": "error", "accesslog": {"disabled": True}},
+            "storage": storage,
+        }
+        settings["http"] = {"addr": self.name}
+        if htpasswd:
+            users = self.home / "htpasswd"
+            users.write_text(htpasswd + "\n")
+            settings["auth"] = {"htpasswd": {"realm": "test", "path": str(users)}}
+        config.write_text(json.dumps(settings))
+        # What the environment calls REGISTRY_… would change the configuration.
+        env = {key: value for key, value in os.environ.items() if "REGISTRY" not in key}
         with (self.home / "log").open("wb") as log:
-            self.process = subprocess.Popen([program, "serve", config], stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                [program, "serve", config], stdout=log, stderr=log, env=env
+            )
 
     def __enter__(self) -> "DebianRegistry":
         deadline = time.monotonic() + 20

@@ -38,6 +38,8 @@ _skerry_options() {
     'login') echo '--username -u --password -p --password-stdin --help' ;;
     'logout') echo '--help' ;;
     'search') echo '--filter -f --limit --format --no-trunc --help' ;;
+    'sign') echo '--key --annotation -a --help' ;;
+    'verify') echo '--key --json --help' ;;
     'bootstrap') echo '--include --key --mirror --progress --quiet -q --tag -t --help' ;;
     'info') echo '--format -f --help' ;;
     'version') echo '--format -f --help' ;;
@@ -91,6 +93,7 @@ _skerry_options() {
     'system prune') echo '--filter --force -f --all -a --volumes --help' ;;
     'system info') echo '--format -f --help' ;;
     'system events') echo '--filter -f --format --since --until --help' ;;
+    'trust generate-key') echo '--type --encrypt --help' ;;
   esac
 }
 _skerry_value() {
@@ -328,6 +331,9 @@ _skerry_value() {
     'search --filter'|'search -f') echo 'any' ;;
     'search --limit') echo 'any' ;;
     'search --format') echo 'any' ;;
+    'sign --key') echo 'files' ;;
+    'sign --annotation'|'sign -a') echo 'any' ;;
+    'verify --key') echo 'files' ;;
     'bootstrap --include') echo 'any' ;;
     'bootstrap --key') echo 'files' ;;
     'bootstrap --mirror') echo 'any' ;;
@@ -577,6 +583,7 @@ _skerry_value() {
     'system events --format') echo 'any' ;;
     'system events --since') echo 'any' ;;
     'system events --until') echo 'any' ;;
+    'trust generate-key --type') echo 'any' ;;
   esac
 }
 _skerry_arguments() {
@@ -610,6 +617,8 @@ _skerry_arguments() {
     'tag') echo 'images' ;;
     'history') echo 'images' ;;
     'push') echo 'images' ;;
+    'sign') echo 'images' ;;
+    'verify') echo 'images' ;;
     'bootstrap') echo 'bases' ;;
     'completion') echo 'shells' ;;
     'help') echo 'commands' ;;
@@ -659,7 +668,7 @@ _skerry_words() {
     signals) echo 'HUP INT QUIT KILL USR1 USR2 TERM CONT STOP WINCH' ;;
     streams) echo 'stdin stdout stderr' ;;
     capabilities) echo 'ALL AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL MKNOD NET_ADMIN NET_BIND_SERVICE NET_RAW SETFCAP SETGID SETPCAP SETUID SYS_ADMIN SYS_CHROOT SYS_NICE SYS_PTRACE SYS_TIME' ;;
-    commands) echo 'run create exec attach ps logs start stop restart kill pause unpause wait rename rm update top stats inspect events cp diff commit export save load import copy images rmi tag history pull push login logout search bootstrap info version doctor engine registry completion help container image system' ;;
+    commands) echo 'run create exec attach ps logs start stop restart kill pause unpause wait rename rm update top stats inspect events cp diff commit export save load import copy images rmi tag history pull push login logout search sign verify bootstrap info version doctor engine registry completion help container image system trust' ;;
   esac
 }
 _skerry_group() {
@@ -667,6 +676,7 @@ _skerry_group() {
     container) echo 'attach commit cp create diff exec export inspect kill list logs ls pause prune ps rename restart rm run start stats stop top unpause update wait' ;;
     image) echo 'copy exists history import inspect list load ls prune pull push remove rm save tag' ;;
     system) echo 'df events info prune' ;;
+    trust) echo 'generate-key' ;;
   esac
 }
 _skerry_candidates() {

@@ -5,8 +5,10 @@ import json
 import lzma
 import os
 import shutil
+import socket
 import subprocess
 import tarfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -218,3 +220,63 @@ def test_one_clear_line(skerry: Cli, words: list[str], reason: str) -> None:
     said = skerry(*words, code=1, stdin=b"this is no archive", error=True)
     assert reason in said
     assert not Path("/tmp/x/index.json").exists()
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Debian's registry on a port of loopback: `host:port`."""
+    if not shutil.which("docker-registry"):
+        pytest.skip("needs docker-registry")
+    folder = tmp_path_factory.mktemp("registry")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    settings = {
+        "version": "0.1",
+        "storage": {"filesystem": {"rootdirectory": str(folder / "data")}},
+        "http": {"addr": address},
+    }
+    (folder / "config.yml").write_text(json.dumps(settings))
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            ["docker-registry", "serve", str(folder / "config.yml")], stdout=log, stderr=log
+        )
+    try:
+        deadline = time.monotonic() + 20
+        while not answers(address):
+            assert time.monotonic() < deadline, (folder / "log").read_text()
+            time.sleep(0.05)
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def answers(address: str) -> bool:
+    host, _, port = address.partition(":")
+    try:
+        socket.create_connection((host, int(port)), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_copies_to_and_from_a_registry(
+    skerry: Cli, image: str, registry: str, tmp_path: Path
+) -> None:
+    skerry("copy", f"skerry:{image}", f"docker://{registry}/a/b:v1")
+    archive = tmp_path / "a.tar"
+    skerry("copy", f"docker://{registry}/a/b:v1", f"oci-archive:{archive}:name:v2")
+    skerry("copy", f"oci-archive:{archive}:name:v2", f"docker://{registry}/c/d:v3")
+    digests = {
+        json.loads(skopeo("inspect", "--tls-verify=false", f"docker://{registry}/{name}"))["Digest"]
+        for name in ("a/b:v1", "c/d:v3")
+    }
+    assert len(digests) == 1
+    skerry("copy", f"docker://{registry}/c/d:v3", "skerry:from-registry:v1")
+    assert identity(skerry, "from-registry:v1") == identity(skerry, image)
+    skerry("rmi", "from-registry:v1")
+    missing = f"docker://{registry}/a/none:v1"
+    said = skerry("copy", missing, f"oci-archive:{tmp_path / 'none'}", code=1, error=True)
+    assert f"{registry}/a/none:v1: not found" in said
+    assert not (tmp_path / "none").exists()

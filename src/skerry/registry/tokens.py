@@ -23,7 +23,7 @@ from yarl import URL
 from skerry.base.errors import InvalidInput
 from skerry.registry.auth import Credential, Credentials
 from skerry.registry.challenges import Challenge, parse_challenges
-from skerry.registry.wire import Answer, Hopeless, Wire
+from skerry.registry.wire import Answer, Hopeless, TooMuch, Wire
 
 CLIENT_ID: Final = "skerry"
 MAX_TOKEN_ANSWER: Final = 1 << 20
@@ -160,6 +160,12 @@ class Authorizer:
             document = json.loads(await answer.read(MAX_TOKEN_ANSWER))
         except (ValueError, RecursionError):
             raise Hopeless(f"{realm.host} answered no JSON where a token was expected") from None
+        except TooMuch:
+            raise Hopeless(
+                f"{realm.host} gave a token of more than {MAX_TOKEN_ANSWER} bytes"
+            ) from None
+        finally:
+            answer.close()
         if not isinstance(document, dict):
             document = {}
         token = document.get("token") or document.get("access_token")

@@ -218,10 +218,11 @@ class Transport:
         """Where a `Location` leads; Hopeless for what must not be followed."""
         try:
             # Signed addresses must be sent exactly as they came.
-            url = base.join(URL(location, encoded=True)).with_fragment(None)
+            named = URL(location, encoded=True)
+            url = base.join(named).with_fragment(None)
             if url.user is not None or url.password is not None:
                 url = url.with_user(None)
-            host = url.host
+            host = url.host if named.host or not named.scheme else None
         except ValueError:
             host = None
         if not host or url.scheme not in ("http", "https") or len(location) > 8192:

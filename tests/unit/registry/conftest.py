@@ -1,6 +1,7 @@
 """Registries on loopback that do as a test tells them."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 
@@ -34,12 +35,12 @@ class Servers:
     def __init__(self, stack: AsyncExitStack) -> None:
         self._stack = stack
 
-    async def web(self, handler: Handler) -> str:
+    async def web(self, handler: Handler, tls: ssl.SSLContext | None = None) -> str:
         """An HTTP server; its `host:port`."""
         runner = web.ServerRunner(web.Server(handler), shutdown_timeout=0.1)  # type: ignore[arg-type]
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
         await site.start()
         return "{}:{}".format(*runner.addresses[0])
 

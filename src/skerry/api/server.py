@@ -24,6 +24,7 @@ from skerry.api.routes import (
     streams,
     system,
     transfer,
+    trust,
     unserved,
     volumes,
 )
@@ -53,6 +54,7 @@ def all_routes() -> list[Route]:
         image_archives,
         copying,
         transfer,
+        trust,
         images,
         volumes,
         networks,

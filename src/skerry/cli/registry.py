@@ -46,6 +46,8 @@ COMMANDS: dict[str, str] = {
     "login": "login",
     "logout": "login",
     "search": "search",
+    "sign": "sign",
+    "verify": "verify",
     "bootstrap": "bootstrap",
     "info": "system",
     "version": "system",
@@ -98,6 +100,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "info": ("system", "info"),
         "events": ("events", "events"),
     },
+    "trust": {"generate-key": ("sign", "trust generate-key")},
 }
 """Group to its commands: module and the name in that module's COMMANDS."""
 
@@ -105,6 +108,7 @@ GROUP_SUMMARIES = {
     "container": "Manage containers",
     "image": "Manage images",
     "system": "Manage the engine and its disk space",
+    "trust": "Manage keys that sign images",
 }
 
 

@@ -1,0 +1,243 @@
+"""Signing images in registries, checking their signatures, and the policy that every pull meets.
+
+Private keys never come here: a client signs the payload itself and hands in the signature.
+"""
+
+import io
+import os
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
+
+from skerry.base.digests import sha256
+from skerry.base.errors import Forbidden, InvalidInput, RegistryNotFound, SkerryError
+from skerry.base.oci_image import OCI_MANIFEST, Descriptor, parse_manifest
+from skerry.base.references import Reference, parse_reference
+from skerry.engine.transfer import Transfer
+from skerry.registry.auth import Credential
+from skerry.registry.client import Client, ImageManifest
+from skerry.trust.keys import MAX_PEM, Verifying, load_public
+from skerry.trust.payload import MAX_PAYLOAD, parse_payload
+from skerry.trust.policy import MAX_POLICY, Policy, Rule, parse_policy
+from skerry.trust.signatures import (
+    ANNOTATION,
+    ARTIFACT_TYPE,
+    MAX_SIGNATURES,
+    Bundle,
+    Signature,
+    Verified,
+    referrer_manifest,
+    signature_layers,
+    signature_tag,
+    tag_manifest,
+    verify_any,
+)
+
+SYSTEM_POLICY: Final = "/etc/skerry/policy.json"
+_MAX_REFERRERS: Final = 64
+
+
+class Gate:
+    """The policy on what may be pulled; `Transfer` asks it before it fetches layers."""
+
+    def __init__(self, root: str, system_file: str = SYSTEM_POLICY) -> None:
+        self._files = (os.path.join(root, "policy.json"), system_file)
+
+    def policy(self) -> Policy | None:
+        """`<root>/policy.json`, else `/etc/skerry/policy.json`; None when there is neither.
+
+        Read each time, so that a change needs no restart. A file that cannot be read or understood
+        raises InvalidInput: no pull goes on without it.
+        """
+        for path in self._files:
+            data = _read(path, MAX_POLICY)
+            if data is not None:
+                return parse_policy(data, path)
+        return None
+
+    async def admit(self, client: Client, reference: Reference, image: ImageManifest) -> None:
+        """Forbidden, with rule and keys, when the policy does not let the image in."""
+        policy = self.policy()
+        if policy is None:
+            return
+        rule = policy.rule(reference)
+        if rule.verdict == "accept":
+            return
+        what = f"pull {reference.familiar}: refused by {policy.path}, {rule.shown}"
+        if rule.verdict == "reject":
+            raise Forbidden(f"{what}: rule reject", hint="an administrator can add a scope for it")
+        keys = trusted_keys(rule)
+        # A signature of the index vouches for all of its manifests.
+        digests = dict.fromkeys((image.root.digest, image.document.digest))
+        signers: set[str] = set()
+        reasons: list[str] = []
+        for digest in digests:
+            good, bad = await check(client, reference, digest, keys)
+            signers.update(each.key.fingerprint for each in good)
+            reasons += bad
+            if len(signers) >= rule.threshold:
+                return
+        wanted = ", ".join(key.shown for key in keys)
+        raise Forbidden(
+            f"{what}: rule signedBy {wanted}: {len(signers)} of {rule.threshold} signatures: "
+            + "; ".join(dict.fromkeys(reasons or ["there is no signature"]))
+        )
+
+
+class Signing:
+    """The service."""
+
+    def __init__(self, transfer: Transfer, root: str) -> None:
+        self._transfer = transfer
+        self.gate = Gate(root)
+        transfer.policy = self.gate
+
+    async def resolve(self, name: str, credential: Credential | None = None) -> Descriptor:
+        """The manifest or index that a registry has under `name`."""
+        reference = parse_reference(name)
+        async with self._transfer.client(reference.registry, credential) as client:
+            return await client.resolve(reference.repository, reference.digest or reference.tag)
+
+    async def attach(
+        self, name: str, signature: Signature, credential: Credential | None = None
+    ) -> str:
+        """Store a signature beside the image: below the tag `sha256-….sig` and as a referrer.
+
+        InvalidInput when the payload is about another image. The tag's manifest.
+        """
+        reference = parse_reference(name)
+        payload = parse_payload(signature.payload)
+        async with self._transfer.client(reference.registry, credential) as client:
+            subject = await client.resolve(reference.repository, reference.digest or reference.tag)
+            if payload.digest != subject.digest:
+                raise InvalidInput(
+                    f"sign {reference.familiar}: the payload is for {payload.digest}, the registry "
+                    f"has {subject.digest}",
+                    hint="the tag has moved meanwhile; sign by digest",
+                )
+            held = await _tagged(client, reference, subject.digest)
+            layer = signature.descriptor
+            if layer not in held:
+                held.append(layer)
+            if len(held) > MAX_SIGNATURES:
+                raise InvalidInput(f"sign {reference.familiar}: too many signatures")
+            await _push(client, reference, layer, signature.payload)
+            await put(client, reference, referrer_manifest(layer, subject), "")
+            return await put(client, reference, tag_manifest(held), signature_tag(subject.digest))
+
+    async def verify(
+        self, name: str, keys: Sequence[Verifying], credential: Credential | None = None
+    ) -> tuple[str, list[Verified]]:
+        """The image's digest and the signatures that hold; Forbidden when none does."""
+        if not keys:
+            raise InvalidInput(f"verify {name}: no key was given")
+        reference = parse_reference(name)
+        async with self._transfer.client(reference.registry, credential) as client:
+            wanted = reference.digest or reference.tag
+            digest = (await client.resolve(reference.repository, wanted)).digest
+            good, bad = await check(client, reference, digest, keys)
+        if not good:
+            names = ", ".join(key.shown for key in keys)
+            raise Forbidden(
+                f"verify {reference.familiar}: no signature of {digest} by {names}: "
+                + "; ".join(bad or ["there is no signature"])
+            )
+        return digest, good
+
+
+def trusted_keys(rule: Rule) -> list[Verifying]:
+    """The keys of a rule, read now; InvalidInput names the file."""
+    keys = []
+    for path in rule.keys:
+        data = _read(path, MAX_PEM)
+        if data is None:
+            raise InvalidInput(f"policy, {rule.shown}: no key file {path}")
+        keys.append(load_public(data, path))
+    return keys
+
+
+async def check(
+    client: Client, reference: Reference, digest: str, keys: Sequence[Verifying]
+) -> tuple[list[Verified], list[str]]:
+    """The signatures of a manifest that hold, one a key, and why the others do not."""
+    signatures, failures = await _signatures(client, reference, digest)
+    good, bad = verify_any(signatures, reference, digest, keys)
+    return good, [*bad, *failures]
+
+
+async def _signatures(
+    client: Client, reference: Reference, digest: str
+) -> tuple[list[Signature], list[str]]:
+    """From the tag and from the referrers. A broken one is a reason, not the end: whoever may
+    write beside the image must not be able to make a good signature count for nothing."""
+    layers: dict[tuple[str, str], tuple[Descriptor, str]] = {}
+    failures: list[str] = []
+    async for data, what in _manifests(client, reference, digest, failures):
+        try:
+            for layer in signature_layers(data, what):
+                layers.setdefault((layer.digest, layer.annotations[ANNOTATION]), (layer, what))
+        except InvalidInput as error:
+            failures.append(error.message)
+    found = []
+    for layer, what in list(layers.values())[:MAX_SIGNATURES]:
+        try:
+            payload = await client.read_blob(reference.repository, layer, MAX_PAYLOAD)
+            found.append(Signature(payload, layer.annotations[ANNOTATION]))
+        except SkerryError as error:
+            failures.append(f"{what}: {error.message}")
+    return found, failures
+
+
+async def _manifests(
+    client: Client, reference: Reference, digest: str, failures: list[str]
+) -> AsyncIterator[tuple[bytes, str]]:
+    tags = [signature_tag(digest)]
+    try:
+        tags += [
+            each.digest
+            for each in await client.referrers(reference.repository, digest, ARTIFACT_TYPE)
+        ][:_MAX_REFERRERS]
+    except SkerryError as error:
+        failures.append(error.message)
+    for each in tags:
+        try:
+            found = await client.manifest(reference.repository, each, (OCI_MANIFEST,))
+        except RegistryNotFound:
+            continue
+        except SkerryError as error:
+            failures.append(error.message)
+            continue
+        yield found.data, f"signatures {each[:26]}"
+
+
+async def _tagged(client: Client, reference: Reference, digest: str) -> list[Descriptor]:
+    try:
+        found = await client.manifest(reference.repository, signature_tag(digest), (OCI_MANIFEST,))
+    except RegistryNotFound:
+        return []
+    return signature_layers(found.data)
+
+
+async def put(client: Client, reference: Reference, bundle: Bundle, tag: str) -> str:
+    """Push a manifest and its configuration, under its digest when `tag` is empty; its digest."""
+    await _push(client, reference, parse_manifest(bundle.manifest).config, bundle.config)
+    name = tag or sha256(bundle.manifest)
+    return await client.put_manifest(reference.repository, name, bundle.manifest, OCI_MANIFEST)
+
+
+async def _push(client: Client, reference: Reference, blob: Descriptor, data: bytes) -> None:
+    if not await client.has_blob(reference.repository, blob.digest):
+        await client.push_blob(reference.repository, blob, lambda start: io.BytesIO(data[start:]))
+
+
+def _read(path: str, limit: int) -> bytes | None:
+    """A small file, None when there is none; InvalidInput when it cannot be read or is too long."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(limit + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InvalidInput(f"{path}: {error.strerror}") from None
+    if len(data) > limit:
+        raise InvalidInput(f"{path}: larger than {limit} bytes")
+    return data

@@ -24,14 +24,16 @@ def created(repository: str, digest: str) -> web.Response:
 
 def state(upload: Upload, status: int) -> web.Response:
     """Where the session is and how far it has come."""
-    return empty(
-        status,
-        {
-            "Location": f"/v2/{upload.repository}/blobs/uploads/{upload.id}",
-            "Range": f"0-{max(0, upload.size - 1)}",
-            "Docker-Upload-UUID": upload.id,
-        },
-    )
+    return empty(status, where(upload))
+
+
+def where(upload: Upload) -> dict[str, str]:
+    """The headers that say it."""
+    return {
+        "Location": f"/v2/{upload.repository}/blobs/uploads/{upload.id}",
+        "Range": f"0-{max(0, upload.size - 1)}",
+        "Docker-Upload-UUID": upload.id,
+    }
 
 
 @contextlib.asynccontextmanager
@@ -116,7 +118,7 @@ def check_range(call: Call, upload: Upload) -> None:
             "BLOB_UPLOAD_INVALID",
             f"the chunk starts at {first}, the upload is at {upload.size}",
             status=416,
-            headers=dict(state(upload, 202).headers) | {"Content-Type": "application/json"},
+            headers=where(upload),
         )
     if length is not None and length != last - first + 1:
         raise Refusal("SIZE_INVALID", f"Content-Range {text:.60} with {length} bytes")

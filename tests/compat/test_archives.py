@@ -108,6 +108,26 @@ def test_docker_loads_ours_and_we_load_dockers(
     dockerd.docker("rmi", "-f", image, "copied:v3")
 
 
+def test_dockers_own_client(engine: Skerry, skerry: Cli, image: str, tmp_path: Path) -> None:
+    """docker save, load, export and import against this engine."""
+    saved, tree = tmp_path / "saved.tar", tmp_path / "tree.tar"
+    engine.docker("save", "-o", str(saved), image)
+    before = identity(skerry, image)
+    engine.docker("rmi", "-f", image)
+    assert f"Loaded image: {image}" in engine.docker("load", "-i", str(saved)).stdout
+    assert identity(skerry, image) == before
+    container = engine.docker("create", image).stdout.strip()
+    engine.docker("export", "-o", str(tree), container)
+    engine.docker("rm", container)
+    made = engine.docker("import", "-c", 'CMD ["cat", "/added"]', str(tree), "imported:v1").stdout
+    assert made.strip() == identity(skerry, "imported:v1")
+    assert engine.docker("run", "--rm", "--network", "none", "imported:v1").stdout == "added"
+    engine.docker("rmi", "imported:v1")
+    broken = engine.docker("import", "-", "broken:v1", stdin=b"x" * 600, check=False)
+    assert broken.returncode == 1
+    assert "root file system" in broken.stderr
+
+
 def test_podman_loads_ours(
     skerry: Cli, image: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any, BinaryIO, Final, TypeVar, cast
 
 from skerry.base.errors import InvalidInput
-from skerry.base.oci_image import Platform
 from skerry.engine.events import Events
 from skerry.engine.images import Progress, report
+from skerry.engine.transfer import parse_platform
 from skerry.store import Store
 from skerry.store.image import Image
 
@@ -64,7 +64,7 @@ class Archives:
         platform: str = "",
     ) -> AsyncIterator[Progress]:
         """`docker import`: the id of the image is the only line."""
-        place = parse_platform(platform) if platform else None
+        place = parse_platform(platform)
 
         def work(tell: Callable[[Any], None]) -> None:
             image = self._store.images.import_rootfs(
@@ -80,16 +80,6 @@ class Archives:
         labels = image.config.get("Labels") or {}
         name = image.tags[0] if image.tags else image.id
         self._events.emit("image", action, image.id, {**labels, "name": name})
-
-
-def parse_platform(text: str) -> Platform:
-    """`linux/arm/v7`; InvalidInput."""
-    parts = text.split("/")
-    if not 2 <= len(parts) <= 3 or not all(
-        part.isascii() and part.isalnum() and len(part) <= 32 for part in parts
-    ):
-        raise InvalidInput(f"invalid platform {text!r:.60}", hint="write OS/ARCH[/VARIANT]")
-    return Platform(parts[1], parts[0], variant=parts[2] if len(parts) > 2 else "")
 
 
 async def in_pieces(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:

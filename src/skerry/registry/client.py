@@ -28,6 +28,7 @@ from skerry.base.errors import (
     RegistryNotFound,
     RegistryProtocol,
     RegistryUnauthorized,
+    RegistryUnreachable,
     Unsupported,
 )
 from skerry.base.oci_image import OCI_INDEX, Descriptor, Index, Platform, encode
@@ -166,15 +167,16 @@ class Client:
         if seen is None and verify and start == 0:
             seen = Verifier(descriptor.digest.partition(":")[0])
         download = Download(repository, descriptor, start, seen)
-        for source in self._sources:
+        for source in tuple(self._sources):
             try:
                 async with aclosing(download.run(source)) as chunks:
                     async for chunk in chunks:
                         yield chunk
                 break
-            except RegistryError:
+            except RegistryError as error:
                 if source is self._own:
                     raise
+                self._pass_over(source, error)
         download.finish(self.registry)
 
     async def read_blob(
@@ -348,9 +350,14 @@ class Client:
         for source in self._sources[:-1]:
             try:
                 return await ask(source)
-            except RegistryError:
-                continue
+            except RegistryError as error:
+                self._pass_over(source, error)
         return await ask(self._own)
+
+    def _pass_over(self, mirror: Transport, error: RegistryError) -> None:
+        """A mirror that cannot be reached is not waited for again with every blob."""
+        if isinstance(error, RegistryUnreachable) and mirror in self._sources:
+            self._sources.remove(mirror)
 
 
 def _prefix(location: str) -> str:

@@ -1,4 +1,4 @@
-"""The rules of the distribution specification's four workflows: pull, push, discovery, management."""
+"""The specification's four workflows: pull, push, content discovery, content management."""
 
 import importlib.util
 import json

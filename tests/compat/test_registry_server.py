@@ -1,0 +1,238 @@
+"""docker, podman and skopeo push to and pull from our registry; kill -9 loses nothing."""
+
+import contextlib
+import hashlib
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench.daemons import DOCKER, PYTHON, REPOSITORY
+
+pytestmark = pytest.mark.root
+DEADLINE = 30.0
+
+
+class Server:
+    """`skerry registry serve` in a process of its own."""
+
+    def __init__(self, storage: Path, *options: str) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port: int = free.getsockname()[1]
+        self.place = f"127.0.0.1:{self.port}"
+        self.storage = storage
+        self._options = options
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start and wait until it answers."""
+        command = [str(PYTHON), "-m", "skerry", "registry", "serve", "--listen", self.place]
+        command += ["--storage", str(self.storage), "--log-level", "warning", *self._options]
+        self.process = subprocess.Popen(command, cwd=REPOSITORY)
+        deadline = time.monotonic() + DEADLINE
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
+                return
+            assert self.process.poll() is None and time.monotonic() < deadline, "it does not start"
+            time.sleep(0.02)
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        """End it and wait."""
+        if self.process is not None:
+            self.process.send_signal(how)
+            self.process.wait(DEADLINE)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A running server."""
+    found = Server(tmp_path / "storage")
+    found.start()
+    yield found
+    found.stop()
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Path:
+    """An OCI layout with one image, `t`: busybox."""
+    root, layer, folder = tmp_path / "rootfs", tmp_path / "layer.tar", tmp_path / "oci"
+    (root / "bin").mkdir(parents=True)
+    shutil.copy(shutil.which("busybox") or "/bin/busybox", root / "bin/busybox")
+    subprocess.run(["tar", "-cf", layer, "-C", root, "."], check=True)
+    image = f"{folder}:t"
+    for words in (["init", "--layout", str(folder)], ["new", "--image", image]):
+        subprocess.run(["umoci", *words], check=True, capture_output=True)
+    add = ["umoci", "raw", "add-layer", "--image", image, str(layer)]
+    subprocess.run(add, check=True, capture_output=True)
+    return folder
+
+
+def run(*words: str, **named: Any) -> str:
+    """A command's stdout; its stderr is the failure's text."""
+    done = subprocess.run(words, capture_output=True, text=True, check=False, **named)
+    assert done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
+    return done.stdout
+
+
+def test_skopeo(server: Server, layout: Path, tmp_path: Path) -> None:
+    place = f"docker://{server.place}/a/b:t"
+    run("skopeo", "copy", "--dest-tls-verify=false", f"oci:{layout}:t", place)
+    run("skopeo", "copy", "--src-tls-verify=false", place, f"oci:{tmp_path}/back:t")
+    before = {path.name for path in (layout / "blobs/sha256").iterdir()}
+    image = json.loads((layout / "index.json").read_text())["manifests"][-1]["digest"]
+    back = {path.name for path in (tmp_path / "back/blobs/sha256").iterdir()}
+    assert image.removeprefix("sha256:") in back <= before
+    other = f"docker://{server.place}/other:t"
+    run("skopeo", "copy", "--src-tls-verify=false", "--dest-tls-verify=false", place, other)
+    run("skopeo", "delete", "--tls-verify=false", other)
+    tags = json.loads(run("skopeo", "list-tags", "--tls-verify=false", place.rpartition(":")[0]))
+    assert tags["Tags"] == ["t"]
+
+
+def test_podman(server: Server, layout: Path, tmp_path: Path) -> None:
+    podman = ["podman", "--root", str(tmp_path / "p"), "--runroot", str(tmp_path / "pr")]
+    podman += ["--storage-driver", "vfs"]
+    name = f"{server.place}/pod/man:t"
+    pulled = run(*podman, "pull", "-q", f"oci:{layout}:t").strip()
+    run(*podman, "tag", pulled, name)
+    run(*podman, "push", "--tls-verify=false", name)
+    run(*podman, "rmi", "-af")
+    assert run(*podman, "pull", "-q", "--tls-verify=false", name).strip() == pulled
+
+
+def test_docker(server: Server, layout: Path, tmp_path: Path, dockerd: Any) -> None:
+    name = f"{server.place}/dock/er:t"
+    archive = tmp_path / "docker.tar"
+    run("skopeo", "copy", f"oci:{layout}:t", f"docker-archive:{archive}:{name}")
+    docker = [DOCKER, "--host", dockerd.host, "--config", str(tmp_path / "dockercfg")]
+    run(*docker, "load", "-i", str(archive))
+    held = run(*docker, "inspect", "--format", "{{.Id}}", name)
+    try:
+        run(*docker, "push", name)
+        run(*docker, "rmi", name)
+        run(*docker, "pull", name)
+        assert run(*docker, "inspect", "--format", "{{.Id}}", name) == held
+        again = f"{server.place}/dock/mounted:t"
+        run(*docker, "tag", name, again)
+        assert "Mounted from dock/er" in run(*docker, "push", again)
+        run(*docker, "rmi", again)
+    finally:
+        subprocess.run([*docker, "rmi", "-f", name], capture_output=True, check=False)
+
+
+class Pusher(threading.Thread):
+    """Pushes blobs and manifests until told to stop; remembers what was acknowledged."""
+
+    def __init__(self, server: Server, number: int, stop: threading.Event) -> None:
+        super().__init__()
+        self.server = server
+        self.name_ = f"r{number}/x"
+        self.stop = stop
+        self.blobs: set[str] = set()
+        self.tags: dict[str, str] = {}
+        self.sent: dict[str, str] = {}
+        self.failure: str = ""
+
+    def run(self) -> None:
+        """Keep pushing; an error of the connection is the kill that the test is about."""
+        round_ = 0
+        while not self.stop.is_set():
+            round_ += 1
+            try:
+                self._push(round_)
+                self._pull()
+            except (OSError, http.client.HTTPException):
+                time.sleep(0.01)
+            except AssertionError as error:
+                self.failure = str(error)
+                return
+
+    def _ask(self, method: str, path: str, body: bytes = b"", kind: str = "") -> tuple[int, bytes]:
+        peer = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=10)
+        with contextlib.closing(peer):
+            peer.request(method, path, body, {"Content-Type": kind} if kind else {})
+            answer = peer.getresponse()
+            return answer.status, answer.read()
+
+    def _push(self, round_: int) -> None:
+        pieces = [os.urandom(200_000), b'{"n":%d}' % round_]
+        digests = ["sha256:" + hashlib.sha256(data).hexdigest() for data in pieces]
+        for data, digest in zip(pieces, digests, strict=True):
+            path = f"/v2/{self.name_}/blobs/uploads/?digest={digest}"
+            status, body = self._ask("POST", path, data)
+            assert status == 201, body
+            self.blobs.add(digest)
+        kind = "application/vnd.oci.image.manifest.v1+json"
+        layer, config = (
+            {"mediaType": "application/x", "digest": digest, "size": len(data)}
+            for data, digest in zip(pieces, digests, strict=True)
+        )
+        document = {"schemaVersion": 2, "mediaType": kind, "config": config, "layers": [layer]}
+        data = json.dumps(document).encode()
+        tag = f"t{round_ % 5}"
+        self.sent[tag] = "sha256:" + hashlib.sha256(data).hexdigest()
+        status, body = self._ask("PUT", f"/v2/{self.name_}/manifests/{tag}", data, kind)
+        assert status == 201, body
+        self.tags[tag] = self.sent[tag]
+        self.blobs.add(self.tags[tag])
+
+    def _pull(self) -> None:
+        digest = next(iter(self.blobs - set(self.tags.values())), "")
+        status, body = self._ask("GET", f"/v2/{self.name_}/blobs/{digest}")
+        if status == 404:
+            # Manifests are no blobs; only layers and configs are asked for here.
+            status, body = self._ask("GET", f"/v2/{self.name_}/manifests/{digest}")
+        assert status == 200, f"{digest}: {status}"
+        assert "sha256:" + hashlib.sha256(body).hexdigest() == digest
+
+
+def test_kill_loses_nothing_acknowledged(tmp_path: Path) -> None:
+    server = Server(tmp_path / "storage")
+    server.start()
+    stop = threading.Event()
+    pushers = [Pusher(server, number, stop) for number in range(16)]
+    try:
+        for pusher in pushers:
+            pusher.start()
+        for _ in range(8):
+            seen = sum(len(each.blobs) for each in pushers)
+            deadline = time.monotonic() + DEADLINE
+            while sum(len(each.blobs) for each in pushers) < seen + 40:
+                assert time.monotonic() < deadline, [each.failure for each in pushers]
+                time.sleep(0.01)
+            server.stop(signal.SIGKILL)
+            server.start()
+        stop.set()
+        for pusher in pushers:
+            pusher.join()
+        assert not [each.failure for each in pushers if each.failure]
+        for pusher in pushers:
+            for digest in pusher.blobs:
+                answers = [
+                    pusher._ask("GET", f"/v2/{pusher.name_}/{kind}/{digest}")
+                    for kind in ("blobs", "manifests")
+                ]
+                whole = [body for status, body in answers if status == 200]
+                assert whole, f"{digest} was acknowledged and is lost"
+                assert "sha256:" + hashlib.sha256(whole[0]).hexdigest() == digest
+            for tag, digest in pusher.tags.items():
+                status, body = pusher._ask("GET", f"/v2/{pusher.name_}/manifests/{tag}")
+                assert status == 200, body
+                # What was sent and not acknowledged may have arrived, nothing older may be back.
+                found = "sha256:" + hashlib.sha256(body).hexdigest()
+                assert found in (digest, pusher.sent[tag])
+    finally:
+        stop.set()
+        for pusher in pushers:
+            pusher.join()
+        server.stop()

@@ -14,6 +14,7 @@ from skerry.engine.transfer_progress import Listener, Meter, Tell, end, layer_me
 from skerry.registry.client import Client
 from skerry.store import Store
 from skerry.store.image import Image
+from skerry.store.repacking import gzip_layers
 
 UPLOADS: Final = 5
 """Blobs that go out at the same time: Docker's max-concurrent-uploads."""
@@ -50,6 +51,9 @@ class Push:
 
     async def one(self, reference: Reference, image: Image, tell: Tell) -> None:
         """Push one tag."""
+        for diff_id in dict.fromkeys(image.layers):
+            tell(layer_message(_short(diff_id), "Preparing"))
+        image = await asyncio.to_thread(gzip_layers, self._store.images, image)
         with self._store.leases.hold():
             for digest in image.content():
                 if not self._store.blobs.has(digest):
@@ -71,9 +75,7 @@ class Push:
         """All blobs beside each other; the first error ends them all."""
         pairs: dict[str, tuple[Descriptor, str]] = {}
         for descriptor, diff_id in zip(manifest.layers, image.layers, strict=True):
-            pairs.setdefault(descriptor.digest, (descriptor, diff_id.partition(":")[2][:12]))
-        for _, shown in pairs.values():
-            tell(layer_message(shown, "Preparing"))
+            pairs.setdefault(descriptor.digest, (descriptor, _short(diff_id)))
         sources = self._sources(reference)
         work = [
             self._blob(reference, descriptor, sources, _listener(shown, tell))
@@ -133,6 +135,10 @@ class Push:
         except RegistryError:
             # No right to read there, or no such repository any more: then it is sent.
             return False
+
+
+def _short(diff_id: str) -> str:
+    return diff_id.partition(":")[2][:12]
 
 
 def _listener(shown: str, tell: Tell) -> Listener:

@@ -263,15 +263,16 @@ class Images:
     def release(self, digests: Iterable[str], diff_ids: Iterable[str] = ()) -> None:
         """Put away those blobs and layers that no image needs and no work in flight holds."""
         with self.leases.lock:
-            kept = set(self.leases.touched())
+            # Apart: a plain layer's blob has the same digest as the layer itself.
+            blobs, layers = set(self.leases.touched()), set(self.leases.touched())
             for each in self.records.all(IMAGE):
-                kept.update((each.id, each.data["manifest"], *each.data["blobs"]))
+                blobs.update((each.id, each.data["manifest"], *each.data["blobs"]))
             for kind in (IMAGE, REMOVED_IMAGE):
                 for each in self.records.all(kind):
-                    kept.update(each.data["layers"])
-            for digest in set(digests) - kept:
+                    layers.update(each.data["layers"])
+            for digest in set(digests) - blobs:
                 self.blobs.discard(digest)
-            for diff_id in set(diff_ids) - kept:
+            for diff_id in set(diff_ids) - layers:
                 self.layers.discard(diff_id)
 
     def forget_name(self, name: Reference) -> None:

@@ -1,6 +1,7 @@
 """Pull and push against a registry in memory: what is told, what is fetched, what is left."""
 
 import asyncio
+import gzip
 import hashlib
 import io
 import json
@@ -23,6 +24,7 @@ from skerry.base.errors import (
 from skerry.base.oci_image import (
     OCI_CONFIG,
     OCI_LAYER,
+    OCI_LAYER_GZIP,
     OCI_MANIFEST,
     Descriptor,
     Manifest,
@@ -439,6 +441,29 @@ class TestPush:
         again = await told(transfer.push("host:5000/team/copy", tag="v1"))
         assert registry.sent == []
         assert lines(again, digest_of(layer("one"))) == ["Preparing", "Layer already exists"]
+
+    async def test_plain_layers_are_gzipped(
+        self, transfer: Over, store: Store, registry: Memory
+    ) -> None:
+        one = layer("one")
+        with store.leases.hold():
+            document = registry.image("elsewhere", "v1", [one])
+            for digest in registry.repositories.pop("elsewhere"):
+                store.blobs.put(registry.blobs[digest])
+            made = store.images.add(document.data, tags=["host:5000/team/app:v1"])
+        messages = await told(transfer.push("host:5000/team/app", tag="v1"))
+        pushed = registry.manifests["team/app", "v1"]
+        (sent,) = parse_manifest(pushed.data).layers
+        assert sent.media_type == OCI_LAYER_GZIP
+        assert gzip.decompress(registry.blobs[sent.digest]) == one
+        image = store.images.get("host:5000/team/app:v1")
+        assert (image.id, image.layers) == (made.id, made.layers)
+        assert image.digests == (f"host:5000/team/app@{pushed.digest}",)
+        assert set(store.blobs.all()) == {image.id, pushed.digest, sent.digest}
+        assert lines(messages, digest_of(one))[0] == "Preparing"
+        registry.sent.clear()
+        await told(transfer.push("host:5000/team/app", tag="v1"))
+        assert registry.sent == []
 
     async def test_mounts(self, transfer: Over, store: Store, registry: Memory) -> None:
         registry.image("team/app", "v1", [layer("one")])

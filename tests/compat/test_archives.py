@@ -16,6 +16,8 @@ import pytest
 import yaml
 from bench.daemons import Dockerd, Skerry, short_folder
 
+from skerry.sdk import Engine
+
 pytestmark = pytest.mark.root
 Cli = Callable[..., str]
 
@@ -202,6 +204,13 @@ def test_an_unified_tarball_goes_out_and_in(skerry: Cli, image: str, tmp_path: P
     said = skerry("run", "--rm", "--network", "none", "unified:v1", "cat", "/added")
     assert said == "added"
     skerry("rmi", "unified:v1")
+
+
+def test_the_sdk(engine: Skerry, skerry: Cli, image: str) -> None:
+    with Engine(engine.host) as client:
+        packed = b"".join(client.images.save(image, format="lxc", compression="zstd"))
+        assert client.images.load(packed, tag="by-sdk:v1") == ["by-sdk:v1"]
+        client.images.remove("by-sdk:v1")
 
 
 def test_export_and_import(skerry: Cli, image: str, tmp_path: Path) -> None:

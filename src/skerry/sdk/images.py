@@ -88,19 +88,22 @@ class Images:
             id = (message.get("aux") or {}).get("ID", id)
         return self.get(id)
 
-    def load(self, archive: bytes | Iterable[bytes]) -> list[str]:
-        """Read an archive of `save`; the names it brought."""
+    def load(self, archive: bytes | Iterable[bytes], *, tag: str = "") -> list[str]:
+        """Read an archive (docker, OCI, LXC, ACI); the names it brought. `tag` is one more for the
+        image of an archive that holds one."""
         headers = {"Content-Type": "application/x-tar"}
         lines = [
             str(message["stream"]).strip()
-            for message in self._stream("POST", "/images/load", archive, headers)
+            for message in self._stream("POST", "/images/load" + query(tag=tag), archive, headers)
             if message.get("stream")
         ]
         return [line.partition(": ")[2] for line in lines if line.startswith("Loaded image")]
 
-    def save(self, *names: str) -> Iterator[bytes]:
-        """A tar archive of images."""
-        response = self._client.open("GET", "/images/get" + query(names=names))
+    def save(self, *names: str, format: str = "", compression: str = "") -> Iterator[bytes]:
+        """An archive of images: `format` is docker-archive (the default), oci-archive, lxc or
+        rootfs, `compression` gzip or zstd."""
+        target = "/images/get" + query(names=names, format=format, compression=compression)
+        response = self._client.open("GET", target)
         try:
             yield from response.chunks()
         finally:

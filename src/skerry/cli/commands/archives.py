@@ -38,9 +38,12 @@ def save(context: Context, parsed: Parsed) -> int:
     return save_response(context.client.open("GET", target), parsed.text("output"))
 
 
+_ENDINGS = {".gz": "gzip", ".tgz": "gzip", ".zst": "zstd", ".xz": "xz", ".bz2": "bzip2"}
+
+
 def _by_name(path: str) -> str:
-    """The compression that a file's name promises."""
-    return "gzip" if path.endswith((".gz", ".tgz")) else "zstd" if path.endswith(".zst") else ""
+    """The compression that a file's name promises; the engine says which it cannot write."""
+    return _ENDINGS.get(os.path.splitext(path)[1], "")
 
 
 def _check_output(parsed: Parsed) -> None:

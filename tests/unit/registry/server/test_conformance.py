@@ -1,20 +1,13 @@
 """The specification's four workflows: pull, push, content discovery, content management."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit.registry.server.conftest import INDEX, OCI, descriptor, manifest
 
 from skerry.base.digests import sha256
-
-_SPEC = importlib.util.spec_from_file_location("r_peer", Path(__file__).with_name("conftest.py"))
-assert _SPEC and _SPEC.loader
-shapes = sys.modules.setdefault("r_peer", importlib.util.module_from_spec(_SPEC))
-_SPEC.loader.exec_module(shapes)
-OCI, INDEX, manifest, descriptor = shapes.OCI, shapes.INDEX, shapes.manifest, shapes.descriptor
 
 BLOB = b"0123456789" * 100
 D = sha256(BLOB)

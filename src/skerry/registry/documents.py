@@ -162,14 +162,15 @@ def verified(registry: str, what: str, reference: str, answer: Answer, data: byt
         raise RegistryMismatch(
             registry, what, f"manifest: digest is {seen.digest}, expected {wanted:.150}"
         )
-    kind = _kind(registry, what, media_type(answer), data)
+    kind = kind_of(registry, what, media_type(answer), data)
     limit = MAX_INDEX if kind in INDEXES else MAX_MANIFEST
     if len(data) > limit:
         raise RegistryLimit(registry, what, f"{len(data)} bytes of manifest, at most {limit}")
     return Document(data, kind, seen.digest)
 
 
-def _kind(registry: str, what: str, header: str, data: bytes) -> str:
+def kind_of(registry: str, what: str, header: str, data: bytes) -> str:
+    """The media type of a document, one of the four; RegistryError when it is none of them."""
     try:
         told = msgspec.json.decode(data, type=Told)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

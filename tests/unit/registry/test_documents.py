@@ -1,17 +1,27 @@
 """Which of an index's manifests fits a platform."""
 
+import json
+
 import pytest
 from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
 from skerry.base.digests import sha256
-from skerry.base.errors import RegistryNotFound
-from skerry.base.oci_image import OCI_INDEX, OCI_MANIFEST, Descriptor, Index, Platform
+from skerry.base.errors import RegistryError, RegistryNotFound
+from skerry.base.oci_image import (
+    INDEXES,
+    MANIFESTS,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    Descriptor,
+    Index,
+    Platform,
+)
 from skerry.registry.auth import anonymous
 from skerry.registry.client import Client
 from skerry.registry.config import Registries, RegistrySettings
-from skerry.registry.documents import choose, show, this_platform
+from skerry.registry.documents import choose, kind_of, show, this_platform
 
 
 def entry(text: str, kind: str = OCI_MANIFEST) -> Descriptor:
@@ -86,6 +96,31 @@ def test_what_is_chosen_is_of_the_system_and_architecture(
     assert found
     assert (found.os, found.architecture) == (want.os, want.architecture)
     assert want not in there or found == want, show(found)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["mediaType", "schemaVersion", "manifests", "layers", "x"]), inner
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@given(
+    st.binary(max_size=60) | _JSON.map(lambda value: json.dumps(value).encode()),
+    st.sampled_from(["", "application/json", OCI_MANIFEST, OCI_INDEX, "text/html"]),
+)
+def test_any_document_is_of_a_known_kind_or_refused(data: bytes, header: str) -> None:
+    try:
+        kind = kind_of("r", "app:v1", header, data)
+    except RegistryError as error:
+        assert error.message.startswith("r/app:v1: ")
+    else:
+        assert kind in INDEXES | MANIFESTS
 
 
 async def test_a_mirror_that_is_down_is_asked_once(servers) -> None:

@@ -41,6 +41,7 @@ _skerry_options() {
     'search') echo '--filter -f --limit --format --no-trunc --help' ;;
     'sign') echo '--key --annotation -a --help' ;;
     'verify') echo '--key --json --help' ;;
+    'sbom') echo '--format --output -o --attach --help' ;;
     'bootstrap') echo '--include --key --mirror --progress --quiet -q --tag -t --help' ;;
     'info') echo '--format -f --help' ;;
     'version') echo '--format -f --help' ;;
@@ -335,6 +336,8 @@ _skerry_value() {
     'sign --key') echo 'files' ;;
     'sign --annotation'|'sign -a') echo 'any' ;;
     'verify --key') echo 'files' ;;
+    'sbom --format') echo 'any' ;;
+    'sbom --output'|'sbom -o') echo 'files' ;;
     'bootstrap --include') echo 'any' ;;
     'bootstrap --key') echo 'files' ;;
     'bootstrap --mirror') echo 'any' ;;
@@ -620,6 +623,7 @@ _skerry_arguments() {
     'push') echo 'images' ;;
     'sign') echo 'images' ;;
     'verify') echo 'images' ;;
+    'sbom') echo 'images' ;;
     'bootstrap') echo 'bases' ;;
     'completion') echo 'shells' ;;
     'help') echo 'commands' ;;
@@ -669,7 +673,7 @@ _skerry_words() {
     signals) echo 'HUP INT QUIT KILL USR1 USR2 TERM CONT STOP WINCH' ;;
     streams) echo 'stdin stdout stderr' ;;
     capabilities) echo 'ALL AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL MKNOD NET_ADMIN NET_BIND_SERVICE NET_RAW SETFCAP SETGID SETPCAP SETUID SYS_ADMIN SYS_CHROOT SYS_NICE SYS_PTRACE SYS_TIME' ;;
-    commands) echo 'run create exec attach ps logs start stop restart kill pause unpause wait rename rm update top stats inspect events cp diff commit export save load import copy images rmi tag history pull push login logout search sign verify bootstrap info version doctor engine registry completion help container image system trust' ;;
+    commands) echo 'run create exec attach ps logs start stop restart kill pause unpause wait rename rm update top stats inspect events cp diff commit export save load import copy images rmi tag history pull push login logout search sign verify sbom bootstrap info version doctor engine registry completion help container image system trust' ;;
   esac
 }
 _skerry_group() {

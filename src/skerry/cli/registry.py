@@ -48,6 +48,7 @@ COMMANDS: dict[str, str] = {
     "search": "search",
     "sign": "sign",
     "verify": "verify",
+    "sbom": "sbom",
     "bootstrap": "bootstrap",
     "info": "system",
     "version": "system",

@@ -19,6 +19,7 @@ from skerry.engine.isolation import Driver
 from skerry.engine.lifecycle import Lifecycle
 from skerry.engine.recovery import Recovery
 from skerry.engine.registry import Registry
+from skerry.engine.sbom import Sbom
 from skerry.engine.signing import Signing
 from skerry.engine.system import System
 from skerry.engine.transfer import Transfer
@@ -68,6 +69,7 @@ class Engine:
         self.images = Images(self.store, self.events, self.registry)
         self.transfer = Transfer(self.store, self.events, settings.root)
         self.signing = Signing(self.transfer, settings.root)
+        self.sbom = Sbom(self.store, self.transfer)
         self.archive = Archive(self.store)
         self.archives = Archives(self.store, self.events)
         self.copying = Copying(self.store, self.archives, self.transfer)

@@ -1,4 +1,4 @@
-"""/skerry/signatures: signatures of images in registries.
+"""/skerry/signatures and /skerry/sbom: who vouches for an image, and what is in it.
 
 The client signs: `GET …/subject` tells the digest, the client makes the payload and signs it with
 its own key, `POST …` stores the two.
@@ -15,6 +15,7 @@ from skerry.api.routes.transfer import credential
 from skerry.base.errors import InvalidInput
 from skerry.base.references import parse_reference
 from skerry.trust.keys import load_public
+from skerry.trust.sbom import MEDIA_TYPES, SPDX
 from skerry.trust.signatures import make_signature
 
 _MAX_KEYS = 32
@@ -68,6 +69,19 @@ async def verify(call: Call) -> web.StreamResponse:
     )
 
 
+async def bill(call: Call) -> web.StreamResponse:
+    """GET /skerry/sbom?name=…&format=…: the document of an image that is here."""
+    form = call.text("format", SPDX)
+    data = await call.engine.sbom.make(_name(call), form)
+    return web.Response(body=data, content_type=MEDIA_TYPES[form])
+
+
+async def attach_bill(call: Call) -> web.StreamResponse:
+    """POST /skerry/sbom?name=…&format=…: store it in the image's registry."""
+    digest = await call.engine.sbom.attach(_name(call), call.text("format", SPDX), credential(call))
+    return call.json({"Digest": digest}, 201)
+
+
 def _name(call: Call) -> str:
     name = call.text("name")
     if not name:
@@ -89,4 +103,6 @@ ROUTES = [
     Route("GET", "/skerry/signatures/subject", subject),
     Route("POST", "/skerry/signatures", attach),
     Route("POST", "/skerry/signatures/verify", verify),
+    Route("GET", "/skerry/sbom", bill),
+    Route("POST", "/skerry/sbom", attach_bill),
 ]

@@ -8,6 +8,8 @@ import time
 from skerry.base.errors import InvalidInput
 
 ZERO_TIME = "0001-01-01T00:00:00Z"
+_LAST = (1 << 63) - 1
+"""Nanoseconds in 64 bits, as Docker counts them: the year 2262."""
 _SECONDS = re.compile(r"(-?[0-9]{1,18})(?:\.([0-9]*))?")
 
 
@@ -31,7 +33,10 @@ def parse_time(text: str, *, now: float | None = None) -> int:
     if not text or text == "0":
         return 0
     if number := _SECONDS.fullmatch(text):
-        return int(number[1]) * 10**9 + int(((number[2] or "") + "0" * 9)[:9])
+        moment = int(number[1]) * 10**9 + int(((number[2] or "") + "0" * 9)[:9])
+        if moment > _LAST:
+            raise InvalidInput(f"invalid time: {text:.40}: value out of range")
+        return moment
     duration = parse_duration(text)
     if duration is not None:
         current = time.time_ns() if now is None else int(now * 10**9)

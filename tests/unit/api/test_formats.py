@@ -207,3 +207,10 @@ def test_changes_of_a_commit() -> None:
     }
     with pytest.raises(errors.InvalidInput):
         apply_change(config, "RUN true")
+
+
+@pytest.mark.parametrize("text", ["9223372037", "99999999999999999", "9223372036.9"])
+def test_a_time_beyond_the_clock_is_refused(text: str) -> None:
+    """`GET /events?until=` with it would wait for ever."""
+    with pytest.raises(errors.InvalidInput, match="out of range"):
+        formats.parse_time(text)

@@ -21,8 +21,13 @@ def parse_volume(text: str) -> str:
         return text
     if not source or not rest:
         raise InvalidInput(f"invalid volume specification: {text!r}")
-    if source.startswith((".", "~/")) or "/" in source:
+    if source.startswith((".", "/", "~/")):
         source = os.path.abspath(os.path.expanduser(source))
+    elif "/" in source:
+        raise InvalidInput(
+            f"{source!r} includes invalid characters for a volume name",
+            hint=f"for a folder of this host write an absolute path or ./{source}",
+        )
     return f"{source}:{rest}"
 
 

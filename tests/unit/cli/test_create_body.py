@@ -1,6 +1,7 @@
 """From the options of run to the API's body."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -205,3 +206,11 @@ def test_anything_is_a_mount_a_port_a_device_or_invalid(text: str) -> None:
 def test_quoted_fields_come_back(fields: list[str]) -> None:
     quoted = ",".join('"' + field.replace('"', '""') + '"' for field in fields)
     assert mounts.split_csv(quoted) == fields
+
+
+def test_a_relative_folder_is_no_volume_name() -> None:
+    with pytest.raises(InvalidInput, match="invalid characters for a volume name") as caught:
+        mounts.parse_volume("data/x:/x")
+    assert "./data/x" in caught.value.hint
+    assert mounts.parse_volume("./data:/x") == f"{os.getcwd()}/data:/x"
+    assert mounts.parse_volume("data:/x") == "data:/x"

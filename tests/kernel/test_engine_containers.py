@@ -70,6 +70,13 @@ def test_a_stopped_container_cannot_be_joined(engine: Skerry, docker: Docker) ->
     assert "non running container" in refused.stderr
 
 
+def test_an_exec_of_an_unknown_user_fails(engine: Skerry, docker: Docker) -> None:
+    docker("run", "-d", "--name", "home", "busybox", "sleep", "99")
+    refused = engine.docker("exec", "--user", "nobody-here", "home", "id", check=False)
+    assert refused.returncode == 126
+    assert "unable to find user nobody-here" in refused.stderr + refused.stdout
+
+
 def test_users_are_looked_up_in_the_container_as_it_is_now(docker: Docker) -> None:
     script = "grep -q new /etc/passwd && id && exit; echo 'new:x:77:88::/n:' >> /etc/passwd"
     docker("run", "--name", "grown", "busybox", "sh", "-c", script)

@@ -149,13 +149,18 @@ class Execs:
         if console:
             wanted["ConsoleSize"] = console
         assert container.process is not None
-        process = spec.exec_process(
-            container.process,
-            wanted,
-            self._user(container, wanted),
-            tuple(self._host.known_capabilities),
-        )
         exec.started = True
+        try:
+            process = spec.exec_process(
+                container.process,
+                wanted,
+                self._user(container, wanted),
+                tuple(self._host.known_capabilities),
+            )
+        except SkerryError:
+            # Clients ask for the code of an exec that they could not start.
+            self._finished(exec, 126)
+            raise
         task = ExecTask(
             id=exec.id,
             container_id=container.id,

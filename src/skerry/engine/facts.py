@@ -4,6 +4,7 @@ import os
 import platform
 import socket
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from skerry.base.errors import Conflict, InvalidInput, NotFound, SystemFault
@@ -63,6 +64,8 @@ def log_options(host: Mapping[str, Any], path: str) -> LogOptions:
     if not (count.isascii() and count.isdigit()) or len(count) > 4 or not 1 <= int(count) <= 1000:
         raise InvalidInput(f"max-file cannot be less than 1 or more than 1000: {count:.20}")
     max_size = defaults.max_size if not size else 0 if size == "-1" else parse_size(size)
+    if max_size == 0 and size != "-1":
+        raise InvalidInput("max-size must be a positive number")
     return LogOptions("json-file", path, max_size, int(count))
 
 
@@ -131,8 +134,13 @@ def lookup_user(root: int, wanted: str, extra: tuple[str, ...] = ()) -> users.Us
     return users.resolve(wanted, extra, users.reader(open_file))
 
 
-def namespaces(record: Record, registry: Registry, cgroup_version: int) -> Namespaces:
-    """Which namespaces are shared, by path; InvalidInput or Conflict in Docker's words."""
+def namespaces(
+    record: Record, registry: Registry, cgroup_version: int, held: ExitStack
+) -> Namespaces:
+    """Which namespaces are shared, by path; InvalidInput or Conflict in Docker's words.
+
+    The paths of joined ones are good until `held` is closed.
+    """
     host = record.host
     network = host.get("NetworkMode", "")
     cgroup = host.get("CgroupnsMode") or ("private" if cgroup_version == 2 else "host")
@@ -143,9 +151,9 @@ def namespaces(record: Record, registry: Registry, cgroup_version: int) -> Names
     if host.get("UTSMode") not in (None, "", "host"):
         raise InvalidInput("invalid UTS mode: " + str(host["UTSMode"]))
     return Namespaces(
-        network="" if network in PRIVATE_NETWORKS else _joined(network, "net", registry),
-        ipc=_joined(host.get("IpcMode", ""), "ipc", registry),
-        pid=_joined(host.get("PidMode", ""), "pid", registry),
+        network="" if network in PRIVATE_NETWORKS else _joined(network, "net", registry, held),
+        ipc=_joined(host.get("IpcMode", ""), "ipc", registry, held),
+        pid=_joined(host.get("PidMode", ""), "pid", registry, held),
         uts="host" if host.get("UTSMode") == "host" or network == "host" else "",
         cgroup="host" if cgroup == "host" else "",
     )
@@ -154,7 +162,7 @@ def namespaces(record: Record, registry: Registry, cgroup_version: int) -> Names
 _WORDS = {"net": "network", "ipc": "IPC", "pid": "PID"}
 
 
-def _joined(mode: str, kind: str, registry: Registry) -> str:
+def _joined(mode: str, kind: str, registry: Registry, held: ExitStack) -> str:
     if mode in ("", "private", "shareable", "none") and kind != "net":
         return ""
     if mode == "host":
@@ -165,20 +173,28 @@ def _joined(mode: str, kind: str, registry: Registry) -> str:
             raise NotFound(f"network {mode} not found")
         raise InvalidInput(f"invalid {_WORDS[kind]} mode: {mode}")
     other = registry.find(reference)
-    if not other.running or not other.state.pid:
+    state = other.state
+    found = live_entry(state.pid, state.start_time, f"ns/{kind}") if other.running else -1
+    if found < 0:
         raise Conflict(f"cannot join {_WORDS[kind]} of a non running container: {other.id}")
-    return f"/proc/{other.state.pid}/ns/{kind}"
+    # By the descriptor: the pid may be another process's by the time the runtime opens the path.
+    held.callback(os.close, found)
+    return f"/proc/{os.getpid()}/fd/{found}"
 
 
 def live_root(pid: int, start_time: int) -> int:
-    """An O_PATH descriptor of the root as a container's init sees it, -1 when the init has gone.
+    """An O_PATH descriptor of the root as a container's init sees it, -1 when the init has gone."""
+    return live_entry(pid, start_time, "root", os.O_PATH | os.O_DIRECTORY)
+
+
+def live_entry(pid: int, start_time: int, name: str, flags: int = os.O_RDONLY) -> int:
+    """A descriptor of /proc/PID/`name` of a container's init, -1 when the init has gone.
 
     Its pid may be another's by now, even of a process of the host: the start time tells them apart,
     and the descriptor of /proc/PID holds on to the process that was looked at.
     """
-    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
     try:
-        process = os.open(f"/proc/{pid}", flags)
+        process = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         return -1
     try:
@@ -187,7 +203,7 @@ def live_root(pid: int, start_time: int) -> int:
         # Field 22 of proc(5); the first after the name is the third.
         if int(fields[19]) != start_time:
             return -1
-        return os.open("root", flags, dir_fd=process)
+        return os.open(name, flags | os.O_CLOEXEC, dir_fd=process)
     except (OSError, ValueError, IndexError):
         return -1
     finally:
@@ -248,10 +264,18 @@ def _write(path: str, text: str) -> None:
 
 
 def gather(
-    record: Record, registry: Registry, host: Host, overlay: Overlay, state_dir: str
+    record: Record,
+    registry: Registry,
+    host: Host,
+    overlay: Overlay,
+    state_dir: str,
+    held: ExitStack,
 ) -> Facts:
-    """Everything that `spec.build` needs; files of /etc are written on the way."""
-    shared = namespaces(record, registry, host.cgroup_version)
+    """Everything that `spec.build` needs; files of /etc are written on the way.
+
+    `held` keeps the namespaces that are joined, until the container runs.
+    """
+    shared = namespaces(record, registry, host.cgroup_version, held)
     privileged = bool(record.host.get("Privileged"))
     caps = security.capabilities(
         record.host.get("CapAdd") or (),

@@ -10,6 +10,7 @@ exit is in the keeper's record until the removal has been written.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -156,10 +157,14 @@ class Lifecycle:
 
     async def _launch(self, container: Container) -> None:
         """Plan and execute; on return the state says running and is saved."""
+        with contextlib.ExitStack() as held:
+            await self._launch_holding(container, held)
+
+    async def _launch_holding(self, container: Container, held: contextlib.ExitStack) -> None:
         saved = container.record
         state_dir = self.state_dir(container.id)
         overlay = self._store.snapshots.overlay(container.id)
-        found = facts.gather(saved, self._registry, self._host, overlay, state_dir)
+        found = facts.gather(saved, self._registry, self._host, overlay, state_dir, held)
         plan = spec.build(saved, found)
         task = Task(
             id=container.id,

@@ -1,5 +1,6 @@
 """Small rules: restart policies, signals, sizes, merging, security options, limits, health."""
 
+import os
 from typing import Any
 
 import pytest
@@ -217,3 +218,24 @@ def test_resolv_conf() -> None:
     )
     with pytest.raises(InvalidInput):
         etc.resolv_conf("", {"Dns": ["x\nnameserver 1.2.3.4"]}, shares_host=False)
+
+
+def test_rotation_is_on_unless_it_is_switched_off() -> None:
+    usual = facts.log_options({}, "/log")
+    assert usual.max_size > 0
+    assert usual.max_file > 1
+    assert facts.log_options({"LogConfig": {"Config": {"max-size": "-1"}}}, "/log").max_size == 0
+    with pytest.raises(InvalidInput, match="max-size must be a positive number"):
+        facts.log_options({"LogConfig": {"Config": {"max-size": "0"}}}, "/log")
+
+
+def test_a_namespace_is_joined_by_the_process_that_was_looked_at() -> None:
+    own = os.getpid()
+    with open("/proc/self/stat") as file:
+        began = int(file.read().rpartition(")")[2].split()[19])
+    found = facts.live_entry(own, began, "ns/net")
+    try:
+        assert os.fstat(found).st_ino == os.stat("/proc/self/ns/net").st_ino
+    finally:
+        os.close(found)
+    assert facts.live_entry(own, began + 1, "ns/net") == -1

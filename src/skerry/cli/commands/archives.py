@@ -173,8 +173,8 @@ COMMANDS = {
         "IMAGE [IMAGE...]",
         (
             _OUTPUT,
-            text("format", "docker-archive (default), oci-archive, lxc or rootfs", "FORMAT"),
-            text("compression", "none, gzip or zstd; by default as FILE ends", "KIND"),
+            text("format", "Write docker-archive (default), oci-archive, lxc or rootfs", "FORMAT"),
+            text("compression", "Compress: none, gzip or zstd; by default as FILE ends", "KIND"),
         ),
         least=1,
         complete="images",

@@ -289,7 +289,7 @@ async def test_stats_once(http: aiohttp.ClientSession) -> None:
         ("DELETE", "/networks/host", 403),
         ("GET", "/networks/nothing", 404),
         ("GET", "/plugins/x/json", 404),
-        ("POST", "/images/create?fromImage=busybox&tag=latest", 501),
+        ("POST", "/images/create", 400),
         ("GET", "/volumes/none", 404),
         ("PUT", "/info", 405),
     ],

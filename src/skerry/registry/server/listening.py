@@ -111,4 +111,5 @@ class Door:
 
     async def close(self) -> None:
         """Give open requests a moment, then end them."""
+        self._server.pre_shutdown()
         await self._server.shutdown(5.0)

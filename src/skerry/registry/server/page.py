@@ -4,9 +4,10 @@ Everything shown came from somebody's push, so every word is escaped, and the pa
 """
 
 from html import escape
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote
 
+import msgspec
 from aiohttp import web
 
 from skerry.registry.server import documents, names
@@ -16,6 +17,8 @@ from skerry.registry.server.refusals import Refusal
 
 PAGE: Final = 100
 """Rows of a page."""
+MAX_CONFIG: Final = 1 << 20
+"""Bytes of a config that is read to show its platform."""
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:68rem;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.35rem .8rem .35rem 0;
@@ -93,21 +96,34 @@ def _tag_row(call: Call, tag: str) -> str:
         found = _document(call, call.storage.resolve(call.repository, tag))
     except Refusal:
         return ""
-    parts: list[tuple[str, Document]] = [("", found)]
+    parts: list[tuple[str, Document]] = [(_platform(call, found), found)]
     if found.is_index:
         parts = []
         for piece in found.manifests[:32]:
             try:
-                parts.append((piece.platform or "—", _document(call, piece.digest)))
+                parts.append((piece.platform, _document(call, piece.digest)))
             except Refusal:
                 continue  # an index may speak of manifests that were never pushed
-    platforms = "<br>".join(escape(platform) for platform, _ in parts) or "—"
+    platforms = "<br>".join(escape(platform) or "—" for platform, _ in parts) or "—"
     sizes = "<br>".join(human(document.size) for _, document in parts) or "—"
     layers = "".join(_layers(platform, document) for platform, document in parts)
     return (
         f"<tr><td>{escape(tag)}</td><td>{platforms}</td><td class=n>{sizes}</td>"
         f"<td><code>{escape(found.digest)}</code>{layers}</td></tr>"
     )
+
+
+def _platform(call: Call, document: Document) -> str:
+    """As the config says; empty when it is none of an image's or is not here."""
+    if not document.blobs or document.blobs[0].size > MAX_CONFIG:
+        return ""
+    try:
+        with open(call.storage.blob(call.repository, document.blobs[0].digest).path, "rb") as file:
+            config = msgspec.json.decode(file.read(MAX_CONFIG), type=dict[str, Any])
+    except (Refusal, OSError, msgspec.MsgspecError, RecursionError, ValueError):
+        return ""
+    words = [config.get(key) for key in ("os", "architecture", "variant")]
+    return "/".join(word for word in words if isinstance(word, str) and word)[:100]
 
 
 def _layers(platform: str, document: Document) -> str:

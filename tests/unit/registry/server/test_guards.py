@@ -12,7 +12,7 @@ import bcrypt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.registry.server.conftest import OCI
+from tests.unit.registry.server.conftest import OCI, manifest
 
 from skerry.base.digests import sha256
 from skerry.base.errors import Conflict, InvalidInput
@@ -209,6 +209,17 @@ async def test_the_page_escapes_what_was_pushed(peer: Any) -> None:
     assert b"<script" not in second.body and b"&lt;script&gt;" in second.body
     assert "default-src 'none'" in second.headers["Content-Security-Policy"]
     assert (await peer("GET", "/repository/none")).status == 404
+
+
+async def test_the_page_shows_platform_layers_and_sizes(peer: Any) -> None:
+    config = b'{"os":"linux","architecture":"riscv64"}'
+    for each in (config, b"x" * 12_345):
+        await peer.push_blob("a/b", each)
+    text = manifest(config, b"x" * 12_345)
+    assert (await peer("PUT", "/v2/a/b/manifests/v1", text, Content_Type=OCI)).status == 201
+    shown = (await peer("GET", "/repository/a/b")).body.decode()
+    for word in ("v1", "linux/riscv64", "12.3 kB", "1 layer", sha256(text), sha256(b"x" * 12_345)):
+        assert word in shown
 
 
 @given(st.binary(max_size=400), st.text(max_size=40))

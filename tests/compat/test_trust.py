@@ -20,9 +20,11 @@ from skerry.base.oci_image import (
     Descriptor,
     Manifest,
     encode,
+    parse_manifest,
 )
 from skerry.base.references import parse_reference
 from skerry.engine.events import Events
+from skerry.engine.sbom import Sbom
 from skerry.engine.signing import Signing
 from skerry.engine.transfer import Transfer
 from skerry.store import Store, open_store
@@ -166,6 +168,25 @@ async def test_openssl_agrees(registry: str, trust: Trust, tmp_path: Path) -> No
     ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "Verified OK", done.stderr
+
+
+async def test_a_bill_of_materials_beside_the_image(registry: str, trust: Trust) -> None:
+    name = f"{registry}/bill/app:1"
+    digest = await trust.publish(name)
+    await trust.pull(name)
+    service = Sbom(trust.store, trust.transfer)
+    attached = await service.attach(name, "spdx-json")
+    assert await service.attach(name, "spdx-json") == attached
+    async with trust.transfer.client(registry) as client:
+        (found,) = await client.referrers("bill/app", digest, "application/spdx+json")
+        assert found.digest == attached
+        manifest = parse_manifest((await client.manifest("bill/app", attached)).data)
+        data = await client.read_blob("bill/app", manifest.layers[0])
+    assert data == await service.make(name)
+    await trust.publish(f"{registry}/bill/other:1")
+    trust.store.images.tag(name, f"{registry}/bill/other:1")
+    with pytest.raises(InvalidInput, match="the registry has"):
+        await service.attach(f"{registry}/bill/other:1", "spdx-json")
 
 
 async def test_a_refused_pull_leaves_nothing(registry: str, trust: Trust) -> None:

@@ -6,6 +6,7 @@ import os
 
 from skerry.base.errors import InvalidInput, SystemFault
 from skerry.base.references import parse_reference
+from skerry.base.settings import add_site_packages
 from skerry.cli.context import Context, err, out
 from skerry.cli.options import Command, Parsed, many, switch, text
 from skerry.cli.registry_auth import headers_for
@@ -20,6 +21,7 @@ def sign(context: Context, parsed: Parsed) -> int:
     """Sign what a registry has under a name."""
     import base64
 
+    add_site_packages()
     from skerry.trust import keys, payload
 
     image, path = parsed.arguments[0], parsed.text("key")
@@ -45,6 +47,7 @@ def sign(context: Context, parsed: Parsed) -> int:
 
 def generate_key(context: Context, parsed: Parsed) -> int:
     """A key pair in two new files."""
+    add_site_packages()
     from skerry.trust import keys
 
     base = parsed.arguments[0] if parsed.arguments else "skerry"

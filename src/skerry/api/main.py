@@ -104,7 +104,7 @@ async def _idle(engine: Engine, api: Api, seconds: float, stop: asyncio.Event) -
     api.last = loop.time()
     while True:
         left = api.last + seconds - loop.time()
-        busy = api.active > 0 or any(each.running for each in engine.registry)
+        busy = api.active > 0 or any(each.running for each in engine.roster)
         if left <= 0 and not busy:
             stop.set()
             return

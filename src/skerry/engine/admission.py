@@ -5,14 +5,14 @@ from typing import Any
 
 from skerry.base.errors import InvalidInput, NotFound, Unsupported
 from skerry.engine import etc, facts, resources, restart, security, spec
-from skerry.engine.registry import Registry
+from skerry.engine.roster import Roster
 from skerry.engine.signals import parse_signal
 
 
 def check(
     config: Mapping[str, Any],
     host: Mapping[str, Any],
-    registry: Registry,
+    roster: Roster,
     known: facts.Host,
 ) -> None:
     """Refuse now what a start would refuse later."""
@@ -43,13 +43,13 @@ def check(
         )
     if host.get("Links"):
         raise Unsupported("links are not supported", hint="use --network container:NAME")
-    _check_modes(config, host, registry)
+    _check_modes(config, host, roster)
 
 
-def _check_modes(config: Mapping[str, Any], host: Mapping[str, Any], registry: Registry) -> None:
+def _check_modes(config: Mapping[str, Any], host: Mapping[str, Any], roster: Roster) -> None:
     network = host.get("NetworkMode", "")
     if network.startswith("container:"):
-        registry.find(network.partition(":")[2])
+        roster.find(network.partition(":")[2])
         if config.get("Hostname"):
             raise InvalidInput("conflicting options: hostname and the network mode")
     elif network not in (*facts.PRIVATE_NETWORKS, "host"):
@@ -57,7 +57,7 @@ def _check_modes(config: Mapping[str, Any], host: Mapping[str, Any], registry: R
     for key in ("IpcMode", "PidMode"):
         mode = host.get(key, "")
         if mode.startswith("container:"):
-            registry.find(mode.partition(":")[2])
+            roster.find(mode.partition(":")[2])
         elif mode not in ("", "host") and not (
             key == "IpcMode" and mode in ("private", "shareable", "none")
         ):

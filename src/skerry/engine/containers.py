@@ -29,7 +29,7 @@ from skerry.engine.events import Events
 from skerry.engine.filters import Filters, Selection, label_matches
 from skerry.engine.isolation import Driver, Stream
 from skerry.engine.lifecycle import Lifecycle
-from skerry.engine.registry import Registry
+from skerry.engine.roster import Roster
 from skerry.store import Store
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Containers:
         store: Store,
         driver: Driver,
         events: Events,
-        registry: Registry,
+        roster: Roster,
         lifecycle: Lifecycle,
         volumes: volumes.Volumes,
         host: facts.Host,
@@ -63,7 +63,7 @@ class Containers:
         self._store = store
         self._driver = driver
         self._events = events
-        self._registry = registry
+        self._roster = roster
         self._lifecycle = lifecycle
         self._volumes = volumes
         self._host = host
@@ -71,11 +71,11 @@ class Containers:
 
     def find(self, reference: str) -> Container:
         """By id, name or beginning of an id; NotFound."""
-        return self._registry.find(reference)
+        return self._roster.find(reference)
 
     def all(self) -> list[Container]:
         """Every container."""
-        return list(self._registry)
+        return list(self._roster)
 
     async def create(
         self,
@@ -89,15 +89,15 @@ class Containers:
         `config` and `host` have passed `validation`. NotFound for a missing image, Conflict for a
         taken name, InvalidInput for what contradicts itself.
         """
-        if len(self._registry) >= LIMIT:
+        if len(self._roster) >= LIMIT:
             raise Conflict(f"there are already {LIMIT} containers")
-        name = check_name(name.removeprefix("/")) if name else self._registry.free_name()
-        self._registry.check_free(name)
+        name = check_name(name.removeprefix("/")) if name else self._roster.free_name()
+        self._roster.check_free(name)
         reference = config.get("Image") or ""
         image = self._store.images.get(reference)
         merged = merging.merge(config, image.config)
         host = dict(host)
-        admission.check(merged, host, self._registry, self._host)
+        admission.check(merged, host, self._roster, self._host)
         saved = record.Record(
             id=new_id(),
             name=name,
@@ -111,11 +111,11 @@ class Containers:
         )
         container = Container(saved)
         # The name is taken before the first await: two creates with one name must not both pass.
-        self._registry.add(container)
+        self._roster.add(container)
         try:
             await self._make(container)
         except BaseException:
-            self._registry.discard(container)
+            self._roster.discard(container)
             self._sweep_files(container)
             raise
         self._lifecycle.emit(container, "create")
@@ -128,7 +128,7 @@ class Containers:
             reference, _, mode = text.partition(":")
             if mode not in ("", "ro", "rw", "z", "Z"):
                 raise InvalidInput(f"invalid mode for volumes-from: {mode}")
-            for point in self._registry.find(reference).record.mounts:
+            for point in self._roster.find(reference).record.mounts:
                 if point.kind == "tmpfs":
                     continue
                 copy = record.MountPoint(
@@ -201,7 +201,7 @@ class Containers:
             await self._remove(container, volumes=True)
         except Exception:
             # Its end was not written, since the removal would have been the next write.
-            if self._registry.get(container.id) is container:
+            if self._roster.get(container.id) is container:
                 self._lifecycle.save(container)
             raise
 
@@ -231,7 +231,7 @@ class Containers:
         state_dir = self._lifecycle.state_dir(id)
         await self._driver.delete(id, state_dir, self._lifecycle.run_dir(id))
         self._store.records.delete(record.KIND, id)
-        self._registry.discard(container)
+        self._roster.discard(container)
         self._store.snapshots.remove(id)
         self._store.scratch.discard(state_dir)
         if volumes:
@@ -252,8 +252,8 @@ class Containers:
         name = check_name(name.removeprefix("/"))
         if name == old:
             raise InvalidInput("Renaming a container with the same name as its current name")
-        self._registry.check_free(name)
-        self._registry.rename(container, name)
+        self._roster.check_free(name)
+        self._roster.rename(container, name)
         self._lifecycle.save(container)
         self._lifecycle.emit(container, "rename", oldName=f"/{old}")
 
@@ -289,11 +289,11 @@ class Containers:
     ) -> list[Container]:
         """Newest first, as `docker ps`."""
         images = {each: self._image_ids(each) for each in filters.get("ancestor", ())}
-        selection = Selection(filters, self._registry, images)
+        selection = Selection(filters, self._roster, images)
         everything = all or limit > 0 or selection.shows_stopped
         chosen = [
             container
-            for container in self._registry
+            for container in self._roster
             if (everything or container.running or container.state.status == "restarting")
             and selection.accepts(container)
         ]
@@ -323,7 +323,7 @@ class Containers:
 
     def withdraw(self, reference: str, stream: Stream) -> None:
         """A client that waited for the start has gone."""
-        container = self._registry.get(reference)
+        container = self._roster.get(reference)
         if container is not None and stream in container.pending:
             container.pending = [each for each in container.pending if each is not stream]
 
@@ -365,7 +365,7 @@ class Containers:
         """Remove every stopped container that the filters (label, label!, until) leave."""
         ids: list[str] = []
         freed = 0
-        for container in self._registry:
+        for container in self._roster:
             if container.running or container.state.status == "restarting" or container.removing:
                 continue
             if not prunable(

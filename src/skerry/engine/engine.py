@@ -18,7 +18,7 @@ from skerry.engine.images import Images
 from skerry.engine.isolation import Driver
 from skerry.engine.lifecycle import Lifecycle
 from skerry.engine.recovery import Recovery
-from skerry.engine.registry import Registry
+from skerry.engine.roster import Roster
 from skerry.engine.sbom import Sbom
 from skerry.engine.signing import Signing
 from skerry.engine.system import System
@@ -50,9 +50,9 @@ class Engine:
         self.driver = driver or _default_driver()
         self.host = host or facts.Host()
         self.events = Events()
-        self.registry = Registry()
+        self.roster = Roster()
         self.lifecycle = Lifecycle(
-            settings, self.store, self.driver, self.events, self.registry, self.host
+            settings, self.store, self.driver, self.events, self.roster, self.host
         )
         self.volumes = Volumes(settings.root, self.store.records, self.events, self._volume_users)
         self.containers = Containers(
@@ -60,34 +60,34 @@ class Engine:
             self.store,
             self.driver,
             self.events,
-            self.registry,
+            self.roster,
             self.lifecycle,
             self.volumes,
             self.host,
         )
-        self.execs = Execs(self.driver, self.registry, self.lifecycle, self.host)
-        self.images = Images(self.store, self.events, self.registry)
+        self.execs = Execs(self.driver, self.roster, self.lifecycle, self.host)
+        self.images = Images(self.store, self.events, self.roster)
         self.transfer = Transfer(self.store, self.events, settings.root)
         self.signing = Signing(self.transfer, settings.root)
         self.sbom = Sbom(self.store, self.transfer)
         self.archive = Archive(self.store)
         self.archives = Archives(self.store, self.events)
         self.copying = Copying(self.store, self.archives, self.transfer)
-        self.system = System(settings, self.store, self.registry, self.host)
+        self.system = System(settings, self.store, self.roster, self.host)
         self.accounts = Accounts(self.store, self.containers, self.images, self.volumes)
         self._sweeper: asyncio.Task[None] | None = None
 
     def _volume_users(self, name: str) -> list[str]:
         return [
             container.id
-            for container in self.registry
+            for container in self.roster
             if any(point.name == name for point in container.record.mounts)
         ]
 
     async def __aenter__(self) -> "Engine":
         instance.write_pid_file(self.settings.run_root)
         await Recovery(
-            self.settings, self.store, self.driver, self.registry, self.lifecycle, self.volumes
+            self.settings, self.store, self.driver, self.roster, self.lifecycle, self.volumes
         ).run()
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
         return self

@@ -26,7 +26,7 @@ from skerry.engine import facts, spec, users
 from skerry.engine.container import Container
 from skerry.engine.isolation import Driver, Stream
 from skerry.engine.lifecycle import Lifecycle
-from skerry.engine.registry import Registry
+from skerry.engine.roster import Roster
 
 KEPT = 300.0
 """Seconds that a finished exec can still be asked about, as in Docker."""
@@ -76,10 +76,10 @@ class Execs:
     """The service."""
 
     def __init__(
-        self, driver: Driver, registry: Registry, lifecycle: Lifecycle, host: facts.Host
+        self, driver: Driver, roster: Roster, lifecycle: Lifecycle, host: facts.Host
     ) -> None:
         self._driver = driver
-        self._registry = registry
+        self._roster = roster
         self._lifecycle = lifecycle
         self._host = host
         self._by_id: dict[str, Exec] = {}
@@ -101,7 +101,7 @@ class Execs:
 
     def create(self, reference: str, wanted: dict[str, Any]) -> Exec:
         """Note what to run. Conflict when the container does not run or is paused."""
-        container = self._registry.find(reference)
+        container = self._roster.find(reference)
         self._check(container)
         self._sweep()
         if len(container.execs) >= PER_CONTAINER:

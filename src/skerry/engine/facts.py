@@ -11,7 +11,7 @@ from skerry.base.errors import Conflict, InvalidInput, NotFound, SystemFault
 from skerry.base.isolation import LogOptions, Overlay
 from skerry.engine import etc, resources, security, users
 from skerry.engine.record import Record
-from skerry.engine.registry import Registry
+from skerry.engine.roster import Roster
 from skerry.engine.spec import Facts, Namespaces
 from skerry.kernel import capabilities, cgroups, descriptors, mounts, seccomp
 
@@ -134,9 +134,7 @@ def lookup_user(root: int, wanted: str, extra: tuple[str, ...] = ()) -> users.Us
     return users.resolve(wanted, extra, users.reader(open_file))
 
 
-def namespaces(
-    record: Record, registry: Registry, cgroup_version: int, held: ExitStack
-) -> Namespaces:
+def namespaces(record: Record, roster: Roster, cgroup_version: int, held: ExitStack) -> Namespaces:
     """Which namespaces are shared, by path; InvalidInput or Conflict in Docker's words.
 
     The paths of joined ones are good until `held` is closed.
@@ -151,9 +149,9 @@ def namespaces(
     if host.get("UTSMode") not in (None, "", "host"):
         raise InvalidInput("invalid UTS mode: " + str(host["UTSMode"]))
     return Namespaces(
-        network="" if network in PRIVATE_NETWORKS else _joined(network, "net", registry, held),
-        ipc=_joined(host.get("IpcMode", ""), "ipc", registry, held),
-        pid=_joined(host.get("PidMode", ""), "pid", registry, held),
+        network="" if network in PRIVATE_NETWORKS else _joined(network, "net", roster, held),
+        ipc=_joined(host.get("IpcMode", ""), "ipc", roster, held),
+        pid=_joined(host.get("PidMode", ""), "pid", roster, held),
         uts="host" if host.get("UTSMode") == "host" or network == "host" else "",
         cgroup="host" if cgroup == "host" else "",
     )
@@ -162,7 +160,7 @@ def namespaces(
 _WORDS = {"net": "network", "ipc": "IPC", "pid": "PID"}
 
 
-def _joined(mode: str, kind: str, registry: Registry, held: ExitStack) -> str:
+def _joined(mode: str, kind: str, roster: Roster, held: ExitStack) -> str:
     if mode in ("", "private", "shareable", "none") and kind != "net":
         return ""
     if mode == "host":
@@ -172,7 +170,7 @@ def _joined(mode: str, kind: str, registry: Registry, held: ExitStack) -> str:
         if kind == "net":
             raise NotFound(f"network {mode} not found")
         raise InvalidInput(f"invalid {_WORDS[kind]} mode: {mode}")
-    other = registry.find(reference)
+    other = roster.find(reference)
     state = other.state
     found = live_entry(state.pid, state.start_time, f"ns/{kind}") if other.running else -1
     if found < 0:
@@ -210,7 +208,7 @@ def live_entry(pid: int, start_time: int, name: str, flags: int = os.O_RDONLY) -
         os.close(process)
 
 
-def hostname(record: Record, registry: Registry) -> str:
+def hostname(record: Record, roster: Roster) -> str:
     """The name that the container sees."""
     network = record.host.get("NetworkMode", "")
     if given := record.config.get("Hostname"):
@@ -220,7 +218,7 @@ def hostname(record: Record, registry: Registry) -> str:
     return record.id[:12]
 
 
-def etc_files(record: Record, registry: Registry, state_dir: str) -> dict[str, str]:
+def etc_files(record: Record, roster: Roster, state_dir: str) -> dict[str, str]:
     """Write the files of /etc for a container; returns target to source.
 
     A container that joins another's network shares that one's hosts and resolv.conf.
@@ -231,13 +229,13 @@ def etc_files(record: Record, registry: Registry, state_dir: str) -> dict[str, s
         "/etc/hosts": os.path.join(state_dir, "hosts"),
         "/etc/resolv.conf": os.path.join(state_dir, "resolv.conf"),
     }
-    name = hostname(record, registry)
+    name = hostname(record, roster)
     extra = etc.extra_hosts(record.host.get("ExtraHosts") or ())
     if network == "host":
         hosts = etc.host_file("/etc/hosts") + "".join(f"{a}\t{n}\n" for a, n in extra)
     elif network.startswith("container:"):
         folder = os.path.dirname(state_dir)
-        other = os.path.join(folder, registry.find(network.partition(":")[2]).id)
+        other = os.path.join(folder, roster.find(network.partition(":")[2]).id)
         paths["/etc/hosts"] = os.path.join(other, "hosts")
         paths["/etc/resolv.conf"] = os.path.join(other, "resolv.conf")
         _write(paths["/etc/hostname"], name + "\n")
@@ -265,7 +263,7 @@ def _write(path: str, text: str) -> None:
 
 def gather(
     record: Record,
-    registry: Registry,
+    roster: Roster,
     host: Host,
     overlay: Overlay,
     state_dir: str,
@@ -275,7 +273,7 @@ def gather(
 
     `held` keeps the namespaces that are joined, until the container runs.
     """
-    shared = namespaces(record, registry, host.cgroup_version, held)
+    shared = namespaces(record, roster, host.cgroup_version, held)
     privileged = bool(record.host.get("Privileged"))
     caps = security.capabilities(
         record.host.get("CapAdd") or (),
@@ -292,8 +290,8 @@ def gather(
         raise InvalidInput(f"invalid cgroup parent: {parent}")
     return Facts(
         user=host.user(record, overlay),
-        hostname=hostname(record, registry),
-        files=etc_files(record, registry, state_dir),
+        hostname=hostname(record, roster),
+        files=etc_files(record, roster, state_dir),
         namespaces=shared,
         capabilities=caps,
         seccomp=host.seccomp(options.seccomp, caps),

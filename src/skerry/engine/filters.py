@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from skerry.base.errors import InvalidInput, NotFound
 from skerry.engine.container import Container
-from skerry.engine.registry import Registry
+from skerry.engine.roster import Roster
 
 Filters = Mapping[str, frozenset[str]]
 
@@ -38,9 +38,7 @@ def health_of(container: Container) -> str:
 class Selection:
     """The filters of one request, checked, with what they need looked up once."""
 
-    def __init__(
-        self, filters: Filters, registry: Registry, images: Mapping[str, set[str]]
-    ) -> None:
+    def __init__(self, filters: Filters, roster: Roster, images: Mapping[str, set[str]]) -> None:
         """`images` maps each wanted ancestor to the ids of the images that it means."""
         for key in filters:
             if key not in KNOWN:
@@ -51,8 +49,8 @@ class Selection:
         self._filters = filters
         self._images = images
         self._codes = {self._number(text) for text in filters.get("exited", ())}
-        self._before = min(self._times("before", registry), default=None)
-        self._since = max(self._times("since", registry), default=None)
+        self._before = min(self._times("before", roster), default=None)
+        self._since = max(self._times("since", roster), default=None)
 
     @property
     def shows_stopped(self) -> bool:
@@ -65,11 +63,11 @@ class Selection:
         except ValueError:
             raise InvalidInput(f"invalid filter 'exited={text}'") from None
 
-    def _times(self, key: str, registry: Registry) -> list[int]:
+    def _times(self, key: str, roster: Roster) -> list[int]:
         result = []
         for reference in self._filters.get(key, ()):
             try:
-                result.append(registry.find(reference).record.created_at)
+                result.append(roster.find(reference).record.created_at)
             except NotFound:
                 raise NotFound(f"No such container: {reference}") from None
         return result

@@ -15,7 +15,7 @@ from skerry.engine.containers import prunable
 from skerry.engine.events import Events
 from skerry.engine.filters import Filters, label_matches
 from skerry.engine.logs import parse_time
-from skerry.engine.registry import Registry
+from skerry.engine.roster import Roster
 from skerry.store import Store
 from skerry.store.images import HistoryLine, Image, Removed
 
@@ -28,10 +28,10 @@ KNOWN_FILTERS = frozenset(["before", "dangling", "label", "reference", "since", 
 class Images:
     """The service."""
 
-    def __init__(self, store: Store, events: Events, registry: Registry) -> None:
+    def __init__(self, store: Store, events: Events, roster: Roster) -> None:
         self._store = store
         self._events = events
-        self._registry = registry
+        self._roster = roster
 
     def get(self, reference: str) -> Image:
         """By name or id; NotFound in Docker's words."""
@@ -43,7 +43,7 @@ class Images:
 
     def users(self, image: Image) -> int:
         """How many containers were made from it."""
-        return len(self._registry.users_of_image(image.id))
+        return len(self._roster.users_of_image(image.id))
 
     def select(self, filters: Filters, *, all: bool = False) -> list[Image]:
         """Newest first. Filters as Docker's; without `all`, unnamed parents are left out."""
@@ -79,7 +79,7 @@ class Images:
     ) -> list[Removed]:
         """Docker's rmi."""
         in_use: dict[str, list[tuple[str, bool]]] = {}
-        for container in self._registry:
+        for container in self._roster:
             in_use.setdefault(container.record.image_id, []).append(
                 (container.id, container.running)
             )
@@ -146,7 +146,7 @@ class Images:
 
     def in_use(self) -> set[str]:
         """Ids of the images that containers were made from."""
-        return {container.record.image_id for container in self._registry}
+        return {container.record.image_id for container in self._roster}
 
     def _all_ids(self) -> set[str]:
         return {image.id for image in self._store.images.list()}

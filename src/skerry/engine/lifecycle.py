@@ -30,7 +30,7 @@ from skerry.engine import attach, facts, health, record, restart, spec
 from skerry.engine.container import Container
 from skerry.engine.events import Events
 from skerry.engine.isolation import Driver
-from skerry.engine.registry import Registry
+from skerry.engine.roster import Roster
 from skerry.engine.signals import DEFAULT_STOP, parse_signal
 from skerry.store import Store
 
@@ -49,14 +49,14 @@ class Lifecycle:
         store: Store,
         driver: Driver,
         events: Events,
-        registry: Registry,
+        roster: Roster,
         host: facts.Host,
     ) -> None:
         self._settings = settings
         self._store = store
         self._driver = driver
         self._events = events
-        self._registry = registry
+        self._roster = roster
         self._host = host
         self.remove: Callable[[Container], Awaitable[None]]
         self.health_probe: Callable[[Container, list[str], float], Awaitable[tuple[int, str]]]
@@ -100,7 +100,7 @@ class Lifecycle:
 
     def on_exit(self, id: str, exit: Exit) -> None:
         """The driver's callback."""
-        container = self._registry.get(id)
+        container = self._roster.get(id)
         if container is None or self.closing:
             return
         if container.starting:
@@ -164,7 +164,7 @@ class Lifecycle:
         saved = container.record
         state_dir = self.state_dir(container.id)
         overlay = self._store.snapshots.overlay(container.id)
-        found = facts.gather(saved, self._registry, self._host, overlay, state_dir, held)
+        found = facts.gather(saved, self._roster, self._host, overlay, state_dir, held)
         plan = spec.build(saved, found)
         task = Task(
             id=container.id,
@@ -398,7 +398,7 @@ class Lifecycle:
     async def close(self) -> None:
         """Leave everything as it is and running."""
         self.closing = True
-        for container in self._registry:
+        for container in self._roster:
             self._cancel_restart(container)
             health.end(container)
         for task in list(self._tasks):

@@ -27,7 +27,7 @@ from skerry.engine import health, record, restart
 from skerry.engine.container import Container
 from skerry.engine.isolation import Driver
 from skerry.engine.lifecycle import Lifecycle
-from skerry.engine.registry import Registry
+from skerry.engine.roster import Roster
 from skerry.engine.volumes import Volumes
 from skerry.store import Store
 
@@ -45,21 +45,21 @@ class Recovery:
         settings: Settings,
         store: Store,
         driver: Driver,
-        registry: Registry,
+        roster: Roster,
         lifecycle: Lifecycle,
         volumes: Volumes,
     ) -> None:
         self._settings = settings
         self._store = store
         self._driver = driver
-        self._registry = registry
+        self._roster = roster
         self._lifecycle = lifecycle
         self._volumes = volumes
 
     async def run(self) -> None:
         """All steps."""
         self._load()
-        for container in list(self._registry):
+        for container in list(self._roster):
             try:
                 await self._find(container)
             except (SkerryError, GuestFault) as error:
@@ -69,7 +69,7 @@ class Recovery:
     def _load(self) -> None:
         for saved in self._store.records.all(record.KIND):
             try:
-                self._registry.add(Container(record.from_plain(saved.data)))
+                self._roster.add(Container(record.from_plain(saved.data)))
             except SkerryError as error:
                 log.error("%s", error)
 
@@ -161,7 +161,7 @@ class Recovery:
         containers = os.path.join(self._settings.root, "containers")
         run = os.path.join(self._settings.run_root, "containers")
         for path in {*map(os.path.basename, [*_entries(containers), *_entries(run)])}:
-            if self._registry.get(path) is not None:
+            if self._roster.get(path) is not None:
                 continue
             state_dir, run_dir = os.path.join(containers, path), os.path.join(run, path)
             try:
@@ -171,7 +171,7 @@ class Recovery:
             for folder in (state_dir, run_dir):
                 shutil.rmtree(folder, ignore_errors=True)
         for id in self._store.snapshots.list():
-            if self._registry.get(id) is None:
+            if self._roster.get(id) is None:
                 self._store.snapshots.remove(id)
         self._volumes.clean()
         await asyncio.sleep(0)

@@ -9,7 +9,7 @@ from typing import Any
 import skerry
 from skerry.base.settings import Settings
 from skerry.engine import facts, host_facts, processes
-from skerry.engine.registry import Registry
+from skerry.engine.roster import Roster
 from skerry.store import Store
 
 GO_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -31,12 +31,10 @@ def os_release() -> dict[str, str]:
 class System:
     """The service."""
 
-    def __init__(
-        self, settings: Settings, store: Store, registry: Registry, host: facts.Host
-    ) -> None:
+    def __init__(self, settings: Settings, store: Store, roster: Roster, host: facts.Host) -> None:
         self._settings = settings
         self._store = store
-        self._registry = registry
+        self._roster = roster
         self._host = host
         self._id = ""
 
@@ -71,7 +69,7 @@ class System:
 
     def counts(self) -> Mapping[str, int]:
         """Containers by state."""
-        states = [container.state.status for container in self._registry]
+        states = [container.state.status for container in self._roster]
         running = states.count("running") + states.count("restarting")
         paused = states.count("paused")
         return {

@@ -121,7 +121,7 @@ async def test_what_cannot_be_created(
     async with http.post("/containers/create", json=body) as answer:
         assert answer.status == status
         assert words in (await answer.json())["message"]
-    assert len(engine.registry) == 0
+    assert len(engine.roster) == 0
     assert engine.store.snapshots.list() == []
 
 

@@ -131,7 +131,7 @@ async def test_a_failed_create_leaves_nothing(
     monkeypatch.setattr(engine.store.records, "put", refuse)
     with pytest.raises(Conflict):
         await create("half")
-    assert len(engine.registry) == 0
+    assert len(engine.roster) == 0
     assert engine.store.snapshots.list() == []
     assert not list((Path(engine.settings.root) / "containers").iterdir())
 

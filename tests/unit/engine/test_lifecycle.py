@@ -74,7 +74,7 @@ async def test_a_failed_start_removes_a_container_with_rm(
     with pytest.raises(SystemFault):
         await engine.containers.start(container.id)
     await settle()
-    assert engine.registry.get(container.id) is None
+    assert engine.roster.get(container.id) is None
 
 
 async def test_stop_sends_the_stop_signal(engine: Engine, driver: Any, create: Create) -> None:
@@ -145,7 +145,7 @@ async def test_a_container_with_rm_goes_at_its_end(
     await settle()
     driver.end(container.id, 9)
     assert (await waiting).code == 9
-    assert engine.registry.get(container.id) is None
+    assert engine.roster.get(container.id) is None
     assert heard() == ["create", "start", "die", "destroy"]
     assert engine.store.records.all("container") == []
 

@@ -82,10 +82,10 @@ async def test_a_start_that_was_not_saved_is_found(make_engine: MakeEngine) -> N
 async def test_containers_with_rm_are_removed(make_engine: MakeEngine) -> None:
     id = await start_one(make_engine, AutoRemove=True)
     engine = await recovered(make_engine, {id: Exit(0, False, 1.7e9)})
-    container = engine.registry.get(id)
+    container = engine.roster.get(id)
     if container is not None:
         await container.wait_removed()
-    assert engine.registry.get(id) is None
+    assert engine.roster.get(id) is None
     assert engine.store.records.all(record.KIND) == []
     await engine.__aexit__()
 
@@ -124,7 +124,7 @@ async def test_a_record_that_cannot_be_read_is_left_alone(make_engine: MakeEngin
     await killed(engine)
     engine = make_engine()
     async with engine:
-        assert len(engine.registry) == 0
+        assert len(engine.roster) == 0
         assert len(engine.store.records.all(record.KIND)) == 1
 
 

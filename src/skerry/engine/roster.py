@@ -7,7 +7,7 @@ from skerry.base.ids import random_name
 from skerry.engine.container import Container
 
 
-class Registry:
+class Roster:
     """In memory; the records in the store are the truth."""
 
     def __init__(self) -> None:

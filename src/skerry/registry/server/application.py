@@ -107,8 +107,10 @@ class Application:
             response = answer(refusal.body(), refusal.status, refusal.headers)
             if refusal.status >= 500:
                 log.error("%s %s: %s", request.method, request.path, refusal.message)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            raise
+        except ConnectionError:
+            # The client has gone: nobody reads this.
+            response = web.Response(status=400)
+            response.force_close()
         except web.HTTPException:
             raise
         except Exception:

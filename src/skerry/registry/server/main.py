@@ -84,6 +84,9 @@ def main(arguments: Sequence[str]) -> int:
         format="%(asctime)s %(levelname)s %(message)s",
         stream=sys.stderr,
     )
+    if getattr(options, "log_level", "") != "debug":
+        # What clients send that is no HTTP; our own faults are logged by the application.
+        logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     try:
         if options.command == "gc":
             return _collect(options)

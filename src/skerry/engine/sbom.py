@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from skerry.base.digests import sha256
-from skerry.base.errors import InvalidInput, KernelFault, LimitExceeded
+from skerry.base.errors import InvalidInput, KernelFault, LimitExceeded, NotFound
 from skerry.base.isolation import Overlay
 from skerry.base.oci_image import OCI_MANIFEST
 from skerry.base.references import parse_reference
@@ -76,7 +76,7 @@ class Sbom:
             image = self._store.images.get(name)
             missing = [layer for layer in image.layers if not self._store.layers.has(layer)]
             if missing:
-                raise InvalidInput(f"sbom {name}: layer {missing[0]} is not unpacked")
+                raise NotFound(f"sbom {name}: layer {missing[0]} is not here")
             root = _open([self._store.layers.path(layer) for layer in image.layers])
             try:
                 distribution, found = examine(root)

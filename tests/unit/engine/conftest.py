@@ -17,6 +17,7 @@ from skerry.engine.engine import Engine
 from skerry.engine.isolation import OnExit
 from skerry.store.gc import Category, Reclaimed, Usage
 from skerry.store.images import HistoryLine, Image, Removed
+from skerry.store.leases import Leases
 from skerry.store.records import Records
 from skerry.store.snapshots import Change
 
@@ -226,6 +227,9 @@ class FakePaths:
     def path(self, digest: str) -> str:
         return f"/nonexistent/{digest}"
 
+    def has(self, digest: str) -> bool:
+        return False
+
 
 class FakeScratch:
     """Removes at once."""
@@ -251,6 +255,7 @@ class FakeStore:
         self.records = Records(str(root / "skerry.db"))
         self.snapshots = FakeSnapshots(str(base))
         self.images = FakeImages()
+        self.leases = Leases()
         self.scratch = FakeScratch()
         self.layers = self.blobs = FakeFolders(base)
         self.gc = FakeCollector()

@@ -140,7 +140,8 @@ class Pusher(threading.Thread):
         self.stop = stop
         self.blobs: set[str] = set()
         self.tags: dict[str, str] = {}
-        self.sent: dict[str, str] = {}
+        self.since: dict[str, list[str]] = {}
+        """What each tag was sent from its last acknowledgement on."""
         self.failure: str = ""
 
     def run(self) -> None:
@@ -180,10 +181,12 @@ class Pusher(threading.Thread):
         document = {"schemaVersion": 2, "mediaType": kind, "config": config, "layers": [layer]}
         data = json.dumps(document).encode()
         tag = f"t{round_ % 5}"
-        self.sent[tag] = "sha256:" + hashlib.sha256(data).hexdigest()
+        digest = "sha256:" + hashlib.sha256(data).hexdigest()
+        self.since.setdefault(tag, []).append(digest)
         status, body = self._ask("PUT", f"/v2/{self.name_}/manifests/{tag}", data, kind)
         assert status == 201, body
-        self.tags[tag] = self.sent[tag]
+        self.tags[tag] = digest
+        self.since[tag] = [digest]
         self.blobs.add(self.tags[tag])
 
     def _pull(self) -> None:
@@ -225,12 +228,12 @@ def test_kill_loses_nothing_acknowledged(tmp_path: Path) -> None:
                 whole = [body for status, body in answers if status == 200]
                 assert whole, f"{digest} was acknowledged and is lost"
                 assert "sha256:" + hashlib.sha256(whole[0]).hexdigest() == digest
-            for tag, digest in pusher.tags.items():
+            for tag in pusher.tags:
                 status, body = pusher._ask("GET", f"/v2/{pusher.name_}/manifests/{tag}")
                 assert status == 200, body
                 # What was sent and not acknowledged may have arrived, nothing older may be back.
                 found = "sha256:" + hashlib.sha256(body).hexdigest()
-                assert found in (digest, pusher.sent[tag])
+                assert found in pusher.since[tag]
     finally:
         stop.set()
         for pusher in pushers:

@@ -67,7 +67,7 @@ def test_the_default_list_is_enforced(group: tuple[Path, int], tmp_path: Path) -
     assert opens(path, str(disk), os.O_RDONLY) == 1
 
 
-def test_an_update_replaces_and_detach_removes(group: tuple[Path, int]) -> None:
+def test_an_update_replaces_what_was_attached(group: tuple[Path, int]) -> None:
     path, fd = group
     bpf_devices.attach_device_filter(fd, [{"allow": False, "type": "a"}])
     first = bpf_devices.attached_programs(fd)
@@ -80,9 +80,6 @@ def test_an_update_replaces_and_detach_removes(group: tuple[Path, int]) -> None:
     assert first != second
     assert opens(path, "/dev/null", os.O_RDONLY) == 0
     assert opens(path, "/dev/null", os.O_RDWR) == 1
-    bpf_devices.detach_device_filters(fd)
-    assert bpf_devices.attached_programs(fd) == []
-    assert opens(path, "/dev/null", os.O_RDWR) == 0
 
 
 def test_the_verifier_takes_a_long_list(group: tuple[Path, int]) -> None:

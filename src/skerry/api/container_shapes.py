@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+from skerry.api import image_shapes
 from skerry.api.formats import human_duration, rfc3339
 from skerry.engine.container import Container
 from skerry.engine.filters import health_of
@@ -11,25 +12,7 @@ from skerry.engine.spec import MASKED_PATHS, READONLY_PATHS, SHM_SIZE
 
 Json = dict[str, Any]
 
-CONFIG_DEFAULTS: Json = {
-    "Hostname": "",
-    "Domainname": "",
-    "User": "",
-    "AttachStdin": False,
-    "AttachStdout": False,
-    "AttachStderr": False,
-    "Tty": False,
-    "OpenStdin": False,
-    "StdinOnce": False,
-    "Env": [],
-    "Cmd": None,
-    "Image": "",
-    "Volumes": None,
-    "WorkingDir": "",
-    "Entrypoint": None,
-    "OnBuild": None,
-    "Labels": {},
-}
+CONFIG_DEFAULTS: Json = {**image_shapes.CONFIG_DEFAULTS, "Labels": {}}
 
 HOST_DEFAULTS: Json = {
     "Binds": None,

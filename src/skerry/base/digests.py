@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-from typing import BinaryIO
 
 from skerry.base.errors import DigestMismatch, InvalidInput
 
@@ -53,11 +52,3 @@ class Verifier:
             raise DigestMismatch(f"{what}: {self.size} bytes, the descriptor says {size}")
         if self.digest != digest:
             raise DigestMismatch(f"{what}: digest is {self.digest}, the descriptor says {digest}")
-
-
-def digest_of_file(file: BinaryIO) -> tuple[str, int]:
-    """Digest and size in bytes of the rest of an open file."""
-    seen = Verifier()
-    while chunk := file.read(1 << 20):
-        seen.update(chunk)
-    return seen.digest, seen.size

@@ -72,28 +72,3 @@ def rfc3339(nanoseconds: int) -> str:
     zone = time.strftime("%z", moment)
     zone = "Z" if zone == "+0000" else f"{zone[:3]}:{zone[3:]}"
     return time.strftime("%Y-%m-%dT%H:%M:%S", moment) + f".{rest:09d}{zone}"
-
-
-def parse_rfc3339(text: str) -> float:
-    """Seconds since the epoch of an RFC 3339 time; 0 for Go's zero time and for nonsense."""
-    if not text or text.startswith("0001-"):
-        return 0.0
-    import calendar
-
-    head, rest = text[:19], text[19:]
-    fraction = 0.0
-    digits = len(rest)
-    if rest.startswith("."):
-        digits = 1
-        while digits < len(rest) and rest[digits].isdecimal():
-            digits += 1
-        fraction = float(f"0{rest[:digits]}")
-        rest = rest[digits:]
-    try:
-        moment = calendar.timegm(time.strptime(head, "%Y-%m-%dT%H:%M:%S")) + fraction
-        if rest and rest not in ("Z", "z"):
-            sign = -1 if rest[0] == "-" else 1
-            moment -= sign * (int(rest[1:3]) * 3600 + int(rest[4:6]) * 60)
-    except ValueError:
-        return 0.0
-    return moment

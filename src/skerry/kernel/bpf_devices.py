@@ -122,12 +122,6 @@ def attach_device_filter(cgroup_fd: int, rules: Iterable[Mapping[str, Any]]) -> 
         os.close(program)
 
 
-def detach_device_filters(cgroup_fd: int) -> None:
-    """Remove every device program that is attached to this group itself."""
-    for number in attached_programs(cgroup_fd):
-        _detach(cgroup_fd, number)
-
-
 def load_device_filter(rules: Iterable[Mapping[str, Any]]) -> int:
     """A descriptor of the loaded program; the kernel's verifier has accepted it."""
     code = compile_device_filter(rules)

@@ -164,7 +164,7 @@ def write_id_maps(
         _write_as_user(pid, uid_map, gid_map)
         return
     for name, rows in (("uid_map", uid_map), ("gid_map", gid_map)):
-        _write(f"/proc/{pid}/{name}", _rows(rows))
+        write_file(f"/proc/{pid}/{name}", _rows(rows))
 
 
 def _write_as_user(
@@ -176,8 +176,8 @@ def _write_as_user(
     ):
         if len(rows) == 1 and rows[0][1:] == (own, 1):
             if name == "gid_map":
-                _write(f"/proc/{pid}/setgroups", "deny")
-            _write(f"/proc/{pid}/{name}", _rows(rows))
+                write_file(f"/proc/{pid}/setgroups", "deny")
+            write_file(f"/proc/{pid}/{name}", _rows(rows))
             continue
         words = [str(number) for row in rows for number in row]
         try:
@@ -197,7 +197,8 @@ def _rows(rows: Iterable[tuple[int, int, int]]) -> str:
     return "".join(f"{inside} {outside} {size}\n" for inside, outside, size in rows)
 
 
-def _write(path: str, text: str) -> None:
+def write_file(path: str, text: str) -> None:
+    """Write a file of /proc in one go; KernelFault says what was written where."""
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
@@ -214,7 +215,7 @@ def write_time_offsets(offsets: Iterable[tuple[str, int, int]]) -> None:
     Rows are (clock name, seconds, nanoseconds). Only before anyone is in it (time_namespaces(7)).
     """
     text = "".join(f"{CLOCKS[name]} {secs} {nanosecs}\n" for name, secs, nanosecs in offsets)
-    _write("/proc/self/timens_offsets", text)
+    write_file("/proc/self/timens_offsets", text)
 
 
 def user_namespace_fd(

@@ -61,20 +61,9 @@ def serve(
 def _offsets(pid: int, plan: Plan) -> None:
     if plan.time_offsets:
         rows = (f"{namespaces.CLOCKS[c]} {s} {ns}\n" for c, s, ns in plan.time_offsets)
-        _put(f"/proc/{pid}/timens_offsets", "".join(rows))
+        namespaces.write_file(f"/proc/{pid}/timens_offsets", "".join(rows))
     if plan.process and plan.process.oom_score_adj is not None:
-        _put(f"/proc/{pid}/oom_score_adj", str(plan.process.oom_score_adj))
-
-
-def _put(path: str, text: str) -> None:
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(fd, text.encode())
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise KernelFault(f"write {text.strip()!r} to {path}", error.errno or 0) from None
+        namespaces.write_file(f"/proc/{pid}/oom_score_adj", str(plan.process.oom_score_adj))
 
 
 def _send_listener(

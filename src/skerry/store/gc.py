@@ -150,14 +150,6 @@ class Collector:
         }
         return Usage(sum(sizes.values()), plan.bytes + trash, categories)
 
-    def container_bytes(self, id: str) -> int:  # noqa: A002
-        """Bytes on disk of a container's snapshot and folder, which its removal gives back."""
-        disk = DiskUsage()
-        return sum(
-            disk.tree(os.path.join(self._root, folder, id))
-            for folder in ("snapshots", "containers")
-        )
-
     def empty_trash(self) -> int:
         """Delete what removals left; bytes given back."""
         size = self._below(self._scratch.trash)

@@ -1,13 +1,12 @@
 """Digests: the form, and streams that are checked as they pass."""
 
 import hashlib
-import io
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skerry.base.digests import Verifier, digest_of_file, hex_of, parse_digest, sha256
+from skerry.base.digests import Verifier, hex_of, parse_digest, sha256
 from skerry.base.errors import DigestMismatch, InvalidInput
 
 
@@ -46,7 +45,6 @@ def test_pieces_make_the_whole(pieces: list[bytes]) -> None:
     whole = b"".join(pieces)
     assert seen.digest == sha256(whole)
     seen.check(sha256(whole), len(whole))
-    assert digest_of_file(io.BytesIO(whole)) == (sha256(whole), len(whole))
 
 
 def test_mismatches_say_what_is_wrong() -> None:

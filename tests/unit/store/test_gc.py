@@ -65,7 +65,6 @@ def test_the_account_adds_up_to_du(store: Store, add_image: Add, layers: list[by
     assert usage.categories["images"].items == 2
     assert usage.categories["snapshots"].items == 1
     assert usage.categories["containers"].items == 1
-    assert store.gc.container_bytes("c") > 105_000
 
 
 @pytest.mark.parametrize("unused", [False, True])

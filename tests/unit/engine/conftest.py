@@ -238,16 +238,6 @@ class FakeScratch:
         shutil.rmtree(path)
 
 
-class FakeFolders:
-    """Layers and blobs: all of them are the image's root."""
-
-    def __init__(self, base: Path) -> None:
-        self.base = str(base)
-
-    def path(self, digest: str) -> str:
-        return self.base
-
-
 class FakeStore:
     """Real records, the rest in memory."""
 
@@ -257,7 +247,6 @@ class FakeStore:
         self.images = FakeImages()
         self.leases = Leases()
         self.scratch = FakeScratch()
-        self.layers = self.blobs = FakeFolders(base)
         self.gc = FakeCollector()
         self.layers = FakePaths()
         self.blobs = FakePaths()

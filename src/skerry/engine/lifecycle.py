@@ -130,7 +130,8 @@ class Lifecycle:
     async def _start(self, container: Container) -> None:
         container.exit_on_next = False
         try:
-            await self._launch(container)
+            with contextlib.ExitStack() as held:
+                await self._launch(container, held)
         except (SkerryError, GuestFault) as error:
             self._start_failed(container, error)
             raise
@@ -155,12 +156,8 @@ class Lifecycle:
             else:
                 pending.resolve(stream)
 
-    async def _launch(self, container: Container) -> None:
+    async def _launch(self, container: Container, held: contextlib.ExitStack) -> None:
         """Plan and execute; on return the state says running and is saved."""
-        with contextlib.ExitStack() as held:
-            await self._launch_holding(container, held)
-
-    async def _launch_holding(self, container: Container, held: contextlib.ExitStack) -> None:
         saved = container.record
         state_dir = self.state_dir(container.id)
         overlay = self._store.snapshots.overlay(container.id)

@@ -129,6 +129,14 @@ def _failure(status: int, message: str) -> web.Response:
     )
 
 
+def _is_fault(record: logging.LogRecord) -> bool:
+    """A client that went away in the middle of its answer is no fault of the engine's."""
+    return not (record.exc_info and isinstance(record.exc_info[1], ConnectionError))
+
+
+logging.getLogger("aiohttp.server").addFilter(_is_fault)
+
+
 async def serve(engine: Engine, sockets: Iterable[socket.socket]) -> tuple[Api, web.ServerRunner]:
     """Begin to answer on listening sockets. `await runner.cleanup()` ends it."""
     api = Api(engine)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -325,3 +326,13 @@ async def test_images(http: aiohttp.ClientSession, engine: Engine) -> None:
         assert answer.status == 200
     used: Any = engine.store.images
     assert used.in_use == {image["Id"]: [(id, False)]}
+
+
+def test_clients_that_leave_are_not_logged_as_faults(caplog: pytest.LogCaptureFixture) -> None:
+    log = logging.getLogger("aiohttp.server")
+    for error in (ConnectionResetError("Cannot write to closing transport"), ValueError("bad")):
+        try:
+            raise error
+        except (OSError, ValueError):
+            log.exception("Error handling request")
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ValueError]

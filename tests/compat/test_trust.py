@@ -30,7 +30,7 @@ from skerry.engine.transfer import Transfer
 from skerry.store import Store, open_store
 from skerry.trust import keys
 from skerry.trust.payload import encode_payload
-from skerry.trust.signatures import make_signature, signature_tag
+from skerry.trust.signatures import decode_signature, make_signature, signature_tag
 
 pytestmark = pytest.mark.skipif(
     shutil.which("docker-registry") is None, reason="needs the Debian package docker-registry"
@@ -154,7 +154,7 @@ async def test_openssl_agrees(registry: str, trust: Trust, tmp_path: Path) -> No
             "openssl/app", Descriptor(layer["mediaType"], layer["digest"], layer["size"])
         )
     (tmp_path / "payload").write_bytes(payload)
-    value = keys.decode_signature(layer["annotations"]["dev.cosignproject.cosign/signature"])
+    value = decode_signature(layer["annotations"]["dev.cosignproject.cosign/signature"])
     (tmp_path / "value").write_bytes(value)
     command = [
         "openssl",

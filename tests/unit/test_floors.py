@@ -97,3 +97,13 @@ def test_code_in_a_half_made_container_knows_kernel_and_base_only() -> None:
 
 def test_the_list_of_lean_modules_is_not_empty() -> None:
     assert {"skerry.base.errors", "skerry.kernel.syscalls"} <= set(lean_modules())
+
+
+def test_the_engine_starts_without_what_it_seldom_needs() -> None:
+    """Keys and YAML are for signatures and one archive format; each costs megabytes and time."""
+    code = (
+        "import sys, skerry.api.main;"
+        "print([name for name in ('cryptography', 'yaml', 'bcrypt') if name in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[]\n"

@@ -6,7 +6,7 @@ Private keys never come here: a client signs the payload itself and hands in the
 import io
 import os
 from collections.abc import AsyncIterator, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from skerry.base.digests import sha256
 from skerry.base.errors import Forbidden, InvalidInput, RegistryNotFound, SkerryError
@@ -15,7 +15,6 @@ from skerry.base.references import Reference, parse_reference
 from skerry.engine.transfer import Transfer
 from skerry.registry.auth import Credential
 from skerry.registry.client import Client, ImageManifest
-from skerry.trust.keys import MAX_PEM, Verifying, load_public
 from skerry.trust.payload import MAX_PAYLOAD, parse_payload
 from skerry.trust.policy import MAX_POLICY, Policy, Rule, parse_policy
 from skerry.trust.signatures import (
@@ -31,6 +30,9 @@ from skerry.trust.signatures import (
     tag_manifest,
     verify_any,
 )
+
+if TYPE_CHECKING:
+    from skerry.trust.keys import Verifying
 
 SYSTEM_POLICY: Final = "/etc/skerry/policy.json"
 _MAX_REFERRERS: Final = 64
@@ -125,7 +127,7 @@ class Signing:
             return await put(client, reference, tag_manifest(held), signature_tag(subject.digest))
 
     async def verify(
-        self, name: str, keys: Sequence[Verifying], credential: Credential | None = None
+        self, name: str, keys: Sequence["Verifying"], credential: Credential | None = None
     ) -> tuple[str, list[Verified]]:
         """The image's digest and the signatures that hold; Forbidden when none does."""
         if not keys:
@@ -144,8 +146,11 @@ class Signing:
         return digest, good
 
 
-def trusted_keys(rule: Rule) -> list[Verifying]:
+def trusted_keys(rule: Rule) -> "list[Verifying]":
     """The keys of a rule, read now; InvalidInput names the file."""
+    # A large library, which an engine without a policy never needs.
+    from skerry.trust.keys import MAX_PEM, load_public
+
     keys = []
     for path in rule.keys:
         data = _read(path, MAX_PEM)
@@ -156,7 +161,7 @@ def trusted_keys(rule: Rule) -> list[Verifying]:
 
 
 async def check(
-    client: Client, reference: Reference, digest: str, keys: Sequence[Verifying]
+    client: Client, reference: Reference, digest: str, keys: Sequence["Verifying"]
 ) -> tuple[list[Verified], list[str]]:
     """The signatures of a manifest that hold, one a key, and why the others do not."""
     signatures, failures = await _signatures(client, reference, digest)

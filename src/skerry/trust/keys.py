@@ -4,7 +4,6 @@ The hash is SHA-256 for every kind but Ed25519, which has its own, as cosign sig
 default; for P-384 SHA-384 is accepted too. RSA is PKCS #1 v1.5 of 2048 to 8192 bits.
 """
 
-import base64
 from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -130,16 +129,6 @@ def sign(key: PrivateKey, data: bytes) -> bytes:
     if isinstance(key, rsa.RSAPrivateKey):
         return key.sign(data, padding.PKCS1v15(), hashes.SHA256())
     return key.sign(data, ec.ECDSA(hashes.SHA256()))
-
-
-def decode_signature(text: str) -> bytes:
-    """Standard base64 of at most 4 KiB; InvalidInput."""
-    if not 0 < len(text) <= 4096:
-        raise LimitExceeded(f"signature of {len(text)} characters, 1 to 4096 are read")
-    try:
-        return base64.b64decode(text, validate=True)
-    except ValueError:
-        raise InvalidInput("signature is not base64") from None
 
 
 def _hashes(key: PublicKey) -> tuple[hashes.HashAlgorithm, ...]:

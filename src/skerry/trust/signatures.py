@@ -8,7 +8,7 @@ is the image. What comes from there is hostile until a key has vouched for it.
 import base64
 import json
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from skerry.base.digests import hex_of, parse_digest, sha256
 from skerry.base.errors import Forbidden, InvalidInput, LimitExceeded
@@ -21,8 +21,11 @@ from skerry.base.oci_image import (
     parse_manifest,
 )
 from skerry.base.references import Reference
-from skerry.trust.keys import Verifying, decode_signature
 from skerry.trust.payload import MAX_PAYLOAD, MEDIA_TYPE, Payload, check_payload, parse_payload
+
+if TYPE_CHECKING:
+    # The key library is large, and an engine that checks no signature does without.
+    from skerry.trust.keys import Verifying
 
 ANNOTATION: Final = "dev.cosignproject.cosign/signature"
 ARTIFACT_TYPE: Final = "application/vnd.dev.cosign.artifact.sig.v1+json"
@@ -51,7 +54,7 @@ class Verified(NamedTuple):
     """A signature that holds, and the key that made it."""
 
     payload: Payload
-    key: Verifying
+    key: "Verifying"
 
 
 class Bundle(NamedTuple):
@@ -111,7 +114,7 @@ def referrer_manifest(layer: Descriptor, subject: Descriptor) -> Bundle:
 
 
 def verify(
-    signature: Signature, reference: Reference, digest: str, keys: Iterable[Verifying]
+    signature: Signature, reference: Reference, digest: str, keys: Iterable["Verifying"]
 ) -> Verified:
     """The key that made it and what it says; Forbidden or InvalidInput tells why it is no good.
 
@@ -127,7 +130,7 @@ def verify(
 
 
 def verify_any(
-    signatures: Iterable[Signature], reference: Reference, digest: str, keys: Iterable[Verifying]
+    signatures: Iterable[Signature], reference: Reference, digest: str, keys: Iterable["Verifying"]
 ) -> tuple[list[Verified], list[str]]:
     """Those that hold, each key once, and why each of the others does not."""
     keys = list(keys)
@@ -145,3 +148,13 @@ def verify_any(
 
 def _config(media_type: str, data: bytes) -> Descriptor:
     return Descriptor(media_type, sha256(data), len(data))
+
+
+def decode_signature(text: str) -> bytes:
+    """Standard base64 of at most 4 KiB; InvalidInput."""
+    if not 0 < len(text) <= 4096:
+        raise LimitExceeded(f"signature of {len(text)} characters, 1 to 4096 are read")
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        raise InvalidInput("signature is not base64") from None

@@ -14,7 +14,6 @@ from skerry.api.router import Route
 from skerry.api.routes.transfer import credential
 from skerry.base.errors import InvalidInput
 from skerry.base.references import parse_reference
-from skerry.trust.keys import load_public
 from skerry.trust.sbom import MEDIA_TYPES, SPDX
 from skerry.trust.signatures import make_signature
 
@@ -40,6 +39,8 @@ async def attach(call: Call) -> web.StreamResponse:
 
 async def verify(call: Call) -> web.StreamResponse:
     """POST /skerry/signatures/verify?name=… with `{"Keys": [{"Name": …, "Pem": …}]}`."""
+    from skerry.trust.keys import load_public
+
     body = await call.body()
     given = body.get("Keys")
     if not isinstance(given, list) or not 0 < len(given) <= _MAX_KEYS:

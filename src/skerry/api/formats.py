@@ -8,8 +8,8 @@ import time
 from skerry.base.errors import InvalidInput
 
 ZERO_TIME = "0001-01-01T00:00:00Z"
-_LAST = (1 << 63) - 1
-"""Nanoseconds in 64 bits, as Docker counts them: the year 2262."""
+_LAST_SECOND = 253_402_300_799
+"""The end of the year 9999, the last that RFC 3339 can write."""
 _SECONDS = re.compile(r"(-?[0-9]{1,18})(?:\.([0-9]*))?")
 
 
@@ -33,10 +33,9 @@ def parse_time(text: str, *, now: float | None = None) -> int:
     if not text or text == "0":
         return 0
     if number := _SECONDS.fullmatch(text):
-        moment = int(number[1]) * 10**9 + int(((number[2] or "") + "0" * 9)[:9])
-        if moment > _LAST:
+        if int(number[1]) > _LAST_SECOND:
             raise InvalidInput(f"invalid time: {text:.40}: value out of range")
-        return moment
+        return int(number[1]) * 10**9 + int(((number[2] or "") + "0" * 9)[:9])
     duration = parse_duration(text)
     if duration is not None:
         current = time.time_ns() if now is None else int(now * 10**9)

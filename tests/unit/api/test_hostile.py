@@ -50,8 +50,10 @@ ROUTES = [route for route in all_routes() if not route.streams]
 async def test_no_words_bring_it_down(
     http: aiohttp.ClientSession, create: Callable[..., Any], route: Route
 ) -> None:
-    await create("there")
-    words = NASTY if "{" in route.path else ["", "there"]
+    made = await create("there")
+    # The beginning of an id names a container, and this one has no files to work on.
+    words = [word for word in NASTY if not word or not made.id.startswith(word)]
+    words = words if "{" in route.path else ["", "there"]
     for number, word in enumerate([*words, "there"]):
         path = re.sub(r"\{[^}]*\}", lambda _, word=word: quote(word, safe=""), route.path)
         value = quote(NASTY[number % len(NASTY)], safe="")

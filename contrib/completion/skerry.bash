@@ -24,6 +24,7 @@ _skerry_options() {
     'cp') echo '--archive -a --follow-link -L --quiet -q --help' ;;
     'diff') echo '--help' ;;
     'commit') echo '--author -a --change -c --message -m --pause -p --help' ;;
+    'fork') echo '--number -n --name --start --help' ;;
     'export') echo '--output -o --help' ;;
     'save') echo '--output -o --format --compression --help' ;;
     'load') echo '--input -i --quiet -q --tag -t --help' ;;
@@ -56,6 +57,7 @@ _skerry_options() {
     'container diff') echo '--help' ;;
     'container exec') echo '--detach -d --detach-keys --env -e --env-file --interactive -i --privileged --tty -t --user -u --workdir -w --help' ;;
     'container export') echo '--output -o --help' ;;
+    'container fork') echo '--number -n --name --start --help' ;;
     'container kill') echo '--signal -s --help' ;;
     'container logs') echo '--details --follow -f --since --tail -n --timestamps -t --until --help' ;;
     'container pause') echo '--help' ;;
@@ -94,6 +96,12 @@ _skerry_options() {
     'system prune') echo '--filter --force -f --all -a --volumes --help' ;;
     'system info') echo '--format -f --help' ;;
     'system events') echo '--filter -f --format --since --until --help' ;;
+    'snapshot create') echo '--name --comment -m --help' ;;
+    'snapshot ls') echo '--format --no-trunc --quiet -q --help' ;;
+    'snapshot tree') echo '--help' ;;
+    'snapshot inspect') echo '--format -f --help' ;;
+    'snapshot restore') echo '--force -f --help' ;;
+    'snapshot rm') echo '--help' ;;
     'trust generate-key') echo '--type --encrypt --help' ;;
   esac
 }
@@ -312,6 +320,8 @@ _skerry_value() {
     'commit --author'|'commit -a') echo 'any' ;;
     'commit --change'|'commit -c') echo 'any' ;;
     'commit --message'|'commit -m') echo 'any' ;;
+    'fork --number'|'fork -n') echo 'any' ;;
+    'fork --name') echo 'any' ;;
     'export --output'|'export -o') echo 'files' ;;
     'save --output'|'save -o') echo 'files' ;;
     'save --format') echo 'any' ;;
@@ -439,6 +449,8 @@ _skerry_value() {
     'container exec --user'|'container exec -u') echo 'any' ;;
     'container exec --workdir'|'container exec -w') echo 'any' ;;
     'container export --output'|'container export -o') echo 'files' ;;
+    'container fork --number'|'container fork -n') echo 'any' ;;
+    'container fork --name') echo 'any' ;;
     'container kill --signal'|'container kill -s') echo 'signals' ;;
     'container logs --since') echo 'any' ;;
     'container logs --tail'|'container logs -n') echo 'any' ;;
@@ -586,6 +598,10 @@ _skerry_value() {
     'system events --format') echo 'any' ;;
     'system events --since') echo 'any' ;;
     'system events --until') echo 'any' ;;
+    'snapshot create --name') echo 'any' ;;
+    'snapshot create --comment'|'snapshot create -m') echo 'any' ;;
+    'snapshot ls --format') echo 'any' ;;
+    'snapshot inspect --format'|'snapshot inspect -f') echo 'any' ;;
     'trust generate-key --type') echo 'any' ;;
   esac
 }
@@ -612,6 +628,7 @@ _skerry_arguments() {
     'cp') echo 'copy' ;;
     'diff') echo 'containers' ;;
     'commit') echo 'containers images' ;;
+    'fork') echo 'containers' ;;
     'export') echo 'containers' ;;
     'save') echo 'images' ;;
     'import') echo 'files' ;;
@@ -633,6 +650,7 @@ _skerry_arguments() {
     'container diff') echo 'containers' ;;
     'container exec') echo 'running none' ;;
     'container export') echo 'containers' ;;
+    'container fork') echo 'containers' ;;
     'container kill') echo 'running' ;;
     'container logs') echo 'containers' ;;
     'container pause') echo 'running' ;;
@@ -659,6 +677,9 @@ _skerry_arguments() {
     'image push') echo 'images' ;;
     'image save') echo 'images' ;;
     'image import') echo 'files' ;;
+    'snapshot create') echo 'containers' ;;
+    'snapshot ls') echo 'containers' ;;
+    'snapshot tree') echo 'containers' ;;
   esac
 }
 _skerry_words() {
@@ -672,14 +693,15 @@ _skerry_words() {
     signals) echo 'HUP INT QUIT KILL USR1 USR2 TERM CONT STOP WINCH' ;;
     streams) echo 'stdin stdout stderr' ;;
     capabilities) echo 'ALL AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL MKNOD NET_ADMIN NET_BIND_SERVICE NET_RAW SETFCAP SETGID SETPCAP SETUID SYS_ADMIN SYS_CHROOT SYS_NICE SYS_PTRACE SYS_TIME' ;;
-    commands) echo 'run create exec attach ps logs start stop restart kill pause unpause wait rename rm update top stats inspect events cp diff commit export save load import copy images rmi tag history pull push login logout search sign verify sbom bootstrap info version doctor engine registry completion help container image system trust' ;;
+    commands) echo 'run create exec attach ps logs start stop restart kill pause unpause wait rename rm update top stats inspect events cp diff commit fork export save load import copy images rmi tag history pull push login logout search sign verify sbom bootstrap info version doctor engine registry completion help container image system snapshot trust' ;;
   esac
 }
 _skerry_group() {
   case "$1" in
-    container) echo 'attach commit cp create diff exec export inspect kill list logs ls pause prune ps rename restart rm run start stats stop top unpause update wait' ;;
+    container) echo 'attach commit cp create diff exec export fork inspect kill list logs ls pause prune ps rename restart rm run start stats stop top unpause update wait' ;;
     image) echo 'copy exists history import inspect list load ls prune pull push remove rm save tag' ;;
     system) echo 'df events info prune' ;;
+    snapshot) echo 'create inspect ls restore rm tree' ;;
     trust) echo 'generate-key' ;;
   esac
 }

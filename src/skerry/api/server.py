@@ -21,6 +21,7 @@ from skerry.api.routes import (
     images,
     networks,
     own,
+    snapshots,
     streams,
     system,
     transfer,
@@ -59,6 +60,7 @@ def all_routes() -> list[Route]:
         volumes,
         networks,
         own,
+        snapshots,
         unserved,
     )
     return [route for module in modules for route in module.ROUTES]

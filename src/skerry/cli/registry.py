@@ -32,6 +32,7 @@ COMMANDS: dict[str, str] = {
     "cp": "copy",
     "diff": "changes",
     "commit": "changes",
+    "fork": "snapshot",
     "export": "archives",
     "save": "archives",
     "load": "archives",
@@ -64,9 +65,9 @@ HIDDEN: dict[str, str] = {"__names": "names"}
 """Commands of the completion scripts."""
 
 _CONTAINER_VERBS = (
-    *("attach", "commit", "cp", "create", "diff", "exec", "export", "kill", "logs", "pause"),
-    *("rename", "restart", "rm", "run", "start", "stats", "stop", "top", "unpause", "update"),
-    "wait",
+    *("attach", "commit", "cp", "create", "diff", "exec", "export", "fork", "kill", "logs"),
+    *("pause", "rename", "restart", "rm", "run", "start", "stats", "stop", "top", "unpause"),
+    *("update", "wait"),
 )
 
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
@@ -101,6 +102,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "info": ("system", "info"),
         "events": ("events", "events"),
     },
+    "snapshot": {
+        name: ("snapshot", f"snapshot {name}")
+        for name in ("create", "ls", "tree", "inspect", "restore", "rm")
+    },
     "trust": {"generate-key": ("sign", "trust generate-key")},
 }
 """Group to its commands: module and the name in that module's COMMANDS."""
@@ -108,6 +113,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
 GROUP_SUMMARIES = {
     "container": "Manage containers",
     "image": "Manage images",
+    "snapshot": "Manage snapshots of containers",
     "system": "Manage the engine and its disk space",
     "trust": "Manage keys that sign images",
 }

@@ -21,6 +21,7 @@ class Container:
         "execs",
         "exit_on_next",
         "health",
+        "kept",
         "lock",
         "next_exit",
         "pending",
@@ -46,6 +47,8 @@ class Container:
         self.next_exit: asyncio.Future[Exit] | None = None
         self.removed: asyncio.Future[int] | None = None
         self.removing = False
+        self.kept = False
+        """Its programs end so that it can go on elsewhere: --rm does not apply."""
         self.restart_pause = 0.0
         self.restart_task: asyncio.Task[None] | None = None
         self.exit_on_next = False

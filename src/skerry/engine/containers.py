@@ -22,6 +22,7 @@ from skerry.engine import (
     record,
     resources,
     restart,
+    snapshot,
     volumes,
 )
 from skerry.engine.container import Container
@@ -109,17 +110,21 @@ class Containers:
             network=dict(network or {}),
             mounts=mounts.requested(merged, host, self._inherited(host)),
         )
+        return await self.add(saved), admission.warnings(host)
+
+    async def add(self, saved: record.Record, base: str = "") -> Container:
+        """Make a container of a complete record, above its image or a frozen layer of that."""
         container = Container(saved)
         # The name is taken before the first await: two creates with one name must not both pass.
         self._roster.add(container)
         try:
-            await self._make(container)
+            await self._make(container, base)
         except BaseException:
             self._roster.discard(container)
             self._sweep_files(container)
             raise
         self._lifecycle.emit(container, "create")
-        return container, admission.warnings(host)
+        return container
 
     def _inherited(self, host: Mapping[str, Any]) -> list[record.MountPoint]:
         """The mounts of `--volumes-from`."""
@@ -145,13 +150,13 @@ class Containers:
                 result.append(copy)
         return result
 
-    async def _make(self, container: Container) -> None:
+    async def _make(self, container: Container, base: str) -> None:
         """Everything on disk; the record comes last, so that a crash leaves only nameless rests."""
         saved = container.record
         state_dir = self._lifecycle.state_dir(saved.id)
         mounts.make_sources(saved.mounts)
         os.mkdir(state_dir, 0o711)
-        overlay = self._store.snapshots.prepare(saved.id, saved.image_id)
+        overlay = self._store.snapshots.prepare(saved.id, saved.image_id, base)
         fresh = self._volumes.provide(saved.mounts)
         if fresh:
             root = facts.open_root(Overlay(overlay.lower))
@@ -232,7 +237,10 @@ class Containers:
         await self._driver.delete(id, state_dir, self._lifecycle.run_dir(id))
         self._store.records.delete(record.KIND, id)
         self._roster.discard(container)
+        stacked = self._store.snapshots.node(id) or self._store.snapshots.base(id)
         self._store.snapshots.remove(id)
+        if stacked:
+            snapshot.forget(self._store, id)
         self._store.scratch.discard(state_dir)
         if volumes:
             self._remove_volumes(container)

@@ -14,6 +14,7 @@ from skerry.engine.containers import Containers
 from skerry.engine.copying import Copying
 from skerry.engine.events import Events
 from skerry.engine.exec import Execs
+from skerry.engine.forks import Forks
 from skerry.engine.images import Images
 from skerry.engine.isolation import Driver
 from skerry.engine.lifecycle import Lifecycle
@@ -21,6 +22,7 @@ from skerry.engine.recovery import Recovery
 from skerry.engine.roster import Roster
 from skerry.engine.sbom import Sbom
 from skerry.engine.signing import Signing
+from skerry.engine.snapshots import Snapshots
 from skerry.engine.system import System
 from skerry.engine.transfer import Transfer
 from skerry.engine.usage import Accounts
@@ -65,7 +67,11 @@ class Engine:
             self.volumes,
             self.host,
         )
+        self.snapshots = Snapshots(self.store, self.driver, self.roster, self.lifecycle)
         self.execs = Execs(self.driver, self.roster, self.lifecycle, self.host)
+        self.forks = Forks(
+            self.store, self.roster, self.lifecycle, self.containers, self.snapshots, self.execs
+        )
         self.images = Images(self.store, self.events, self.roster)
         self.transfer = Transfer(self.store, self.events, settings.root)
         self.signing = Signing(self.transfer, settings.root)
@@ -87,7 +93,13 @@ class Engine:
     async def __aenter__(self) -> "Engine":
         instance.write_pid_file(self.settings.run_root)
         await Recovery(
-            self.settings, self.store, self.driver, self.roster, self.lifecycle, self.volumes
+            self.settings,
+            self.store,
+            self.driver,
+            self.roster,
+            self.lifecycle,
+            self.volumes,
+            self.snapshots,
         ).run()
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
         return self

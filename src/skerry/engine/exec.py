@@ -225,12 +225,11 @@ class Execs:
         await self._driver.resize(self.run_dir(exec), rows, columns)
 
     async def probe(
-        self, container: Container, command: list[str], timeout: float
+        self, container: Container, command: list[str], timeout: float, user: str = ""
     ) -> tuple[int, str]:
         """Run a health check to its end: exit code and output; TimeoutError."""
-        exec = self.create(
-            container.id, {"Cmd": command, "AttachStdout": True, "AttachStderr": True}
-        )
+        wanted = {"Cmd": command, "AttachStdout": True, "AttachStderr": True, "User": user}
+        exec = self.create(container.id, wanted)
         stream = await self.start(exec, Attach())
         assert stream is not None
         from skerry.engine.attach import split_frames

@@ -20,16 +20,7 @@ LOG_DRIVERS = ("", "json-file", "none")
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
-def open_root(overlay: Overlay) -> int:
-    """A descriptor of the root that the layers make, read-only; the caller closes it.
-
-    The upper folder is taken as one more lower layer, so that a container's mount of it is never
-    disturbed.
-    """
-    lower = ((overlay.upper,) if overlay.upper else ()) + overlay.lower
-    if len(lower) == 1:
-        return os.open(lower[0], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    return mounts.overlay_fd(Overlay(lower))
+open_root = mounts.view_fd
 
 
 def parse_size(text: str) -> int:

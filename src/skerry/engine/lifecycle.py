@@ -246,7 +246,7 @@ class Lifecycle:
             container.restart_task = asyncio.get_running_loop().create_task(
                 self._restart_later(container, container.restart_pause)
             )
-        elif saved.host.get("AutoRemove"):
+        elif saved.host.get("AutoRemove") and not container.kept:
             if not container.removing:
                 container.tell_exit(exit)
                 self.spawn(self.remove(container))

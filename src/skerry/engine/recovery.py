@@ -28,6 +28,7 @@ from skerry.engine.container import Container
 from skerry.engine.isolation import Driver
 from skerry.engine.lifecycle import Lifecycle
 from skerry.engine.roster import Roster
+from skerry.engine.snapshots import Snapshots
 from skerry.engine.volumes import Volumes
 from skerry.store import Store
 
@@ -48,6 +49,7 @@ class Recovery:
         roster: Roster,
         lifecycle: Lifecycle,
         volumes: Volumes,
+        snapshots: Snapshots,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -55,6 +57,7 @@ class Recovery:
         self._roster = roster
         self._lifecycle = lifecycle
         self._volumes = volumes
+        self._snapshots = snapshots
 
     async def run(self) -> None:
         """All steps."""
@@ -101,6 +104,9 @@ class Recovery:
         state.pid, state.start_time = found.pid, found.start_time
         if not container.running:
             state.status = "running"
+        if state.status == "running":
+            # Whoever froze it for a snapshot died before the thaw.
+            await self._driver.resume(container.id)
         container.process = self._saved_process(container)
         if changed:
             self._lifecycle.save(container)
@@ -173,6 +179,7 @@ class Recovery:
         for id in self._store.snapshots.list():
             if self._roster.get(id) is None:
                 self._store.snapshots.remove(id)
+        self._snapshots.sweep()
         self._volumes.clean()
         await asyncio.sleep(0)
 

@@ -37,6 +37,10 @@ class Roster:
         """By full id."""
         return self._by_id.get(id)
 
+    def has_name(self, name: str) -> bool:
+        """Whether a container has this name."""
+        return name in self._by_name
+
     def check_free(self, name: str) -> None:
         """Conflict, in Docker's words, when another container has the name."""
         if holder := self._by_name.get(name):

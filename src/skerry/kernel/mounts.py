@@ -207,6 +207,18 @@ def _overlay_by_layers(overlay: Overlay) -> int:
         os.close(fs_fd)
 
 
+def view_fd(overlay: Overlay) -> int:
+    """A descriptor of the root that the layers make, read-only; the caller closes it.
+
+    The upper folder is taken as one more lower layer, so that a mount of it elsewhere is never
+    disturbed.
+    """
+    lower = ((overlay.upper,) if overlay.upper else ()) + overlay.lower
+    if len(lower) == 1:
+        return os.open(lower[0], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    return overlay_fd(Overlay(lower))
+
+
 def mount_overlay(overlay: Overlay, target: str) -> None:
     """Mount `overlay` at the folder `target`."""
     fd = overlay_fd(overlay)

@@ -93,15 +93,19 @@ def commit(
     tags: Iterable[str],
 ) -> Image:
     """Pack the snapshot's upper directory and record the image that it makes with its parent's."""
-    upper = os.open(images.snapshots.overlay(snapshot).upper, DIRECTORY)
-    try:
-        skip = frozenset(path.lstrip("/") for path in step.ignore)
-        plain = pack(upper, PackOptions(top=True, whiteouts=True, skip=skip))
-        layer, diff_id = store_layer(images, plain, step.compression)
-    finally:
-        os.close(upper)
-    base = images.get(parent) if parent else None
-    return add_layer(images, base, (layer, diff_id), config, step, tags)
+    skip = frozenset(path.lstrip("/") for path in step.ignore)
+    layers = []
+    base = images.snapshots.base(snapshot)
+    # What forks share is one layer of each of their images.
+    below = reversed(images.snapshots.frozen.uppers(base))
+    for folder in (*below, images.snapshots.overlay(snapshot).upper):
+        upper = os.open(folder, DIRECTORY)
+        try:
+            plain = pack(upper, PackOptions(top=True, whiteouts=True, skip=skip))
+            layers.append(store_layer(images, plain, step.compression))
+        finally:
+            os.close(upper)
+    return add_layers(images, images.get(parent) if parent else None, layers, config, step, tags)
 
 
 def add_layer(
@@ -113,25 +117,38 @@ def add_layer(
     tags: Iterable[str],
 ) -> Image:
     """Record the image of `base` (None is empty) and one more layer (descriptor, diff id)."""
+    return add_layers(images, base, [layer], config, step, tags)
+
+
+def add_layers(
+    images: "Images",
+    base: Image | None,
+    layers: list[tuple[Descriptor, str]],
+    config: dict[str, Any],
+    step: Step,
+    tags: Iterable[str],
+) -> Image:
+    """Record the image of `base` (None is empty) and further layers, the last one on top."""
     below = images.config(base) if base else None
     descriptors = layers_of(images, base) if base else []
     created = timestamp(step.created)
-    line = History(created, step.created_by, step.author, step.comment)
+    lines = [History(created, step.created_by, step.author, step.comment) for _ in layers]
+    diff_ids = [*(below.rootfs.diff_ids if below else ()), *(diff_id for _, diff_id in layers)]
     document = ImageConfig(
         architecture=below.architecture if below else architecture(),
         os=below.os if below else "linux",
         variant=below.variant if below else "",
-        rootfs=RootFS("layers", [*(below.rootfs.diff_ids if below else ()), layer[1]]),
+        rootfs=RootFS("layers", diff_ids),
         created=created,
         author=step.author,
         config=config,
-        history=[*(steps_of(below) if below else ()), line],
+        history=[*(steps_of(below) if below else ()), *lines],
     )
     data = encode(document)
     manifest = Manifest(
         2,
         Descriptor(OCI_CONFIG, images.blobs.put(data), len(data)),
-        [*descriptors, layer[0]],
+        [*descriptors, *(descriptor for descriptor, _ in layers)],
         OCI_MANIFEST,
     )
     return images.add(

@@ -26,6 +26,7 @@ _CATEGORIES: Final = {
     "index.json": "images",
     "oci-layout": "images",
     "snapshots": "snapshots",
+    "frozen": "snapshots",
     "containers": "containers",
     "volumes": "volumes",
     "skerry.db": "records",
@@ -140,7 +141,7 @@ class Collector:
         reclaimable = {"images": plan.bytes, "temporary": trash}
         counts = {
             "images": images,
-            "snapshots": len(self._snapshots.list()),
+            "snapshots": len(self._snapshots.list()) + len(self._snapshots.frozen.list()),
             "containers": self._count("containers"),
             "volumes": self._count("volumes"),
         }

@@ -158,15 +158,24 @@ class FakeSnapshots:
     """Snapshots as names; the root of all is one folder."""
 
     def __init__(self, base: str) -> None:
-        self.base = base
+        self.folder = base
         self.ids: set[str] = set()
 
-    def prepare(self, id: str, image_id: str | None) -> Overlay:
+    def prepare(self, id: str, image_id: str | None, base: str = "") -> Overlay:
         self.ids.add(id)
         return self.overlay(id)
 
+    def base(self, id: str) -> str:
+        return ""
+
+    def node(self, id: str) -> str:
+        return ""
+
+    def sweep_frozen(self, named: Any) -> int:
+        return 0
+
     def overlay(self, id: str) -> Overlay:
-        return Overlay((self.base,))
+        return Overlay((self.folder,))
 
     def list(self) -> list[str]:
         return sorted(self.ids)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from skerry.cli.commands.pull import split_tag
 from skerry.cli.context import Context, out, terminal, visible
+from skerry.cli.human import size_decimal
 from skerry.cli.options import Command, Parsed, many, switch, text
 from skerry.sdk.client import query, quote
 
@@ -12,10 +13,28 @@ _LETTERS = {0: "C", 1: "A", 2: "D"}
 
 
 def diff(context: Context, parsed: Parsed) -> int:
-    """A letter and a path for each change."""
+    """A letter and a path for each change; between two, also the sizes of files."""
+    if len(parsed.arguments) > 1:
+        return _between(context, *parsed.arguments)
     for change in context.client.get(f"/containers/{quote(parsed.arguments[0])}/changes") or ():
         path = visible(change["Path"]) if terminal(1) else change["Path"]
         out(f"{_LETTERS.get(change['Kind'], '?')} {path}")
+    return 0
+
+
+def _between(context: Context, one: str, other: str) -> int:
+    target = "/skerry/diff" + query(**{"from": one, "to": other})
+    rows = []
+    for change in context.client.get(target):
+        path = visible(change["Path"]) if terminal(1) else change["Path"]
+        before, after = change["Before"], change["After"]
+        sizes = f"{size_decimal(before, 3)} -> {size_decimal(after, 3)}"
+        if change["Kind"]:
+            sizes = size_decimal(before or after, 3)
+        rows.append(
+            f"{_LETTERS.get(change['Kind'], '?')} {path}{f'  {sizes}' if before or after else ''}\n"
+        )
+    out("".join(rows), end="")
     return 0
 
 
@@ -39,10 +58,10 @@ def commit(context: Context, parsed: Parsed) -> int:
 COMMANDS = {
     "diff": Command(
         diff,
-        "Show what a container changed in its file system",
-        "CONTAINER",
+        "Show what a container changed in its file system, or how two differ",
+        "CONTAINER [CONTAINER|SNAPSHOT]",
         least=1,
-        most=1,
+        most=2,
         complete="containers",
     ),
     "commit": Command(

@@ -1,0 +1,106 @@
+"""/skerry/snapshots, /skerry/fork and /skerry/diff: a container's history and its copies."""
+
+from typing import Any
+
+from aiohttp import web
+
+from skerry.api.call import Call, no_content
+from skerry.api.formats import rfc3339
+from skerry.api.router import Route
+from skerry.base.errors import InvalidInput
+from skerry.engine.snapshot import Snapshot
+
+
+def shape(call: Call, snapshot: Snapshot) -> dict[str, Any]:
+    """A snapshot on the wire."""
+    service = call.engine.snapshots
+    container = service.owner(snapshot)
+    return {
+        "Id": snapshot.id,
+        "Name": snapshot.name,
+        "Container": container.id,
+        "ContainerName": container.record.name,
+        "Parent": snapshot.parent,
+        "Current": service.current(container) == snapshot.id,
+        "Created": snapshot.created_at // 10**9,
+        "CreatedAt": rfc3339(snapshot.created_at),
+        "Kind": snapshot.kind,
+        "Comment": snapshot.comment,
+        "Size": snapshot.size,
+        "Image": container.record.image_id,
+    }
+
+
+async def create(call: Call) -> web.StreamResponse:
+    """POST /skerry/snapshots?container=…&name=…&comment=…"""
+    taken = await call.engine.snapshots.create(
+        _required(call, "container"), call.text("name"), call.text("comment")
+    )
+    return call.json(shape(call, taken), 201)
+
+
+async def list_all(call: Call) -> web.StreamResponse:
+    """GET /skerry/snapshots?container=…: oldest first."""
+    found = call.engine.snapshots.all(call.text("container"))
+    return call.json([shape(call, each) for each in found])
+
+
+async def inspect(call: Call) -> web.StreamResponse:
+    """GET /skerry/snapshots/{id}."""
+    return call.json(shape(call, call.engine.snapshots.find(call.params["id"])))
+
+
+async def restore(call: Call) -> web.StreamResponse:
+    """POST /skerry/snapshots/{id}/restore?force=…"""
+    await call.engine.snapshots.restore(call.params["id"], force=call.flag("force"))
+    return no_content()
+
+
+async def remove(call: Call) -> web.StreamResponse:
+    """DELETE /skerry/snapshots/{id}."""
+    await call.engine.snapshots.remove(call.params["id"])
+    return no_content()
+
+
+async def fork(call: Call) -> web.StreamResponse:
+    """POST /skerry/fork?container=…&count=…&name=…&start=…: an answer for each copy."""
+    start = call.flag("start") if call.text("start") else None
+    forks = await call.engine.forks.fork(
+        _required(call, "container"), call.number("count", 1), call.text("name"), start=start
+    )
+    return call.json(
+        [
+            {"Id": each.id, "Name": each.name, "Error": each.error, "Warning": each.warning}
+            for each in forks
+        ],
+        201,
+    )
+
+
+async def difference(call: Call) -> web.StreamResponse:
+    """GET /skerry/diff?from=…&to=…: containers or snapshots."""
+    found = await call.engine.snapshots.difference(_required(call, "from"), _required(call, "to"))
+    return call.json(
+        [
+            {"Path": each.path, "Kind": each.kind, "Before": each.before, "After": each.after}
+            for each in found
+        ]
+    )
+
+
+def _required(call: Call, name: str) -> str:
+    value = call.text(name)
+    if not value:
+        raise InvalidInput(f"missing parameter: {name}")
+    return value
+
+
+ROUTES = [
+    Route("POST", "/skerry/snapshots", create),
+    Route("GET", "/skerry/snapshots", list_all),
+    Route("GET", "/skerry/snapshots/{id}", inspect),
+    Route("POST", "/skerry/snapshots/{id}/restore", restore),
+    Route("DELETE", "/skerry/snapshots/{id}", remove),
+    Route("POST", "/skerry/fork", fork),
+    Route("GET", "/skerry/diff", difference),
+]

@@ -1,0 +1,209 @@
+"""Copies of a container that go on from where it is: `skerry fork`.
+
+Theory. The original's layer is frozen once, and every copy stands on it: a copy costs a folder and
+a record, and shares all that nobody rewrites. Each copy then gets what makes it another system:
+name, hostname, address, machine id, SSH host keys. A copy that fails takes none of the others with
+it.
+"""
+
+import asyncio
+import copy
+import os
+import time
+from typing import Any, NamedTuple
+
+from skerry.base.errors import GuestFault, InvalidInput, SkerryError
+from skerry.base.ids import check_name, new_id
+from skerry.engine import identity, record
+from skerry.engine.container import Container
+from skerry.engine.containers import Containers
+from skerry.engine.exec import Execs
+from skerry.engine.lifecycle import Lifecycle
+from skerry.engine.roster import Roster
+from skerry.engine.snapshots import Snapshots
+from skerry.kernel import mounts
+from skerry.store import Store
+from skerry.store.tree_copy import copy_tree
+from skerry.store.trees import DIRECTORY
+
+MOST = 1000
+"""Copies in one request."""
+HOOKS = "/etc/skerry/after-fork.d"
+"""Programs in this folder of a fork run, in order of their names, once it is up."""
+HOOK_SECONDS = 60.0
+FORK_OF = "org.skerry.fork-of"
+"""Label of a fork: the id of its original."""
+
+_RUN_HOOKS = f'for hook in {HOOKS}/*; do [ ! -x "$hook" ] || "$hook" || exit; done'
+
+
+class Fork(NamedTuple):
+    """One copy: its id and name, or why there is none. `warning` is of a copy that runs."""
+
+    id: str
+    name: str
+    error: str = ""
+    warning: str = ""
+
+
+class Forks:
+    """The service."""
+
+    def __init__(
+        self,
+        store: Store,
+        roster: Roster,
+        lifecycle: Lifecycle,
+        containers: Containers,
+        snapshots: Snapshots,
+        execs: Execs,
+    ) -> None:
+        self._store = store
+        self._roster = roster
+        self._lifecycle = lifecycle
+        self._containers = containers
+        self._snapshots = snapshots
+        self._execs = execs
+
+    async def fork(
+        self, reference: str, count: int = 1, name: str = "", *, start: bool | None = None
+    ) -> list[Fork]:
+        """Make copies named `<name>-1`, `<name>-2`, … (the original's name by default), and start
+        them when the original runs, unless `start` says otherwise.
+
+        Errors about the original are raised; those of a copy are in its Fork.
+        """
+        if not 1 <= count <= MOST:
+            raise InvalidInput(f"between 1 and {MOST} forks at a time, not {count}")
+        original = self._roster.find(reference)
+        if name:
+            check_name(name)
+        start = original.running if start is None else start
+        layer = new_id()
+        async with original.lock, self._snapshots.freeze(original, layer):
+            forks = await self._make_all(original, layer, count, name)
+        return list(
+            await asyncio.gather(
+                *(self._start(each) if start and not each.error else _as_is(each) for each in forks)
+            )
+        )
+
+    async def _make_all(self, original: Container, layer: str, count: int, name: str) -> list[Fork]:
+        forks = []
+        for chosen in self._names(name or original.record.name, count):
+            saved = derived(original.record, chosen)
+            try:
+                made = await self._containers.add(saved, layer)
+                try:
+                    await asyncio.to_thread(self._settle, original.record, made.record)
+                except BaseException:
+                    await self._containers.remove(made.id, force=True, volumes=True)
+                    raise
+            except SkerryError as error:
+                forks.append(Fork("", chosen, error.message))
+            else:
+                forks.append(Fork(made.id, chosen))
+        return forks
+
+    def _names(self, stem: str, count: int) -> list[str]:
+        names: list[str] = []
+        number = 0
+        while len(names) < count:
+            number += 1
+            candidate = f"{stem[:240]}-{number}"
+            if not self._roster.has_name(candidate):
+                names.append(candidate)
+        return names
+
+    def _settle(self, original: record.Record, fork: record.Record) -> None:
+        """Its own identity, and its own copy of the volumes that nobody named."""
+        root = mounts.overlay_fd(self._store.snapshots.overlay(fork.id))
+        try:
+            identity.renew(root)
+        finally:
+            os.close(root)
+        for ours, theirs in zip(original.mounts, fork.mounts, strict=True):
+            if theirs.kind == "volume" and theirs.anonymous:
+                copy_folder(ours.source, theirs.source)
+
+    async def _start(self, fork: Fork) -> Fork:
+        container = self._roster.find(fork.id)
+        try:
+            await self._lifecycle.start(container)
+        except (SkerryError, GuestFault) as error:
+            return fork._replace(error=error.message)
+        if not self._has_hooks(container):
+            return fork
+        try:
+            code, output = await self._execs.probe(
+                container, ["/bin/sh", "-c", _RUN_HOOKS], HOOK_SECONDS, user="0"
+            )
+        except TimeoutError:
+            return fork._replace(warning=f"{HOOKS}: no end after {HOOK_SECONDS:.0f} seconds")
+        except (SkerryError, GuestFault) as error:
+            return fork._replace(warning=f"{HOOKS}: {error.message}")
+        if code:
+            return fork._replace(warning=f"{HOOKS}: exit code {code}: {output.strip()[:500]}")
+        return fork
+
+    def _has_hooks(self, container: Container) -> bool:
+        overlay = self._store.snapshots.overlay(container.id)
+        folders = (f"{layer}{HOOKS}" for layer in (overlay.upper, *overlay.lower))
+        return any(os.path.isdir(folder) for folder in folders)
+
+
+async def _as_is(fork: Fork) -> Fork:
+    return fork
+
+
+def derived(original: record.Record, name: str) -> record.Record:
+    """The record of a copy: what only one container can have is left out or made its own. Pure but
+    for the id."""
+    config: dict[str, Any] = copy.deepcopy(original.config)
+    host: dict[str, Any] = copy.deepcopy(original.host)
+    config.pop("MacAddress", None)
+    number = name.rpartition("-")[2]
+    if config.get("Hostname"):
+        config["Hostname"] = f"{config['Hostname'][:58]}-{number}"
+    config["Labels"] = {**(config.get("Labels") or {}), FORK_OF: original.id}
+    host.pop("ContainerIDFile", None)
+    for bindings in (host.get("PortBindings") or {}).values():
+        for binding in bindings or ():
+            # Any free port: the original holds the one that was asked for.
+            binding["HostPort"] = ""
+    network: dict[str, Any] = copy.deepcopy(original.network)
+    for endpoint in network.values():
+        if isinstance(endpoint, dict):
+            endpoint.pop("IPAMConfig", None)
+            endpoint.pop("MacAddress", None)
+    points = copy.deepcopy(original.mounts)
+    for point in points:
+        if point.kind == "volume" and point.anonymous:
+            point.name = point.source = ""
+            point.copy_up = False
+    return record.Record(
+        id=new_id(),
+        name=name,
+        image=original.image,
+        image_id=original.image_id,
+        created_at=time.time_ns(),
+        config=config,
+        host=host,
+        network=network,
+        mounts=points,
+        # Users are looked up in its own files from the start, not in the image's.
+        ever_started=original.ever_started,
+    )
+
+
+def copy_folder(source: str, target: str) -> None:
+    """The content of a folder into another, empty one."""
+    one = os.open(source, DIRECTORY)
+    try:
+        other = os.open(target, DIRECTORY)
+        try:
+            copy_tree(one, other)
+        finally:
+            os.close(other)
+    finally:
+        os.close(one)

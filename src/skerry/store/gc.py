@@ -18,6 +18,7 @@ from skerry.store.leases import Leases
 from skerry.store.removal import delete_record
 from skerry.store.scratch import Scratch
 from skerry.store.snapshots import REMOVED_IMAGE, Snapshots
+from skerry.store.steps import Steps
 from skerry.store.trees import DiskUsage
 
 _CATEGORIES: Final = {
@@ -29,6 +30,7 @@ _CATEGORIES: Final = {
     "frozen": "snapshots",
     "containers": "containers",
     "volumes": "volumes",
+    "build": "build cache",
     "skerry.db": "records",
     "skerry.db-wal": "records",
     "skerry.db-shm": "records",
@@ -49,8 +51,8 @@ class Category(NamedTuple):
 class Usage(NamedTuple):
     """`categories` adds up to `total`, which is what `du -s --block-size=1 ROOT` says.
 
-    Categories: images (blobs, layers, index), snapshots, containers, volumes, records, temporary,
-    other.
+    Categories: images (blobs, layers, index), snapshots, containers, volumes, build cache (layers
+    that only recorded build steps need, cache mounts, downloads), records, temporary, other.
     """
 
     total: int
@@ -86,6 +88,7 @@ class Collector:
         blobs: Blobs,
         layers: Layers,
         snapshots: Snapshots,
+        steps: Steps,
         scratch: Scratch,
         leases: Leases,
     ) -> None:
@@ -94,6 +97,7 @@ class Collector:
         self._blobs = blobs
         self._layers = layers
         self._snapshots = snapshots
+        self._steps = steps
         self._scratch = scratch
         self._leases = leases
 
@@ -132,11 +136,15 @@ class Collector:
         with self._leases.lock:
             plan = self._plan(in_use, dangling=True, unused=unused)
             images = len(self._images.list())
+            cached = self.only_cached()
         disk = DiskUsage()
         sizes = dict.fromkeys([*dict.fromkeys(_CATEGORIES.values()), "other"], 0)
         sizes["other"] += disk.of(os.lstat(self._root))
         for name in sorted(os.listdir(self._root)):
             sizes[_CATEGORIES.get(name, "other")] += disk.tree(os.path.join(self._root, name))
+        steps = sum(DiskUsage().tree(self._layers.path(diff_id)) for diff_id in cached)
+        sizes["images"] -= steps
+        sizes["build cache"] += steps
         trash = self._below(self._scratch.trash)
         reclaimable = {"images": plan.bytes, "temporary": trash}
         counts = {
@@ -144,12 +152,21 @@ class Collector:
             "snapshots": len(self._snapshots.list()) + len(self._snapshots.frozen.list()),
             "containers": self._count("containers"),
             "volumes": self._count("volumes"),
+            "build cache": len(self._steps.all()),
         }
         categories = {
             name: Category(size, reclaimable.get(name, 0), counts.get(name, 0))
             for name, size in sizes.items()
         }
         return Usage(sum(sizes.values()), plan.bytes + trash, categories)
+
+    def only_cached(self) -> list[str]:
+        """Diff ids of the layers that recorded build steps keep and no image has."""
+        held = {diff_id for image in self._images.list() for diff_id in image.layers}
+        for each in self._images.records.all(REMOVED_IMAGE):
+            held.update(each.data["layers"])
+        here = set(self._layers.all())
+        return sorted((self._steps.layers() & here) - held)
 
     def empty_trash(self) -> int:
         """Delete what removals left; bytes given back."""
@@ -177,6 +194,7 @@ class Collector:
         content = set(touched)
         for image in kept.values():
             content.update(image.content(), image.layers)
+        content |= self._steps.layers()
         records = []
         for each in self._images.records.all(REMOVED_IMAGE):
             if each.id in below:

@@ -188,7 +188,7 @@ class _Packer:
                 link,
                 os.major(status.st_rdev) if device else 0,
                 os.minor(status.st_rdev) if device else 0,
-                _xattrs(fd) if fd >= 0 else {},
+                xattrs_of(fd) if fd >= 0 else {},
                 None,
             )
         )
@@ -207,9 +207,10 @@ class _Packer:
         )
 
 
-def _xattrs(fd: int) -> dict[str, bytes]:
+def xattrs_of(file: int | str) -> dict[str, bytes]:
+    """The extended attributes that archives keep, of an open file or the one at a path."""
     try:
-        names = os.listxattr(fd)
+        names = os.listxattr(file)
     except OSError as error:
         if error.errno == errno.ENOTSUP:
             return {}
@@ -218,7 +219,7 @@ def _xattrs(fd: int) -> dict[str, bytes]:
     for name in names:
         if name.startswith(_KEPT_XATTRS) and not name.startswith("user.overlay."):
             try:
-                found[name] = os.getxattr(fd, name)
+                found[name] = os.getxattr(file, name)
             except OSError as error:
                 if error.errno != errno.ENODATA:
                     raise

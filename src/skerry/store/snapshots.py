@@ -55,15 +55,31 @@ class Snapshots:
     def prepare(self, id: str, image_id: str | None, base: str = "") -> Overlay:  # noqa: A002
         """Make the snapshot above an image (None is the empty one), or above the frozen layer
         `base` of that image. Conflict when it exists."""
-        folder = self._path(id)
         with self._leases.lock:
-            lower = self._below(image_id, base)
-            with told(f"make the snapshot {id}"):
-                try:
-                    os.mkdir(folder, 0o700)
-                except FileExistsError:
-                    raise Conflict(f"a snapshot named {id} exists already") from None
-                _link(folder, image_id, base)
+            return self._prepare(id, self._below(image_id, base), image_id, base)
+
+    def prepare_on(self, id: str, diff_ids: Iterable[str]) -> Overlay:  # noqa: A002
+        """As prepare, on layers that are no image's (bottom-most first), such as a build's.
+
+        The caller keeps the layers by a lease: the snapshot does not.
+        """
+        with self._leases.lock:
+            return self._prepare(id, self._folders(diff_ids))
+
+    def _prepare(
+        self,
+        id: str,  # noqa: A002
+        lower: tuple[str, ...],
+        image_id: str | None = None,
+        base: str = "",
+    ) -> Overlay:
+        folder = self._path(id)
+        with told(f"make the snapshot {id}"):
+            try:
+                os.mkdir(folder, 0o700)
+            except FileExistsError:
+                raise Conflict(f"a snapshot named {id} exists already") from None
+            _link(folder, image_id, base)
         try:
             with told(f"make the writable layer of {id}"):
                 return self._make(folder, lower)
@@ -269,8 +285,11 @@ class Snapshots:
                 data = self._records.get(REMOVED_IMAGE, image_id)
             except NotFound:
                 raise NotFound(f"No such image: {image_id}") from None
+        return self._folders(data["layers"])
+
+    def _folders(self, diff_ids: Iterable[str]) -> tuple[str, ...]:
         # overlayfs refuses the same folder twice; what it adds further down is hidden anyway.
-        return tuple(dict.fromkeys(self._layers.path(diff) for diff in reversed(data["layers"])))
+        return tuple(dict.fromkeys(self._layers.path(each) for each in reversed([*diff_ids])))
 
 
 def _link(folder: str, image_id: str | None, base: str) -> None:

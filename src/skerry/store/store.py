@@ -15,6 +15,7 @@ from skerry.store.leases import Leases
 from skerry.store.records import Records
 from skerry.store.scratch import Scratch
 from skerry.store.snapshots import Snapshots
+from skerry.store.steps import Steps
 
 LOCK_SECONDS: Final = 5.0
 """How long to wait for a dying owner's lock."""
@@ -32,6 +33,7 @@ class Store:
         self.scratch = Scratch(self.root)
         self.blobs = Blobs(self.root, self.scratch, self.leases)
         self.layers = Layers(self.root, self.blobs, self.records, self.scratch, self.leases)
+        self.steps = Steps(self.records, self.layers, self.leases)
         self.snapshots = Snapshots(self.root, self.records, self.layers, self.scratch, self.leases)
         self.images = Images(
             self.root,
@@ -48,6 +50,7 @@ class Store:
             self.blobs,
             self.layers,
             self.snapshots,
+            self.steps,
             self.scratch,
             self.leases,
         )

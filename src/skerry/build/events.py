@@ -1,0 +1,56 @@
+"""What a build tells while it runs: plain objects, in order, for whoever draws or prints them.
+
+The forms are written down in docs/build.md; a client passes over kinds that it does not know.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+Event = dict[str, Any]
+Tell = Callable[[Event], None]
+
+
+class Channel:
+    """From a build to one reader."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[Event | None] = asyncio.Queue()
+
+    def tell(self, event: Event) -> None:
+        """Never waits."""
+        event.setdefault("time", time.time())
+        self._queue.put_nowait(event)
+
+    def end(self) -> None:
+        """Nothing comes any more."""
+        self._queue.put_nowait(None)
+
+    async def read(self) -> AsyncIterator[Event]:
+        """Until the end."""
+        while (event := await self._queue.get()) is not None:
+            yield event
+
+
+async def follow(work: Callable[[Tell], Awaitable[None]]) -> AsyncIterator[Event]:
+    """The events of `work` while it runs; its error at the end. Closing the iterator cancels it,
+    and returns only when it has cleaned up."""
+    channel = Channel()
+
+    async def run() -> None:
+        try:
+            await work(channel.tell)
+        finally:
+            channel.end()
+
+    task = asyncio.ensure_future(run())
+    try:
+        async for event in channel.read():
+            yield event
+        await task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()

@@ -1,0 +1,108 @@
+"""From the last state of a stage to an image in the store."""
+
+import os
+from collections.abc import Iterable
+from typing import Any, Final
+
+from skerry.base.digests import sha256
+from skerry.base.oci_image import (
+    OCI_CONFIG,
+    OCI_MANIFEST,
+    Descriptor,
+    History,
+    ImageConfig,
+    Manifest,
+    RootFS,
+    encode,
+)
+from skerry.build.committing import blob_of, note_blob, options_of
+from skerry.build.state import State
+from skerry.store import Store
+from skerry.store.commit import store_layer, timestamp
+from skerry.store.image import Image
+from skerry.store.pack import pack
+from skerry.store.trees import DIRECTORY
+
+CACHE_LABEL: Final = "skerry.build.cache"
+"""Annotation of a manifest: the keys of the steps that made its layers (inline cache)."""
+
+
+def make_image(
+    store: Store,
+    state: State,
+    tags: Iterable[str] = (),
+    *,
+    annotations: dict[str, str] | None = None,
+    compression: str = "gzip",
+) -> Image:
+    """Record the image of a state; the same state always makes the same one."""
+    with store.leases.hold():
+        config = encode(document(state))
+        digest = sha256(config)
+        descriptors = [
+            state.blobs.get(diff_id) or blob_of(store, diff_id) for diff_id in state.layers
+        ]
+        manifest = encode(
+            Manifest(
+                2,
+                Descriptor(OCI_CONFIG, digest, len(config)),
+                descriptors,
+                OCI_MANIFEST,
+                annotations=annotations or {},
+            )
+        )
+        known = next((each for each in store.images.list() if each.id == digest), None)
+        if known is not None and known.manifest == sha256(manifest):
+            for tag in tags:
+                known = store.images.tag(known.id, tag)
+            return known
+        store.blobs.put(config)
+        return store.images.add(manifest, media_type=OCI_MANIFEST, tags=tags)
+
+
+def document(state: State) -> ImageConfig:
+    """The image's configuration document."""
+    return ImageConfig(
+        architecture=state.architecture,
+        os=state.os,
+        variant=state.variant,
+        rootfs=RootFS("layers", list(state.layers)),
+        created=state.created,
+        config=plain_config(state.config),
+        history=list(state.history),
+    )
+
+
+def plain_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Without what says nothing, in a fixed order."""
+    return {key: value for key, value in sorted(config.items()) if value not in (None, "", [], {})}
+
+
+def dated(store: Store, state: State, epoch: int, *, rewrite: bool) -> State:
+    """The state as SOURCE_DATE_EPOCH wants it: created then, with `rewrite` no file later.
+
+    The base image's own layers and steps stay as they are.
+    """
+    moment = timestamp(epoch)
+    own = [
+        History(moment, line.created_by, line.author, line.comment, line.empty_layer)
+        for line in state.history[state.base_steps :]
+    ]
+    layers = list(state.layers)
+    if rewrite:
+        for index in range(state.base, len(layers)):
+            layers[index] = _rewritten(store, layers[index], epoch)
+    history = (*state.history[: state.base_steps], *own)
+    return state._replace(layers=tuple(layers), history=history, created=moment)
+
+
+def _rewritten(store: Store, diff_id: str, epoch: int) -> str:
+    folder = os.open(store.layers.path(diff_id), DIRECTORY)
+    try:
+        options = options_of(folder)._replace(latest=epoch, whole_seconds=True)
+        descriptor, rewritten = store_layer(store.images, pack(folder, options))
+    finally:
+        os.close(folder)
+    store.layers.unpack(descriptor, rewritten)
+    note_blob(store, rewritten, descriptor)
+    return rewritten

@@ -1,0 +1,193 @@
+"""RUN: a program on a snapshot, through the engine's isolation driver, without being a container.
+
+Its folders lie where containers' do and no record names them, so that after a crash the engine's
+recovery ends the program and removes everything, snapshot included.
+"""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, NamedTuple
+
+from skerry.base.errors import SystemFault
+from skerry.base.isolation import Attach, Exit, LogOptions, Overlay, Task
+from skerry.engine import facts, spec
+from skerry.engine.engine import Engine
+from skerry.engine.isolation import Stream
+from skerry.engine.record import MountPoint, Record
+
+PIDS_LIMIT: Final = 8192
+"""Processes of one step, when nothing else is asked for: a fork bomb ends there."""
+LOG_LIMIT: Final = 2 << 20
+"""Bytes of output of one step that are passed on from its start, as with BuildKit."""
+LOG_TAIL: Final = 16 << 10
+"""Bytes from the end of an output that was cut."""
+FREE_SHARE: Final = 50
+"""A step is ended when less than one part in so many of the disk is free."""
+FREE_BYTES: Final = 256 << 20
+"""…and less than this."""
+_DISK_SECONDS: Final = 0.5
+_HEADER: Final = 8
+
+Output = Callable[[int, bytes], None]
+"""Told what the program writes: 1 or 2, and the bytes."""
+
+
+class Run(NamedTuple):
+    """What to run. `image` stands for the layers below in caches: equal layers, equal text."""
+
+    id: str
+    image: str
+    overlay: Overlay
+    args: list[str]
+    env: list[str]
+    user: str
+    directory: str
+    network: str
+    """none, host or bridge."""
+    host: dict[str, Any]
+    """Further fields of Docker's HostConfig."""
+    mounts: tuple[MountPoint, ...] = ()
+
+
+async def run(engine: Engine, what: Run, output: Output) -> Exit:
+    """Run it to its end. Errors as the driver's; a step that fills the disk is a SystemFault.
+
+    However this ends, also by cancellation, no process and no folder of it is left.
+    """
+    saved = record_of(what)
+    state_dir, run_dir = engine.lifecycle.state_dir(what.id), engine.lifecycle.run_dir(what.id)
+    os.makedirs(state_dir, 0o700, exist_ok=True)
+    try:
+        with contextlib.ExitStack() as held:
+            found = facts.gather(saved, engine.roster, engine.host, what.overlay, state_dir, held)
+            task = Task(
+                what.id,
+                spec.build(saved, found),
+                what.overlay,
+                state_dir,
+                run_dir,
+                LogOptions("none"),
+            )
+            return await _run(engine, task, output)
+    finally:
+        await _shielded(_remove(engine, what.id, state_dir, run_dir))
+
+
+def record_of(what: Run) -> Record:
+    """The container that it would be."""
+    return Record(
+        id=what.id,
+        name=what.id[:12],
+        image=what.image,
+        image_id=what.image,
+        created_at=time.time_ns(),
+        config={
+            "Cmd": what.args,
+            "Env": what.env,
+            "User": what.user,
+            "WorkingDir": what.directory,
+            "Hostname": "buildkitsandbox",
+        },
+        host={
+            "NetworkMode": what.network,
+            "PidsLimit": PIDS_LIMIT,
+            **what.host,
+        },
+        mounts=list(what.mounts),
+    )
+
+
+async def _run(engine: Engine, task: Task, output: Output) -> Exit:
+    over: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+
+    def on_exit(_id: str, exit: Exit) -> None:  # noqa: A002
+        if not over.done():
+            over.set_result(exit)
+
+    await engine.driver.create(task)
+    _, stream = await engine.driver.start(task, on_exit, attach=Attach())
+    assert stream is not None
+    reading = asyncio.ensure_future(_pass_on(stream, output))
+    watching = asyncio.ensure_future(_watch_disk(engine.settings.root, over))
+    try:
+        ended = await over
+        await reading
+        return ended
+    finally:
+        for each in (reading, watching):
+            each.cancel()
+        await asyncio.gather(reading, watching, return_exceptions=True)
+        await stream.close()
+
+
+async def _watch_disk(root: str, over: "asyncio.Future[Exit]") -> None:
+    while True:
+        await asyncio.sleep(_DISK_SECONDS)
+        free, needed = disk_room(root)
+        if free < needed and not over.done():
+            over.set_exception(
+                SystemFault(
+                    f"the step was ended: only {free >> 20} MiB are left on the disk of {root}",
+                    hint="make room with `skerry builder prune` or `skerry system prune`",
+                )
+            )
+            return
+
+
+def disk_room(root: str) -> tuple[int, int]:
+    """Free bytes of the root's file system, and how many a step must leave."""
+    found = os.statvfs(root)
+    total = found.f_blocks * found.f_frsize
+    return found.f_bavail * found.f_frsize, min(FREE_BYTES, total // FREE_SHARE)
+
+
+async def _pass_on(stream: Stream, output: Output) -> None:
+    """Take Docker's frames apart; what is over the limit is left out but for its end."""
+    waiting = bytearray()
+    sent = 0
+    tail = bytearray()
+    clipped = False
+    last = 1
+    while piece := await stream.read():
+        waiting += piece
+        while len(waiting) >= _HEADER:
+            size = int.from_bytes(waiting[4:8], "big")
+            if len(waiting) < _HEADER + size:
+                break
+            last, data = waiting[0], bytes(waiting[_HEADER : _HEADER + size])
+            del waiting[: _HEADER + size]
+            if sent + len(data) <= LOG_LIMIT:
+                sent += len(data)
+                output(last, data)
+                continue
+            if not clipped:
+                clipped = True
+                sent = LOG_LIMIT
+                note = f"\n[output clipped, log limit {LOG_LIMIT >> 20}MiB reached]\n"
+                output(last, note.encode())
+            tail += data
+            del tail[:-LOG_TAIL]
+    if tail:
+        output(last, bytes(tail))
+
+
+async def _remove(engine: Engine, id: str, state_dir: str, run_dir: str) -> None:  # noqa: A002
+    try:
+        await engine.driver.delete(id, state_dir, run_dir)
+    finally:
+        for folder in (state_dir, run_dir):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _shielded(work: Awaitable[None]) -> None:
+    """To its end, also when this task is cancelled meanwhile."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise

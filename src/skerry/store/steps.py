@@ -1,0 +1,111 @@
+"""Build steps that were done before: key to layer. The layers stay while their step is recorded.
+
+A key says everything that the step read (`skerry.build` makes it); the layer is what it changed,
+an empty string when that was nothing. Blobs belong to layers, not to steps: a layer is compressed
+only when an image needs it.
+"""
+
+import time
+from collections.abc import Iterable
+from typing import Any, Final
+
+import msgspec
+
+from skerry.base.errors import NotFound
+from skerry.store.layers import Layers
+from skerry.store.leases import Leases
+from skerry.store.records import Records
+
+KIND: Final = "build-step"
+_BLOB: Final = "build-blob"
+
+
+class Step(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One recorded step. Times in seconds since the epoch."""
+
+    key: str
+    layer: str
+    """Diff id, or empty when the step changed no file."""
+    description: str
+    parent: str
+    """Chain id of the layers below, empty for none."""
+    created_at: float
+    used_at: float
+    uses: int = 0
+    kind: str = "regular"
+    """As BuildKit names it: regular, source.local, source.git.checkout, …"""
+    chain: tuple[str, ...] = ()
+    """The layers below and this one, bottom-most first: what a shell in this state needs."""
+
+
+StepList = list[Step]
+
+
+class Steps:
+    """Recorded steps by key. Thread-safe."""
+
+    def __init__(self, records: Records, layers: Layers, leases: Leases) -> None:
+        self._records = records
+        self._layers = layers
+        self._leases = leases
+
+    def find(self, key: str) -> Step | None:
+        """The step, if its layer is here as well; it outlives the leases that are held now."""
+        try:
+            step = msgspec.convert(self._records.get(KIND, key), Step)
+        except (NotFound, msgspec.ValidationError):
+            return None
+        if step.layer and not self._layers.has(step.layer):
+            return None
+        return step
+
+    def put(self, step: Step) -> None:
+        """Record a step or replace its record."""
+        self._records.put(KIND, step.key, msgspec.to_builtins(step))
+
+    def used(self, keys: Iterable[str]) -> None:
+        """Note one more use of each, now."""
+        with self._records.transaction():
+            for key in keys:
+                try:
+                    data = self._records.get(KIND, key)
+                except NotFound:
+                    continue
+                data["uses"] = data.get("uses", 0) + 1
+                data["used_at"] = time.time()
+                self._records.put(KIND, key, data)
+
+    def all(self) -> StepList:
+        """Every recorded step; damaged records are left out."""
+        found = []
+        for each in self._records.all(KIND):
+            try:
+                found.append(msgspec.convert(each.data, Step))
+            except msgspec.ValidationError:
+                continue
+        return found
+
+    def remove(self, key: str) -> bool:
+        """Forget a step; its layer goes with the next collection, if nothing else needs it."""
+        return self._records.delete(KIND, key)
+
+    def layers(self) -> set[str]:
+        """The diff ids that recorded steps keep."""
+        return {str(each.data.get("layer")) for each in self._records.all(KIND)} - {""}
+
+    def blob(self, diff_id: str) -> dict[str, Any] | None:
+        """Digest, size and media type of a layer's compressed form, as `set_blob` noted it."""
+        try:
+            return self._records.get(_BLOB, diff_id)
+        except NotFound:
+            return None
+
+    def set_blob(self, diff_id: str, descriptor: dict[str, Any]) -> None:
+        """Note the compressed form of a layer. It may be collected: check that it is still here."""
+        self._records.put(_BLOB, diff_id, descriptor)
+
+    def forget_blobs(self, kept: set[str]) -> None:
+        """Drop the notes about layers that are no longer here."""
+        for each in self._records.all(_BLOB):
+            if each.id not in kept:
+                self._records.delete(_BLOB, each.id)

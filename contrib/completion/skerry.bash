@@ -102,6 +102,16 @@ _skerry_options() {
     'snapshot inspect') echo '--format -f --help' ;;
     'snapshot restore') echo '--force -f --help' ;;
     'snapshot rm') echo '--help' ;;
+    'volume create') echo '--driver -d --label --opt -o --help' ;;
+    'volume ls') echo '--filter -f --format --quiet -q --help' ;;
+    'volume list') echo '--filter -f --format --quiet -q --help' ;;
+    'volume inspect') echo '--format -f --help' ;;
+    'volume rm') echo '--force -f --help' ;;
+    'volume remove') echo '--force -f --help' ;;
+    'volume prune') echo '--filter --force -f --all -a --help' ;;
+    'volume export') echo '--output -o --help' ;;
+    'volume import') echo '--help' ;;
+    'volume backup') echo '--directory -d --help' ;;
     'trust generate-key') echo '--type --encrypt --help' ;;
   esac
 }
@@ -602,6 +612,17 @@ _skerry_value() {
     'snapshot create --comment'|'snapshot create -m') echo 'any' ;;
     'snapshot ls --format') echo 'any' ;;
     'snapshot inspect --format'|'snapshot inspect -f') echo 'any' ;;
+    'volume create --driver'|'volume create -d') echo 'any' ;;
+    'volume create --label') echo 'any' ;;
+    'volume create --opt'|'volume create -o') echo 'any' ;;
+    'volume ls --filter'|'volume ls -f') echo 'any' ;;
+    'volume ls --format') echo 'any' ;;
+    'volume list --filter'|'volume list -f') echo 'any' ;;
+    'volume list --format') echo 'any' ;;
+    'volume inspect --format'|'volume inspect -f') echo 'any' ;;
+    'volume prune --filter') echo 'any' ;;
+    'volume export --output'|'volume export -o') echo 'files' ;;
+    'volume backup --directory'|'volume backup -d') echo 'any' ;;
     'trust generate-key --type') echo 'any' ;;
   esac
 }
@@ -680,6 +701,12 @@ _skerry_arguments() {
     'snapshot create') echo 'containers' ;;
     'snapshot ls') echo 'containers' ;;
     'snapshot tree') echo 'containers' ;;
+    'volume inspect') echo 'volumes' ;;
+    'volume rm') echo 'volumes' ;;
+    'volume remove') echo 'volumes' ;;
+    'volume export') echo 'volumes' ;;
+    'volume import') echo 'volumes' ;;
+    'volume backup') echo 'volumes' ;;
   esac
 }
 _skerry_words() {
@@ -693,7 +720,7 @@ _skerry_words() {
     signals) echo 'HUP INT QUIT KILL USR1 USR2 TERM CONT STOP WINCH' ;;
     streams) echo 'stdin stdout stderr' ;;
     capabilities) echo 'ALL AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL MKNOD NET_ADMIN NET_BIND_SERVICE NET_RAW SETFCAP SETGID SETPCAP SETUID SYS_ADMIN SYS_CHROOT SYS_NICE SYS_PTRACE SYS_TIME' ;;
-    commands) echo 'run create exec attach ps logs start stop restart kill pause unpause wait rename rm update top stats inspect events cp diff commit fork export save load import copy images rmi tag history pull push login logout search sign verify sbom bootstrap info version doctor engine registry completion help container image system snapshot trust' ;;
+    commands) echo 'run create exec attach ps logs start stop restart kill pause unpause wait rename rm update top stats inspect events cp diff commit fork export save load import copy images rmi tag history pull push login logout search sign verify sbom bootstrap info version doctor engine registry completion help container image system snapshot volume trust' ;;
   esac
 }
 _skerry_group() {
@@ -702,12 +729,13 @@ _skerry_group() {
     image) echo 'copy exists history import inspect list load ls prune pull push remove rm save tag' ;;
     system) echo 'df events info prune' ;;
     snapshot) echo 'create inspect ls restore rm tree' ;;
+    volume) echo 'backup create export import inspect list ls prune remove rm' ;;
     trust) echo 'generate-key' ;;
   esac
 }
 _skerry_candidates() {
   case "$1" in
-    containers|running|stopped|paused|images) skerry __names "$1" 2>/dev/null ;;
+    containers|running|stopped|paused|images|volumes) skerry __names "$1" 2>/dev/null ;;
     containers,images) skerry __names containers 2>/dev/null; skerry __names images 2>/dev/null ;;
     *) _skerry_words "$1" ;;
   esac

@@ -144,7 +144,7 @@ def endpoint(record: Record) -> Json:
 def mount(point: MountPoint) -> Json:
     """A line of `Mounts`."""
     result: Json = {"Type": point.kind}
-    if point.kind == "volume":
+    if point.kind in ("volume", "image"):
         result |= {"Name": point.name}
     result |= {
         "Source": point.source,

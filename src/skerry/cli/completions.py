@@ -24,7 +24,7 @@ WORDS = {
     "commands": " ".join([*COMMANDS, *GROUPS]),
 }
 """Values that are known beforehand, by the tables' `complete`."""
-ASKED = ("containers", "running", "stopped", "paused", "images")
+ASKED = ("containers", "running", "stopped", "paused", "images", "volumes")
 
 
 def script(shell: str) -> str:

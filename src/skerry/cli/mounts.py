@@ -37,6 +37,7 @@ def parse_mount(text: str) -> dict[str, Any]:
     bind: dict[str, Any] = {}
     volume: dict[str, Any] = {}
     tmpfs: dict[str, Any] = {}
+    image: dict[str, Any] = {}
     for field in split_csv(text):
         key, _, value = field.partition("=")
         key = key.strip().lower()
@@ -60,6 +61,8 @@ def parse_mount(text: str) -> dict[str, Any]:
             volume["NoCopy"] = value in _TRUE
         elif key == "volume-subpath":
             volume["Subpath"] = value
+        elif key == "image-subpath":
+            image["Subpath"] = value
         elif key == "volume-label":
             name, _, content = value.partition("=")
             volume.setdefault("Labels", {})[name] = content
@@ -76,32 +79,26 @@ def parse_mount(text: str) -> dict[str, Any]:
             mount["Consistency"] = value
         else:
             raise InvalidInput(f"unexpected key {key!r} in --mount {text!r}")
-    return _checked_mount(text, mount, bind, volume, tmpfs)
+    return _checked_mount(
+        text, mount, {"bind": bind, "volume": volume, "tmpfs": tmpfs, "image": image}
+    )
 
 
 def _checked_mount(
-    text: str,
-    mount: dict[str, Any],
-    bind: dict[str, Any],
-    volume: dict[str, Any],
-    tmpfs: dict[str, Any],
+    text: str, mount: dict[str, Any], options: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
     kind = mount["Type"]
     if not mount.get("Target"):
         raise InvalidInput(f"--mount {text!r} names no target")
-    for prefix, options in (("bind", bind), ("volume", volume), ("tmpfs", tmpfs)):
-        if options and kind != prefix:
+    for prefix, given in options.items():
+        if given and kind != prefix:
             raise InvalidInput(f"--mount: {prefix} options do not fit type={kind}")
+        if given:
+            mount[f"{prefix.capitalize()}Options"] = given
     if kind == "bind":
         if not mount.get("Source"):
             raise InvalidInput(f"--mount {text!r} names no source")
         mount["Source"] = os.path.abspath(os.path.expanduser(mount["Source"]))
-    if bind:
-        mount["BindOptions"] = bind
-    if volume:
-        mount["VolumeOptions"] = volume
-    if tmpfs:
-        mount["TmpfsOptions"] = tmpfs
     return mount
 
 

@@ -106,6 +106,18 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         name: ("snapshot", f"snapshot {name}")
         for name in ("create", "ls", "tree", "inspect", "restore", "rm")
     },
+    "volume": {
+        "create": ("volumes", "volume create"),
+        "ls": ("volumes", "volume ls"),
+        "list": ("volumes", "volume ls"),
+        "inspect": ("inspect", "volume inspect"),
+        "rm": ("volumes", "volume rm"),
+        "remove": ("volumes", "volume rm"),
+        "prune": ("prune", "volume prune"),
+        "export": ("volumes", "volume export"),
+        "import": ("volumes", "volume import"),
+        "backup": ("volumes", "volume backup"),
+    },
     "trust": {"generate-key": ("sign", "trust generate-key")},
 }
 """Group to its commands: module and the name in that module's COMMANDS."""
@@ -116,6 +128,7 @@ GROUP_SUMMARIES = {
     "snapshot": "Manage snapshots of containers",
     "system": "Manage the engine and its disk space",
     "trust": "Manage keys that sign images",
+    "volume": "Manage volumes",
 }
 
 

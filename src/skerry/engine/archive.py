@@ -13,10 +13,11 @@ from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from typing import NamedTuple
 
-from skerry.base.errors import Forbidden, InvalidInput, KernelFault, NotFound
+from skerry.base.errors import Conflict, Forbidden, InvalidInput, KernelFault, NotFound
 from skerry.engine import facts, users
 from skerry.engine.archives import as_file, blocking, in_pieces
 from skerry.engine.container import Container
+from skerry.engine.volumes import Volumes
 from skerry.kernel import descriptors, mounts
 from skerry.store import Store
 from skerry.store.archive import extract_tar, tar_stream
@@ -52,8 +53,9 @@ def _clean(path: str) -> tuple[str, bool]:
 class Archive:
     """The service."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, volumes: Volumes) -> None:
         self._store = store
+        self._volumes = volumes
 
     @contextlib.contextmanager
     def _view(self, container: Container, path: str, *, write: bool = False) -> Iterator[_View]:
@@ -78,6 +80,12 @@ class Archive:
             if point.kind == "tmpfs" or not (path + "/").startswith(point.target + "/"):
                 continue
             refusal = "mounted volume is marked read-only" if point.read_only else ""
+            if point.subpath or point.kind == "image":
+                raise Conflict(
+                    f"{point.target} is a part of a volume or an image, "
+                    "which is mounted only while the container runs"
+                )
+            self._volumes.check_visible(point)
             try:
                 if os.path.isdir(point.source):
                     root = os.open(point.source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

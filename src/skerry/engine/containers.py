@@ -69,6 +69,7 @@ class Containers:
         self._volumes = volumes
         self._host = host
         lifecycle.remove = self._remove_at_end
+        lifecycle.volumes = volumes
 
     def find(self, reference: str) -> Container:
         """By id, name or beginning of an id; NotFound."""
@@ -146,6 +147,7 @@ class Containers:
                     propagation=point.propagation,
                     options=list(point.options),
                     copy_up=False,
+                    subpath=point.subpath,
                 )
                 result.append(copy)
         return result
@@ -157,14 +159,19 @@ class Containers:
         mounts.make_sources(saved.mounts)
         os.mkdir(state_dir, 0o711)
         overlay = self._store.snapshots.prepare(saved.id, saved.image_id, base)
-        fresh = self._volumes.provide(saved.mounts)
-        if fresh:
+        for point in saved.mounts:
+            if point.kind == "image":
+                point.source = self._store.images.get(point.name).id
+        empty = self._volumes.provide(saved.mounts)
+        if empty:
+            await self._volumes.hold(empty, saved.id)
             root = facts.open_root(Overlay(overlay.lower))
             try:
-                for point in fresh:
+                for point in empty:
                     await volumes.copy_up(root, point.target, point.source)
             finally:
                 os.close(root)
+                await self._volumes.release(empty, saved.id)
         self._lifecycle.save(container)
 
     def _sweep_files(self, container: Container) -> None:
@@ -235,6 +242,7 @@ class Containers:
         health.end(container)
         state_dir = self._lifecycle.state_dir(id)
         await self._driver.delete(id, state_dir, self._lifecycle.run_dir(id))
+        await self._volumes.release(container.record.mounts, id)
         self._store.records.delete(record.KIND, id)
         self._roster.discard(container)
         stacked = self._store.snapshots.node(id) or self._store.snapshots.base(id)

@@ -26,6 +26,7 @@ from skerry.engine.snapshots import Snapshots
 from skerry.engine.system import System
 from skerry.engine.transfer import Transfer
 from skerry.engine.usage import Accounts
+from skerry.engine.volume_archives import VolumeArchives
 from skerry.engine.volumes import Volumes
 from skerry.store import Store, open_store
 
@@ -56,7 +57,7 @@ class Engine:
         self.lifecycle = Lifecycle(
             settings, self.store, self.driver, self.events, self.roster, self.host
         )
-        self.volumes = Volumes(settings.root, self.store.records, self.events, self._volume_users)
+        self.volumes = Volumes(settings.root, self.store, self.events, self._volume_users)
         self.containers = Containers(
             settings,
             self.store,
@@ -76,11 +77,12 @@ class Engine:
         self.transfer = Transfer(self.store, self.events, settings.root)
         self.signing = Signing(self.transfer, settings.root)
         self.sbom = Sbom(self.store, self.transfer)
-        self.archive = Archive(self.store)
+        self.archive = Archive(self.store, self.volumes)
         self.archives = Archives(self.store, self.events)
         self.copying = Copying(self.store, self.archives, self.transfer)
         self.system = System(settings, self.store, self.roster, self.host)
         self.accounts = Accounts(self.store, self.containers, self.images, self.volumes)
+        self.volume_archives = VolumeArchives(self.store, self.volumes, self.roster)
         self._sweeper: asyncio.Task[None] | None = None
 
     def _volume_users(self, name: str) -> list[str]:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
 
-from skerry.base.errors import InvalidInput, SkerryError, Unsupported
+from skerry.base.errors import Conflict, InvalidInput, SkerryError, Unsupported
 from skerry.base.references import parse_reference
 from skerry.engine.containers import prunable
 from skerry.engine.events import Events
@@ -80,10 +80,11 @@ class Images:
         """Docker's rmi."""
         in_use: dict[str, list[tuple[str, bool]]] = {}
         for container in self._roster:
-            in_use.setdefault(container.record.image_id, []).append(
-                (container.id, container.running)
-            )
+            for id in container.record.images():
+                in_use.setdefault(id, []).append((container.id, container.running))
         image = self.get(reference)
+        if force:
+            self._refuse_mounted(image)
         removed = await asyncio.to_thread(
             self._store.images.remove,
             reference,
@@ -93,6 +94,14 @@ class Images:
         )
         self._tell_removed(removed, image.config, image.id)
         return removed
+
+    def _refuse_mounted(self, image: Image) -> None:
+        """A container's own layers survive a forced removal; those that it mounts would not."""
+        for container in self._roster:
+            if image.id in container.record.images()[1:]:
+                raise Conflict(
+                    f"unable to delete {image.id}: container {container.id} mounts the image"
+                )
 
     def _tell_removed(self, removed: list[Removed], config: Mapping[str, Any], id: str) -> None:
         for line in removed:
@@ -146,7 +155,7 @@ class Images:
 
     def in_use(self) -> set[str]:
         """Ids of the images that containers were made from."""
-        return {container.record.image_id for container in self._roster}
+        return {id for container in self._roster for id in container.record.images()}
 
     def _all_ids(self) -> set[str]:
         return {image.id for image in self._store.images.list()}

@@ -32,6 +32,7 @@ from skerry.engine.events import Events
 from skerry.engine.isolation import Driver
 from skerry.engine.roster import Roster
 from skerry.engine.signals import DEFAULT_STOP, parse_signal
+from skerry.engine.volumes import Volumes
 from skerry.store import Store
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class Lifecycle:
         self._roster = roster
         self._host = host
         self.remove: Callable[[Container], Awaitable[None]]
+        self.volumes: Volumes
         self.health_probe: Callable[[Container, list[str], float], Awaitable[tuple[int, str]]]
         self._tasks: set[asyncio.Task[None]] = set()
         self.closing = False
@@ -130,8 +132,10 @@ class Lifecycle:
     async def _start(self, container: Container) -> None:
         container.exit_on_next = False
         try:
+            await self.volumes.hold(container.record.mounts, container.id)
             with contextlib.ExitStack() as held:
                 await self._launch(container, held)
+            self.volumes.told(container, "mount")
         except (SkerryError, GuestFault) as error:
             self._start_failed(container, error)
             raise
@@ -162,6 +166,9 @@ class Lifecycle:
         state_dir = self.state_dir(container.id)
         overlay = self._store.snapshots.overlay(container.id)
         found = facts.gather(saved, self._roster, self._host, overlay, state_dir, held)
+        if images := [point.source for point in saved.mounts if point.kind == "image"]:
+            layers = {id: self._store.snapshots.layers(id) for id in images}
+            found = found._replace(image_mounts=layers)
         plan = spec.build(saved, found)
         task = Task(
             id=container.id,
@@ -211,9 +218,22 @@ class Lifecycle:
         state.error = error.message
         state.finished_at = time.time_ns() if container.record.ever_started else 0
         self.save(container)
+        self._let_go(container)
         container.tell_exit(Exit(code, False, time.time(), error.message))
         if container.record.host.get("AutoRemove"):
             self.spawn(self.remove(container))
+
+    def _let_go(self, container: Container) -> None:
+        """Of the volumes that are mounted for it, unless it has started again meanwhile."""
+        if not self.volumes.needs_mounts(container.record.mounts):
+            return
+
+        async def release() -> None:
+            async with container.lock:
+                if not container.running:
+                    await self.volumes.release(container.record.mounts, container.id)
+
+        self.spawn(release())
 
     def ended(self, container: Container, exit: Exit) -> None:
         """The program is over: tell everybody, apply the restart policy."""
@@ -238,6 +258,8 @@ class Lifecycle:
         if exit.oom_killed:
             self.emit(container, "oom")
         self.emit(container, "die", exitCode=str(exit.code), execDuration=str(max(0, int(ran))))
+        self.volumes.told(container, "unmount")
+        self._let_go(container)
         if again:
             state.status = "restarting"
             saved.restart_count += 1

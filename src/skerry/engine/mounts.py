@@ -7,12 +7,13 @@ way to earlier ones with the same target. Pure, but for `make_sources`.
 
 import os
 import posixpath
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from skerry.base.errors import InvalidInput, Unsupported
 from skerry.base.ids import NAME_PATTERN, check_name
 from skerry.engine.record import MountPoint
+from skerry.runtime.mount_options import SUBPATH
 
 PROPAGATIONS = ("private", "rprivate", "shared", "rshared", "slave", "rslave")
 _HARMLESS = ("z", "Z", "cached", "delegated", "consistent", "volume-nocopy")
@@ -104,11 +105,21 @@ def parse_mount(raw: Mapping[str, Any]) -> MountPoint:
             raise InvalidInput(
                 f'error looking up volume plugin {driver}: plugin "{driver}" not found'
             )
-        if options.get("Subpath") or (options.get("DriverConfig") or {}).get("Options"):
-            raise Unsupported("volumes with a subpath or driver options are not supported yet")
+        point.subpath = _subpath(options.get("Subpath", ""))
+        if point.subpath and not source:
+            raise InvalidInput("must not set Subpath when using anonymous volumes")
+        point.labels = dict(options.get("Labels") or {})
+        point.driver_options = dict((options.get("DriverConfig") or {}).get("Options") or {})
         point.name = check_name(source, "volume") if source else ""
         point.anonymous = not source
         point.copy_up = not options.get("NoCopy")
+    elif kind == "image":
+        if not source:
+            raise InvalidInput(
+                'invalid mount config for type "image": field Source must not be empty'
+            )
+        point.name, point.read_only, point.copy_up = source, True, False
+        point.subpath = _subpath((raw.get("ImageOptions") or {}).get("Subpath", ""))
     elif kind == "tmpfs":
         if source:
             raise InvalidInput(
@@ -118,6 +129,14 @@ def parse_mount(raw: Mapping[str, Any]) -> MountPoint:
     else:
         raise Unsupported(f'mounts of type "{kind}" are not supported')
     return point
+
+
+def _subpath(path: str) -> str:
+    """A path beneath a volume or an image; empty for the whole."""
+    clean = posixpath.normpath(path) if path else ""
+    if clean.startswith(("/", "../")) or clean == ".." or "\0" in clean:
+        raise InvalidInput("subpath must be a relative path within the volume")
+    return "" if clean == "." else clean
 
 
 def _tmpfs_options(options: Mapping[str, Any], read_only: bool) -> list[str]:
@@ -202,8 +221,19 @@ def missing(point: MountPoint) -> InvalidInput:
     )
 
 
-def oci_mount(point: MountPoint) -> dict[str, Any]:
-    """The entry in the OCI specification's `mounts`; volumes have their source by now."""
+def oci_mount(point: MountPoint, layers: Sequence[str] = ()) -> dict[str, Any]:
+    """The entry in the OCI specification's `mounts`; volumes have their source by now.
+
+    `layers` are the folders of an image mount, top-most first.
+    """
+    part = [f"{SUBPATH}{point.subpath}"] if point.subpath else []
+    if point.kind == "image" and len(layers) > 1:
+        return {
+            "destination": point.target,
+            "type": "overlay",
+            "source": "overlay",
+            "options": ["ro", "nosuid", "nodev", "lowerdir=" + ":".join(layers), *part],
+        }
     if point.kind == "tmpfs":
         return {
             "destination": point.target,
@@ -212,10 +242,13 @@ def oci_mount(point: MountPoint) -> dict[str, Any]:
             "options": point.options,
         }
     recursive = "bind" if "nonrecursive" in point.options else "rbind"
-    options = [recursive, "ro" if point.read_only else "rw", point.propagation or "rprivate"]
+    # Never `rw`: what is mounted read-only on the host stays so.
+    options = [recursive, *(["ro"] if point.read_only else []), point.propagation or "rprivate"]
+    if point.kind == "image":
+        options += ["nosuid", "nodev"]
     return {
         "destination": point.target,
         "type": "bind",
-        "source": point.source,
-        "options": options,
+        "source": layers[0] if point.kind == "image" else point.source,
+        "options": options + part,
     }

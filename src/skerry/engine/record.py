@@ -32,13 +32,14 @@ class State(msgspec.Struct):
 
 
 class MountPoint(msgspec.Struct, omit_defaults=True):
-    """A mount that the user or the image asked for. `kind` is bind, volume or tmpfs."""
+    """A mount that the user or the image asked for. `kind` is bind, volume, image or tmpfs."""
 
     kind: str
     target: str
     source: str = ""
+    """Of a bind, its folder; of a volume, where it lies; of an image, the image's id."""
     name: str = ""
-    """The volume's name."""
+    """The volume's name; the image's as it was asked for."""
     anonymous: bool = False
     """The volume was made for this container and goes with `rm -v`."""
     mode: str = ""
@@ -47,6 +48,11 @@ class MountPoint(msgspec.Struct, omit_defaults=True):
     options: list[str] = []
     """Mount options of a tmpfs; `nonrecursive` and `create` (a missing source) of a bind."""
     copy_up: bool = True
+    subpath: str = ""
+    """Of a volume or an image: only this part of it, resolved beneath it at each start."""
+    labels: dict[str, str] = {}
+    driver_options: dict[str, str] = {}
+    """With these a volume is made that does not exist yet."""
 
 
 class Record(msgspec.Struct):
@@ -68,6 +74,10 @@ class Record(msgspec.Struct):
     manually_stopped: bool = False
     ever_started: bool = False
     version: int = VERSION
+
+    def images(self) -> list[str]:
+        """Ids of the images it needs: its own and those it mounts."""
+        return [self.image_id, *(point.source for point in self.mounts if point.kind == "image")]
 
     @property
     def running(self) -> bool:

@@ -62,6 +62,7 @@ class Recovery:
     async def run(self) -> None:
         """All steps."""
         self._load()
+        self._volumes.expect(self._roster)
         for container in list(self._roster):
             try:
                 await self._find(container)
@@ -180,6 +181,7 @@ class Recovery:
             if self._roster.get(id) is None:
                 self._store.snapshots.remove(id)
         self._snapshots.sweep()
+        self._volumes.recover(self._roster)
         self._volumes.clean()
         await asyncio.sleep(0)
 

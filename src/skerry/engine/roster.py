@@ -77,5 +77,5 @@ class Roster:
             del self._by_name[container.record.name]
 
     def users_of_image(self, image_id: str) -> list[Container]:
-        """Containers made from an image."""
-        return [each for each in self._by_id.values() if each.record.image_id == image_id]
+        """Containers made from an image, or with a mount of it."""
+        return [each for each in self._by_id.values() if image_id in each.record.images()]

@@ -77,6 +77,8 @@ class Facts(NamedTuple):
     seccomp: dict[str, Any] | None
     nodes: list[dict[str, Any]]
     device_rules: list[dict[str, Any]]
+    image_mounts: Mapping[str, tuple[str, ...]] = {}
+    """Of images that are mounted: the layers' folders by image id, top-most first."""
     cgroup_path: str = ""
     root: str = "rootfs"
 
@@ -194,7 +196,10 @@ def default_mounts(host: Mapping[str, Any], *, privileged: bool) -> list[dict[st
 
 def all_mounts(record: Record, facts: Facts, *, privileged: bool) -> list[dict[str, Any]]:
     """Default mounts, the three files of /etc, then the user's; a user's mount wins its target."""
-    user = [mount_rules.oci_mount(point) for point in record.mounts]
+    user = [
+        mount_rules.oci_mount(point, facts.image_mounts.get(point.source, ()))
+        for point in record.mounts
+    ]
     taken = {mount["destination"] for mount in user}
     access = "ro" if record.host.get("ReadonlyRootfs") else "rw"
     etc = [

@@ -77,7 +77,7 @@ class Accounts:
             sum(used.values()),
             {each.id: self._containers.size(each) for each in self._containers.all()},
             [
-                VolumeUsage(each, tree_bytes(each.path), len(self._volumes.in_use(each.name)))
+                VolumeUsage(each, volume_bytes(each), len(self._volumes.in_use(each.name)))
                 for each in self._volumes.all()
             ],
         )
@@ -92,6 +92,11 @@ class Accounts:
             path = self._store.blobs.path(digest)
             sizes[path] = own_bytes(path)
         return sizes
+
+
+def volume_bytes(volume: Volume) -> int:
+    """Bytes on disk; 0 for a device of elsewhere, which takes none of ours."""
+    return 0 if volume.mounts else tree_bytes(volume.path)
 
 
 def own_bytes(path: str) -> int:

@@ -212,6 +212,7 @@ _MOUNT = fields(
                 "DriverConfig": fields({"Name": string, "Options": table(string)}),
             }
         ),
+        "ImageOptions": fields({"Subpath": string}),
         "TmpfsOptions": fields(
             {"SizeBytes": number(0), "Mode": number(0, 0o7777), "Options": items(strings)}
         ),

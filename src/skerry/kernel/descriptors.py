@@ -142,6 +142,14 @@ def make_file(root_fd: int, path: str, mode: int = 0o644) -> int:
         os.close(directory)
 
 
+def exchange(first: str, second: str) -> None:
+    """Let two paths change places in one step (renameat2(2), RENAME_EXCHANGE)."""
+    checked(
+        libc.renameat2(-100, os.fsencode(first), -100, os.fsencode(second), 2),
+        f"exchange {first} and {second}",
+    )
+
+
 def close_range(first: int, last: int = 0x7FFFFFFF, *, cloexec: bool = False) -> None:
     """Close descriptors `first` to `last`, or mark them close-on-exec (close_range(2))."""
     flags = CLOSE_RANGE_CLOEXEC if cloexec else 0

@@ -36,6 +36,7 @@ NR_CLONE3 = 435
 NR_CLOSE_RANGE = 436
 NR_OPENAT2 = 437
 NR_MOUNT_SETATTR = 442
+NR_QUOTACTL_FD = 443
 
 
 def syscall(number: int, *args: "Any", action: str) -> int:

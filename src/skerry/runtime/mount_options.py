@@ -101,6 +101,9 @@ REPLACEABLE = frozenset(
 """Files below /proc that a mount may cover."""
 
 SPECIAL = ("tmpcopyup", "idmap", "ridmap")
+SUBPATH = "x-skerry.subpath="
+"""An option of the engine's own: mount only what is at a path beneath the source."""
+_LAYERS = "lowerdir="
 
 
 class Options(NamedTuple):
@@ -166,7 +169,9 @@ def step(mount: Mount, bundle: str) -> MountStep:
         target = f"/{target}"
     _check_place(os.path.normpath(target), mount)
     fstype = mount.get("type", "")
-    options = parse(mount.get("options", ()))
+    words = mount.get("options", ())
+    subpath = next((word[len(SUBPATH) :] for word in words if word.startswith(SUBPATH)), "")
+    options = parse([word for word in words if not word.startswith(SUBPATH)])
     source = mount.get("source", "")
     mapped = _idmap(mount, options)
     if options.flags & k.MS_BIND or fstype == "bind":
@@ -176,6 +181,9 @@ def step(mount: Mount, bundle: str) -> MountStep:
         source = source if source.startswith("/") else f"{bundle}/{source}"
     elif fstype in ("cgroup", "cgroup2"):
         kind = "cgroup"
+    elif fstype == "overlay" and options.data.startswith(_LAYERS) and "," not in options.data:
+        # Read-only layers: mount(2) would stop at 4 KB of options.
+        kind = "layers"
     else:
         kind = "filesystem"
         if not fstype:
@@ -198,6 +206,7 @@ def step(mount: Mount, bundle: str) -> MountStep:
         copy_up="tmpcopyup" in options.special,
         idmap=mapped,
         idmap_recursive="ridmap" in options.special,
+        subpath=subpath,
     )
 
 

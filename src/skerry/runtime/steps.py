@@ -37,7 +37,7 @@ class MountStep(NamedTuple):
     """
 
     kind: str
-    """`bind`, `filesystem` or `cgroup`."""
+    """`bind`, `filesystem`, `layers` or `cgroup`; `data` of `layers` is overlayfs's lowerdir."""
     target: str
     source: str
     fstype: str
@@ -54,6 +54,8 @@ class MountStep(NamedTuple):
     idmap: tuple[tuple[IdMap, ...], tuple[IdMap, ...]] | None = None
     """Uid and gid ranges of an idmapped mount; two empty ones mean the container's own."""
     idmap_recursive: bool = False
+    subpath: str = ""
+    """Of a bind mount or of layers: only what is at this path, resolved beneath the source."""
 
 
 class DeviceStep(NamedTuple):

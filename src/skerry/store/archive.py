@@ -80,6 +80,22 @@ def extract_tar(
         extractor.run()
 
 
+def extract_whole(
+    stream: BinaryIO,
+    directory: int,
+    limits: Limits = Limits(),  # noqa: B008
+) -> None:
+    """Unpack a tar (plain or compressed) into an open directory, which takes on the archive's root.
+
+    InvalidInput when the archive is broken or leads out of it.
+    """
+    what = "archive"
+    chunks = decompressed(file_chunks(stream), what, limit=limits.size)
+    reader = TarReader(chunks, what, limits)
+    with Extractor(directory, reader, Options(whiteouts=False)) as extractor:
+        extractor.run()
+
+
 class _Below(TarReader):
     """The entries with their names below a directory; the archive's own root is left out."""
 

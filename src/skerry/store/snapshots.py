@@ -274,6 +274,10 @@ class Snapshots:
     def _below(self, image_id: str | None, base: str) -> tuple[str, ...]:
         return self.frozen.uppers(base) + self._lower(image_id)
 
+    def layers(self, image_id: str) -> tuple[str, ...]:
+        """The folders of an image's layers, top-most first, to be mounted read-only. NotFound."""
+        return self._lower(image_id)
+
     def _lower(self, image_id: str | None) -> tuple[str, ...]:
         """The layers' folders, top-most first."""
         if not image_id:

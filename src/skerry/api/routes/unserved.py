@@ -6,7 +6,7 @@ from skerry.api.call import Call
 from skerry.api.router import Handle, Route
 from skerry.base.errors import NotFound, Unavailable, Unsupported
 
-_NOT_A_SWARM = (
+NOT_A_SWARM = (
     'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect '
     "this node to swarm and try again."
 )
@@ -14,7 +14,7 @@ _NOT_A_SWARM = (
 
 async def no_swarm(call: Call) -> web.StreamResponse:
     """Whatever only a swarm manager answers."""
-    raise Unavailable(_NOT_A_SWARM)
+    raise Unavailable(NOT_A_SWARM)
 
 
 async def no_swarm_here(call: Call) -> web.StreamResponse:

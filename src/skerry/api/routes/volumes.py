@@ -1,6 +1,7 @@
 """/volumes."""
 
 import asyncio
+from contextlib import aclosing
 from typing import Any
 
 from aiohttp import web
@@ -8,10 +9,12 @@ from aiohttp import web
 from skerry.api.call import Call, no_content
 from skerry.api.formats import rfc3339
 from skerry.api.router import Route
-from skerry.base.errors import InvalidInput
+from skerry.api.routes.archive import TAR
+from skerry.api.routes.unserved import NOT_A_SWARM
+from skerry.base.errors import Conflict, InvalidInput, Unavailable
 from skerry.engine import validation
 from skerry.engine.filters import label_matches, search
-from skerry.engine.usage import tree_bytes
+from skerry.engine.usage import volume_bytes
 from skerry.engine.volumes import Volume, check_driver
 
 Json = dict[str, Any]
@@ -27,7 +30,7 @@ _BODY = validation.fields(
 
 
 def volume_shape(volume: Volume, *, size: int = -1, users: int = -1) -> Json:
-    """A volume; sizes only where they were measured."""
+    """A volume; sizes only where they were measured, -1 for a device of elsewhere."""
     labels = volume.labels
     if volume.anonymous:
         labels = {**labels, "com.docker.volume.anonymous": ""}
@@ -37,11 +40,11 @@ def volume_shape(volume: Volume, *, size: int = -1, users: int = -1) -> Json:
         "Labels": labels or None,
         "Mountpoint": volume.path,
         "Name": volume.name,
-        "Options": None,
+        "Options": volume.options or None,
         "Scope": "local",
     }
     if size >= 0:
-        result["UsageData"] = {"Size": size, "RefCount": users}
+        result["UsageData"] = {"Size": -1 if volume.mounts else size, "RefCount": users}
     return result
 
 
@@ -77,7 +80,9 @@ async def create(call: Call) -> web.StreamResponse:
     body = _BODY(await call.body(), "")
     check_driver(body)
     name = body.get("Name", "")
-    volume = call.engine.volumes.create(name, body.get("Labels"), anonymous=not name)
+    volume = call.engine.volumes.create(
+        name, body.get("Labels"), anonymous=not name, options=body.get("DriverOpts")
+    )
     return call.json(volume_shape(volume), 201)
 
 
@@ -95,6 +100,8 @@ async def remove(call: Call) -> web.StreamResponse:
 async def prune(call: Call) -> web.StreamResponse:
     """POST /volumes/prune: anonymous ones that nobody holds, all such with `all`."""
     filters = call.filters()
+    if unknown := filters.keys() - {"all", "label", "label!"}:
+        raise InvalidInput(f"invalid filter '{min(unknown)}'")
     everything = bool(filters.get("all", frozenset()) & {"true", "1"})
     names, freed = [], 0
     for volume in call.engine.volumes.all():
@@ -104,10 +111,38 @@ async def prune(call: Call) -> web.StreamResponse:
             continue
         if any(label_matches(volume.labels, each) for each in filters.get("label!", ())):
             continue
-        freed += await asyncio.to_thread(tree_bytes, volume.path)
-        call.engine.volumes.remove(volume.name, force=True)
+        size = await asyncio.to_thread(volume_bytes, volume)
+        try:
+            call.engine.volumes.remove(volume.name, force=True)
+        except Conflict:
+            continue
+        freed += size
         names.append(volume.name)
+    call.engine.events.emit("volume", "prune", "", {"reclaimed": str(freed)})
     return call.json({"VolumesDeleted": names or None, "SpaceReclaimed": freed})
+
+
+async def export(call: Call) -> web.StreamResponse:
+    """GET /skerry/volumes/{name}/archive: what is in it, as tar."""
+    call.engine.volumes.get(call.params["name"])
+    async with aclosing(call.engine.volume_archives.export(call.params["name"])) as pieces:
+        first = await anext(pieces, b"")
+        response = await call.stream(TAR)
+        await response.write(first)
+        async for piece in pieces:
+            await response.write(piece)
+    return response
+
+
+async def restore(call: Call) -> web.StreamResponse:
+    """PUT /skerry/volumes/{name}/archive: replace what is in it; made when it is missing."""
+    volume = await call.engine.volume_archives.restore(call.params["name"], call.chunks())
+    return call.json(volume_shape(volume))
+
+
+async def update(call: Call) -> web.StreamResponse:
+    """PUT /volumes/{name}: cluster volumes only, as with Docker."""
+    raise Unavailable(NOT_A_SWARM)
 
 
 ROUTES = [
@@ -116,4 +151,7 @@ ROUTES = [
     Route("POST", "/volumes/prune", prune),
     Route("GET", "/volumes/{name}", inspect),
     Route("DELETE", "/volumes/{name}", remove),
+    Route("PUT", "/volumes/{name}", update),
+    Route("GET", "/skerry/volumes/{name}/archive", export, streams=True),
+    Route("PUT", "/skerry/volumes/{name}/archive", restore),
 ]

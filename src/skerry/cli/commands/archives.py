@@ -22,14 +22,14 @@ _BLOCK = 1 << 18
 
 def export(context: Context, parsed: Parsed) -> int:
     """A container's file system."""
-    _check_output(parsed)
+    check_output(parsed)
     target = f"/containers/{quote(parsed.arguments[0])}/export"
     return save_response(context.client.open("GET", target), parsed.text("output"))
 
 
 def save(context: Context, parsed: Parsed) -> int:
     """Images with their names and layers."""
-    _check_output(parsed)
+    check_output(parsed)
     target = "/images/get" + query(
         names=parsed.arguments,
         format=parsed.text("format"),
@@ -46,7 +46,8 @@ def _by_name(path: str) -> str:
     return _ENDINGS.get(os.path.splitext(path)[1], "")
 
 
-def _check_output(parsed: Parsed) -> None:
+def check_output(parsed: Parsed) -> None:
+    """InvalidInput when the archive would go to a terminal or to no file."""
     if not parsed.text("output") and terminal(1):
         raise InvalidInput(
             "cowardly refusing to save to a terminal",
@@ -156,13 +157,13 @@ def read_file(path: str) -> Iterator[bytes]:
     return blocks()
 
 
-_OUTPUT = text("output", "Write to a file instead of standard output", "FILE", "o", "files")
+OUTPUT = text("output", "Write to a file instead of standard output", "FILE", "o", "files")
 COMMANDS = {
     "export": Command(
         export,
         "Write a container's file system as a tar archive",
         "CONTAINER",
-        (_OUTPUT,),
+        (OUTPUT,),
         least=1,
         most=1,
         complete="containers",
@@ -172,7 +173,7 @@ COMMANDS = {
         "Write images as a tar archive",
         "IMAGE [IMAGE...]",
         (
-            _OUTPUT,
+            OUTPUT,
             text("format", "Write docker-archive (default), oci-archive, lxc or rootfs", "FORMAT"),
             text("compression", "Compress: none, gzip or zstd; by default as FILE ends", "KIND"),
         ),

@@ -12,14 +12,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_KINDS = ("container", "image")
+_KINDS = ("container", "image", "volume")
 
 
 def inspect(context: Context, parsed: Parsed) -> int:
-    """Containers first, then images, unless --type says."""
+    """Containers first, then images, then volumes, unless --type says."""
     kind = parsed.text("type")
     if kind and kind not in _KINDS:
-        raise InvalidInput(f"{kind!r} is not a type to inspect", hint="choose container or image")
+        raise InvalidInput(
+            f"{kind!r} is not a type to inspect", hint="choose container, image or volume"
+        )
     return _inspect(context, parsed, (kind,) if kind else _KINDS)
 
 
@@ -31,6 +33,11 @@ def inspect_container(context: Context, parsed: Parsed) -> int:
 def inspect_image(context: Context, parsed: Parsed) -> int:
     """Images only."""
     return _inspect(context, parsed, ("image",))
+
+
+def inspect_volume(context: Context, parsed: Parsed) -> int:
+    """Volumes only."""
+    return _inspect(context, parsed, ("volume",))
 
 
 def _inspect(context: Context, parsed: Parsed, kinds: tuple[str, ...]) -> int:
@@ -61,7 +68,9 @@ def _inspect(context: Context, parsed: Parsed, kinds: tuple[str, ...]) -> int:
 
 def _find(client: Client, name: str, kinds: tuple[str, ...], *, size: bool) -> Any:
     for kind in kinds:
-        target = f"/{kind}s/{quote(name)}/json"
+        target = f"/{kind}s/{quote(name)}"
+        if kind != "volume":
+            target += "/json"
         if kind == "container":
             target += query(size=True if size else None)
         try:
@@ -86,8 +95,12 @@ def _command(run: Any, what: str, *extra: Option) -> Command:
 _SIZE = switch("size", "Show a container's sizes", "s")
 COMMANDS = {
     "inspect": _command(
-        inspect, "object", _SIZE, text("type", "container or image", "KIND", complete="kinds")
+        inspect,
+        "object",
+        _SIZE,
+        text("type", "container, image or volume", "KIND", complete="kinds"),
     ),
     "container inspect": _command(inspect_container, "container", _SIZE),
     "image inspect": _command(inspect_image, "image"),
+    "volume inspect": _command(inspect_volume, "volume"),
 }

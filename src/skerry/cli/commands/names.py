@@ -35,6 +35,8 @@ def _names(client: Client, kind: str) -> list[str]:
         tags = [tag for each in client.get("/images/json") for tag in each.get("RepoTags") or ()]
         short = [tag.removesuffix(":latest") for tag in tags if tag.endswith(":latest")]
         return [tag for tag in tags + short if not tag.startswith("<none>")]
+    if kind == "volumes":
+        return [each["Name"] for each in client.get("/volumes").get("Volumes") or ()]
     return []
 
 

@@ -34,6 +34,16 @@ def prune_images(context: Context, parsed: Parsed) -> int:
     return 0
 
 
+def prune_volumes(context: Context, parsed: Parsed) -> int:
+    """Volumes that no container has."""
+    what = "volumes" if parsed.on("all") else "anonymous volumes"
+    if not _agree(parsed, f"This will remove all {what} that no container uses."):
+        return 0
+    extra = {"all": ["true"]} if parsed.on("all") else {}
+    out(f"Total reclaimed space: {size_decimal(_volumes(context, parsed, **extra), 4)}")
+    return 0
+
+
 def prune_system(context: Context, parsed: Parsed) -> int:
     """Containers, then images, then what nothing refers to."""
     images = "images without at least one container" if parsed.on("all") else "dangling images"
@@ -82,9 +92,9 @@ def _images(context: Context, parsed: Parsed) -> int:
     return int(answer.get("SpaceReclaimed") or 0)
 
 
-def _volumes(context: Context, parsed: Parsed) -> int:
+def _volumes(context: Context, parsed: Parsed, **extra: list[str]) -> int:
     try:
-        answer: dict[str, Any] = context.client.post(f"/volumes/prune{_filters(parsed)}")
+        answer: dict[str, Any] = context.client.post(f"/volumes/prune{_filters(parsed, **extra)}")
     except (NotFound, Unsupported) as error:
         err(f"skerry: volumes were left alone: {error.message}")
         return 0
@@ -108,6 +118,11 @@ def _command(run: Any, summary: str, *options: Option) -> Command:
 
 COMMANDS = {
     "container prune": _command(prune_containers, "Remove all stopped containers"),
+    "volume prune": _command(
+        prune_volumes,
+        "Remove volumes that no container uses",
+        switch("all", "Named ones as well, not only anonymous ones", "a"),
+    ),
     "image prune": _command(prune_images, "Remove unused images", _ALL),
     "system prune": _command(
         prune_system,

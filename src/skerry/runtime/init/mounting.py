@@ -11,6 +11,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from skerry.base.errors import KernelFault, SystemFault
+from skerry.base.isolation import Overlay
 from skerry.kernel import mounts as k
 from skerry.kernel.descriptors import (
     RESOLVE_IN_ROOT,
@@ -22,6 +23,7 @@ from skerry.kernel.descriptors import (
     openat2,
 )
 from skerry.kernel.namespaces import user_namespace_fd
+from skerry.kernel.trees import AT_FDCWD
 
 if TYPE_CHECKING:
     from skerry.runtime.steps import IdMap, MountStep
@@ -50,6 +52,8 @@ def perform(root_fd: int, step: "MountStep", cgroups: CgroupTree, tree: int = -1
             _remount(root_fd, step)
         elif step.kind == "bind":
             _bind(root_fd, step, tree)
+        elif step.kind == "layers":
+            _layers(root_fd, step)
         elif step.kind == "cgroup":
             _cgroup(root_fd, step, cgroups)
         else:
@@ -74,7 +78,10 @@ def bind_tree(step: "MountStep", own_maps: "tuple[tuple[IdMap, ...], tuple[IdMap
     `own_maps` are the container's, for a mapping that names none. Needs the right to map, so in a
     container with a user namespace the parent does this.
     """
-    tree = k.open_tree(step.source, recursive=step.recursive)
+    if step.subpath:
+        tree = _below(step.source, step)
+    else:
+        tree = k.open_tree(step.source, recursive=step.recursive)
     if step.idmap is None:
         return tree
     uids, gids = step.idmap if step.idmap[0] else own_maps
@@ -92,25 +99,74 @@ def bind_tree(step: "MountStep", own_maps: "tuple[tuple[IdMap, ...], tuple[IdMap
     return tree
 
 
+def _below(source: str, step: "MountStep") -> int:
+    """A detached copy of what is at the step's subpath. The source is a volume or an image, whose
+    links are other people's: the path is resolved beneath it, and what came out is mounted."""
+    top = openat2(AT_FDCWD, source, os.O_PATH | os.O_DIRECTORY)
+    try:
+        found = open_in_root(top, step.subpath, os.O_PATH)
+        try:
+            return k.open_tree("", recursive=step.recursive, dirfd=found)
+        finally:
+            os.close(found)
+    finally:
+        os.close(top)
+
+
+def _layers(root_fd: int, step: "MountStep") -> None:
+    """An image's layers, read-only."""
+    tree = k.overlay_fd(Overlay(tuple(step.data.removeprefix("lowerdir=").split(":"))))
+    try:
+        if step.subpath:
+            whole, tree = tree, -1
+            tree = _part(root_fd, step, whole)
+        k.mount_setattr(tree, attr_set=k.ATTR_RDONLY | step.attr_set, attr_clear=step.attr_clear)
+        _move_to(root_fd, step, tree)
+    finally:
+        if tree >= 0:
+            os.close(tree)
+
+
+def _part(root_fd: int, step: "MountStep", whole: int) -> int:
+    """A detached copy of a part of a detached mount, which is closed.
+
+    Before Linux 6.15 only an attached mount can be copied from, so it lies over the root meanwhile.
+    """
+    try:
+        k.move_mount(whole, root_fd)
+        try:
+            found = open_in_root(whole, step.subpath, os.O_PATH)
+            try:
+                return k.open_tree("", dirfd=found)
+            finally:
+                os.close(found)
+        finally:
+            k.umount(f"/proc/self/fd/{whole}", k.MNT_DETACH)
+    finally:
+        os.close(whole)
+
+
+def _move_to(root_fd: int, step: "MountStep", tree: int) -> None:
+    make = make_directories if stat.S_ISDIR(os.fstat(tree).st_mode) else make_file
+    target = make(root_fd, step.target)
+    try:
+        _check_target(target, step)
+        k.move_mount(tree, target)
+    finally:
+        os.close(target)
+
+
 def _bind(root_fd: int, step: "MountStep", tree: int) -> None:
     if tree < 0:
         tree = bind_tree(step, ((), ()))
     try:
-        if stat.S_ISDIR(os.fstat(tree).st_mode):
-            target = make_directories(root_fd, step.target)
-        else:
-            target = make_file(root_fd, step.target)
-        try:
-            _check_target(target, step)
-            if step.attr_set or step.attr_clear:
-                k.mount_setattr(tree, attr_set=step.attr_set, attr_clear=step.attr_clear)
-            if step.tree_set or step.tree_clear:
-                k.mount_setattr(
-                    tree, attr_set=step.tree_set, attr_clear=step.tree_clear, recursive=True
-                )
-            k.move_mount(tree, target)
-        finally:
-            os.close(target)
+        if step.attr_set or step.attr_clear:
+            k.mount_setattr(tree, attr_set=step.attr_set, attr_clear=step.attr_clear)
+        if step.tree_set or step.tree_clear:
+            k.mount_setattr(
+                tree, attr_set=step.tree_set, attr_clear=step.tree_clear, recursive=True
+            )
+        _move_to(root_fd, step, tree)
         _propagate(tree, step)
     finally:
         os.close(tree)

@@ -152,6 +152,21 @@ class GuestFault(Exception):
         self.hint = hint
 
 
+class TimedOut(GuestFault):
+    """The program did not end in the time it was given, and was killed. Exit code 124, as
+    timeout(1)."""
+
+    exit_code = 124
+
+
+class CommandFailed(GuestFault):
+    """The program ended with another exit code than 0, and the caller had asked for 0."""
+
+    def __init__(self, message: str, *, exit_code: int = 1, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.exit_code = exit_code
+
+
 class CommandNotFound(GuestFault):
     """The image holds no such executable. Exit code 127."""
 

@@ -144,7 +144,7 @@ def write(folder: str, chunks: Iterable[bytes]) -> list[str]:
     """
     import tarfile
 
-    from skerry.cli.unpack import ChunkFile
+    from skerry.sdk.unpack import ChunkFile
 
     fresh: dict[str, Any] | None = None
     try:

@@ -13,7 +13,14 @@ from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from typing import NamedTuple
 
-from skerry.base.errors import Conflict, Forbidden, InvalidInput, KernelFault, NotFound
+from skerry.base.errors import (
+    Conflict,
+    Forbidden,
+    InvalidInput,
+    KernelFault,
+    LimitExceeded,
+    NotFound,
+)
 from skerry.engine import facts, users
 from skerry.engine.archives import as_file, blocking, in_pieces
 from skerry.engine.container import Container
@@ -22,6 +29,9 @@ from skerry.kernel import descriptors, mounts
 from skerry.store import Store
 from skerry.store.archive import extract_tar, tar_stream
 from skerry.store.pack import pack
+
+MOST_LISTED = 100_000
+"""Entries of a folder in one answer."""
 
 
 class PathStat(NamedTuple):
@@ -103,6 +113,23 @@ class Archive:
         clean, follow = _clean(path)
         with self._view(container, clean) as view, _opened(container, view, path, follow) as fd:
             return _stat(fd, posixpath.basename(clean) or "/", view)
+
+    def listing(self, container: Container, path: str) -> list[PathStat]:
+        """What is in a folder, by name. NotFound; InvalidInput when it is no folder,
+        LimitExceeded."""
+        clean, _ = _clean(path)
+        with self._view(container, clean) as view, _opened(container, view, path, True) as place:
+            try:
+                folder = os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_DIRECTORY)
+            except NotADirectoryError:
+                raise InvalidInput(f"{path} is not a folder") from None
+            try:
+                names = sorted(os.listdir(folder))
+                if len(names) > MOST_LISTED:
+                    raise LimitExceeded(f"{path} holds more than {MOST_LISTED} entries")
+                return [found for name in names if (found := _entry(folder, name))]
+            finally:
+                os.close(folder)
 
     async def get(self, container: Container, path: str) -> tuple[PathStat, AsyncIterator[bytes]]:
         """The path's state and a tar archive of it, whose names start with its last component."""
@@ -195,6 +222,16 @@ def _opened(container: Container, view: _View, path: str, follow: bool) -> Itera
         yield fd
     finally:
         os.close(fd)
+
+
+def _entry(folder: int, name: str) -> PathStat | None:
+    """One entry of an open folder; None when it has just gone."""
+    try:
+        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        link = os.readlink(name, dir_fd=folder) if stat.S_ISLNK(status.st_mode) else ""
+    except OSError:
+        return None
+    return PathStat(name, status.st_size, status.st_mode, status.st_mtime_ns, link)
 
 
 def _stat(fd: int, name: str, view: _View) -> PathStat:

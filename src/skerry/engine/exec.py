@@ -42,6 +42,7 @@ class Exec:
         "created_at",
         "ended",
         "id",
+        "launched",
         "pid",
         "running",
         "started",
@@ -55,6 +56,8 @@ class Exec:
         self.created_at = time.monotonic()
         self.started = False
         self.running = False
+        self.launched = asyncio.Event()
+        """Set once it can be signalled, or cannot be run."""
         self.pid = 0
         self.code: int | None = None
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -68,6 +71,7 @@ class Exec:
         """It is over."""
         self.running = False
         self.code = code
+        self.launched.set()
         if not self.ended.done():
             self.ended.set_result(code)
 
@@ -181,6 +185,7 @@ class Execs:
             self._finished(exec, code)
             raise
         exec.pid = started.pid if exec.running else 0
+        exec.launched.set()
         return stream
 
     def _on_exit(self, exec: Exec) -> Callable[[str, Exit], None]:
@@ -223,6 +228,15 @@ class Execs:
         if not exec.running:
             raise Conflict(f"exec process {exec.id} is not running")
         await self._driver.resize(self.run_dir(exec), rows, columns)
+
+    async def kill(self, exec: Exec, number: int) -> None:
+        """Send it a signal; SIGKILL goes to its whole process group. Conflict when it does not
+        run."""
+        if exec.running:
+            await exec.launched.wait()
+        if not exec.running:
+            raise Conflict(f"exec process {exec.id} is not running")
+        await self._driver.signal(exec.container.id, self.run_dir(exec), number)
 
     async def probe(
         self, container: Container, command: list[str], timeout: float, user: str = ""

@@ -14,19 +14,32 @@ imported when first used, so that the command line pays for none of this.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from skerry.sdk.aio import AsyncContainer, AsyncEngine
+    from skerry.sdk.aio_sandbox import AsyncSandbox
     from skerry.sdk.containers import Container, Finished
     from skerry.sdk.engine import Engine
     from skerry.sdk.images import Image
+    from skerry.sdk.sandbox import Sandbox
 
-__all__ = ["AsyncContainer", "AsyncEngine", "Container", "Engine", "Finished", "Image"]
+__all__ = [
+    "AsyncContainer",
+    "AsyncEngine",
+    "AsyncSandbox",
+    "Container",
+    "Engine",
+    "Finished",
+    "Image",
+    "Sandbox",
+]
 
 _HOMES = {
     "AsyncContainer": "aio",
     "AsyncEngine": "aio",
+    "AsyncSandbox": "aio_sandbox",
     "Container": "containers",
     "Engine": "engine",
     "Finished": "containers",
     "Image": "images",
+    "Sandbox": "sandbox",
 }
 
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 
-async def _ask(client: AsyncClient, request: Request) -> Any:
+async def ask(client: AsyncClient, request: Request) -> Any:
+    """Send a Request; its JSON answer."""
     return await client.call(request.method, request.target, request.body)
 
 
@@ -72,7 +73,7 @@ class AsyncContainer:
         return f"AsyncContainer({self.id[:12]!r})"
 
     async def _ask(self, action: str, method: str = "POST", **parameters: object) -> Any:
-        return await _ask(self._client, requests.container(self.id, action, method, **parameters))
+        return await ask(self._client, requests.container(self.id, action, method, **parameters))
 
     async def inspect(self) -> dict[str, Any]:
         """Everything the engine knows of it."""
@@ -165,7 +166,7 @@ class AsyncContainer:
             detach=False,
             privileged=privileged,
         )
-        id = (await _ask(self._client, request))["Id"]
+        id = (await ask(self._client, request))["Id"]
         stream = await self._client.hijack(f"/exec/{id}/start", {"Detach": False, "Tty": False})
         async with AsyncAttached(stream, tty=False) as attached:
             if input is not None:
@@ -190,7 +191,7 @@ class AsyncContainer:
     async def commit(self, name: str = "", *, message: str = "", author: str = "") -> str:
         """An image of its changes; the image's id."""
         request = requests.commit(self.id, name, message=message, author=author, changes=None)
-        return str((await _ask(self._client, request))["Id"])
+        return str((await ask(self._client, request))["Id"])
 
 
 class AsyncContainers:
@@ -204,7 +205,7 @@ class AsyncContainers:
     ) -> AsyncContainer:
         """Make a container; options as `skerry.sdk.requests.create_container`."""
         request = requests.create_container(image, command, **options)
-        return AsyncContainer(self._client, (await _ask(self._client, request))["Id"])
+        return AsyncContainer(self._client, (await ask(self._client, request))["Id"])
 
     async def run(
         self, image: str, command: str | list[str] | None = None, **options: Any
@@ -233,14 +234,14 @@ class AsyncContainers:
 
     async def get(self, name: str) -> AsyncContainer:
         """By id or name. NotFound."""
-        answer = await _ask(self._client, requests.container(name, "json", "GET"))
+        answer = await ask(self._client, requests.container(name, "json", "GET"))
         return AsyncContainer(self._client, answer["Id"])
 
     async def list(
         self, *, all: bool = False, filters: dict[str, list[str]] | None = None
     ) -> list[AsyncContainer]:
         """Those that run, or all."""
-        answer = await _ask(self._client, requests.list_containers(all=all, filters=filters))
+        answer = await ask(self._client, requests.list_containers(all=all, filters=filters))
         return [AsyncContainer(self._client, each["Id"]) for each in answer]
 
 
@@ -252,14 +253,14 @@ class AsyncImages:
 
     async def list(self, *, all: bool = False) -> list[dict[str, Any]]:
         """Every image."""
-        answer: list[dict[str, Any]] = await _ask(
+        answer: list[dict[str, Any]] = await ask(
             self._client, requests.list_images(all=all, filters=None)
         )
         return answer
 
     async def get(self, name: str) -> dict[str, Any]:
         """Everything the engine knows of one. NotFound."""
-        answer: dict[str, Any] = await _ask(self._client, requests.image(name, "json"))
+        answer: dict[str, Any] = await ask(self._client, requests.image(name, "json"))
         return answer
 
     async def exists(self, name: str) -> bool:
@@ -272,7 +273,7 @@ class AsyncImages:
 
     async def remove(self, name: str, *, force: bool = False) -> None:
         """Take a name away; the image goes with its last one."""
-        await _ask(self._client, requests.image(name, "", "DELETE", force=force))
+        await ask(self._client, requests.image(name, "", "DELETE", force=force))
 
     async def bootstrap(self, name: str, **options: Any) -> str:
         """Make a base image without a registry; its id."""

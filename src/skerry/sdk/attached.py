@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from skerry.sdk.frames import STDERR, STDOUT, Demultiplexer
@@ -20,6 +21,8 @@ class Attached:
     def __init__(self, stream: tuple[_socket.socket, bytes], *, tty: bool) -> None:
         self._socket, self._first = stream
         self._frames = None if tty else Demultiplexer()
+        self.deadline: float | None = None
+        """By `time.monotonic()`: waiting for output longer raises TimeoutError."""
 
     def __enter__(self) -> Attached:
         return self
@@ -45,6 +48,8 @@ class Attached:
             for piece in self._frames.feed(data) if self._frames else [(STDOUT, data)]:
                 if piece[1]:
                     yield piece
+            if self.deadline is not None:
+                self._socket.settimeout(max(0.001, self.deadline - time.monotonic()))
             data = self._socket.recv(65536)
             if not data:
                 return

@@ -194,6 +194,31 @@ def commit(id: str, name: str, *, message: str, author: str, changes: list[str] 
     return Request("POST", target, {})
 
 
+def snapshot(
+    reference: str, action: str = "", method: str = "GET", **parameters: object
+) -> Request:
+    """A call on a snapshot: `/skerry/snapshots/REFERENCE/ACTION?…`."""
+    path = f"/skerry/snapshots/{quote(reference)}" + (f"/{action}" if action else "")
+    return Request(method, path + query(**parameters))
+
+
+def create_snapshot(id: str, name: str, comment: str) -> Request:
+    """POST /skerry/snapshots."""
+    return Request("POST", "/skerry/snapshots" + query(container=id, name=name, comment=comment))
+
+
+def list_snapshots(id: str) -> Request:
+    """GET /skerry/snapshots."""
+    return Request("GET", "/skerry/snapshots" + query(container=id))
+
+
+def fork(id: str, count: int, name: str, start: bool | None) -> Request:
+    """POST /skerry/fork; `start` None starts the copies when the original runs."""
+    return Request(
+        "POST", "/skerry/fork" + query(container=id, count=count, name=name, start=start)
+    )
+
+
 def image(name: str, action: str = "", method: str = "GET", **parameters: object) -> Request:
     """A call on an image: `/images/NAME/ACTION?…`."""
     path = f"/images/{quote(name)}" + (f"/{action}" if action else "")
@@ -209,6 +234,14 @@ def bootstrap(name: str, *, include: list[str], mirror: str, key: str, tag: str)
     """POST /skerry/bootstrap."""
     target = query(name=name, include=include, mirror=mirror, key=key, tag=tag)
     return Request("POST", f"/skerry/bootstrap{target}")
+
+
+def pull(image: str) -> Request:
+    """POST /images/create."""
+    if "@" in image:
+        return Request("POST", "/images/create" + query(fromImage=image))
+    name, tag = split_name(image)
+    return Request("POST", "/images/create" + query(fromImage=name, tag=tag))
 
 
 def events(

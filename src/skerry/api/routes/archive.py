@@ -1,5 +1,6 @@
 """/containers/{id}/archive and export: files in and out, as tar."""
 
+import asyncio
 import base64
 from typing import Any
 
@@ -69,6 +70,24 @@ async def put(call: Call) -> web.StreamResponse:
     return web.Response(status=200)
 
 
+async def listing(call: Call) -> web.StreamResponse:
+    """GET /skerry/files/{id}?path=…: what is in a folder, modes as stat(2) has them."""
+    container = call.engine.containers.find(call.params["id"])
+    found = await asyncio.to_thread(call.engine.archive.listing, container, _path(call))
+    return call.json(
+        [
+            {
+                "Name": each.name,
+                "Size": each.size,
+                "Mode": each.mode,
+                "ModifiedNs": each.mtime_ns,
+                "Target": each.link_target,
+            }
+            for each in found
+        ]
+    )
+
+
 async def export(call: Call) -> web.StreamResponse:
     """GET /containers/{id}/export."""
     container = call.engine.containers.find(call.params["id"])
@@ -80,6 +99,7 @@ async def export(call: Call) -> web.StreamResponse:
 
 
 ROUTES = [
+    Route("GET", "/skerry/files/{id}", listing),
     Route("HEAD", "/containers/{id}/archive", head),
     Route("GET", "/containers/{id}/archive", get, streams=True),
     Route("PUT", "/containers/{id}/archive", put),

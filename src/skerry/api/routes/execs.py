@@ -7,7 +7,7 @@ import struct
 from aiohttp import web
 
 from skerry.api import hijack, versions
-from skerry.api.call import Call
+from skerry.api.call import Call, no_content
 from skerry.api.container_shapes import Json
 from skerry.api.errors import message_of
 from skerry.api.router import Route
@@ -15,6 +15,7 @@ from skerry.api.routes.containers import size_of
 from skerry.base.errors import GuestFault, SkerryError
 from skerry.base.isolation import Attach
 from skerry.engine import validation
+from skerry.engine.signals import parse_signal
 
 
 async def create(call: Call) -> web.StreamResponse:
@@ -109,7 +110,15 @@ async def resize(call: Call) -> web.StreamResponse:
     return web.Response(status=200)
 
 
+async def kill(call: Call) -> web.StreamResponse:
+    """POST /skerry/exec/{id}/kill?signal=…: what Docker's API cannot do."""
+    exec = call.engine.execs.get(call.params["id"])
+    await call.engine.execs.kill(exec, parse_signal(call.text("signal") or "SIGKILL"))
+    return no_content()
+
+
 ROUTES = [
+    Route("POST", "/skerry/exec/{id}/kill", kill),
     Route("POST", "/containers/{id}/exec", create),
     Route("POST", "/exec/{id}/start", start, streams=True),
     Route("GET", "/exec/{id}/json", inspect),

@@ -16,9 +16,9 @@ from skerry.cli.commands.archives import read_file
 from skerry.cli.context import Context, err, terminal, write
 from skerry.cli.human import size_decimal
 from skerry.cli.options import Command, Parsed, switch
-from skerry.cli.unpack import ChunkFile, Unpacker
 from skerry.sdk import wire
 from skerry.sdk.client import query, quote
+from skerry.sdk.unpack import ChunkFile, Unpacker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

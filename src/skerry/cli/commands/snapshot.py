@@ -154,15 +154,12 @@ def remove(context: Context, parsed: Parsed) -> int:
 def fork(context: Context, parsed: Parsed) -> int:
     """Print the name of each copy; 1 when one of them failed."""
     count = parsed.number("number", 1)
-    if parsed.on("start", True) is False:
-        start: bool | None = False
-    else:
-        start = True if "start" in parsed.given else None
     target = "/skerry/fork" + query(
-        container=parsed.arguments[0], count=count, name=parsed.text("name")
+        container=parsed.arguments[0],
+        count=count,
+        name=parsed.text("name"),
+        start=parsed.on("start") if "start" in parsed.given else None,
     )
-    if start is not None:
-        target += f"&start={int(start)}"
     code = 0
     for made in context.client.post(target):
         if made["Error"]:

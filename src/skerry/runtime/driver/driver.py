@@ -330,9 +330,10 @@ class RuntimeDriver:
         return kept.control
 
     async def signal(self, container_id: str, run_dir: str, signal: int) -> None:
-        """Send a signal to the init; with SIGKILL the whole task ends."""
+        """Send a signal to the init; with SIGKILL the whole task ends, or an exec's group."""
         kept = self._kept.get(run_dir)
-        if kept is None or not leftovers.send_signal(kept.started, signal):
+        group = signal == signals.SIGKILL and kept is not None and "cgroup" not in kept.facts
+        if kept is None or not leftovers.send_signal(kept.started, signal, group=group):
             raise Conflict(f"cannot signal {container_id or run_dir}: it is not running")
         if signal == signals.SIGKILL and "cgroup" in kept.facts:
             # A frozen process does not die of it before it is thawed.

@@ -99,8 +99,11 @@ def look(run_dir: str, cgroup: str, reason: str) -> Exit | None:
     return None
 
 
-def send_signal(started: Started, number: int) -> bool:
-    """Signal exactly this process, never a later one with its pid; False when it has gone."""
+def send_signal(started: Started, number: int, *, group: bool = False) -> bool:
+    """Signal exactly this process, never a later one with its pid; False when it has gone.
+
+    With `group` its process group hears it too: init(1) and execs lead a session of their own.
+    """
     try:
         pidfd = pidfd_open(started.pid)
     except KernelFault:
@@ -108,6 +111,9 @@ def send_signal(started: Started, number: int) -> bool:
     try:
         if rundir.start_time(started.pid) != started.start_time:
             return False
+        if group:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(started.pid, number)
         signal.pidfd_send_signal(pidfd, number)
     except ProcessLookupError:
         return False

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from skerry.base.errors import SkerryError
-from skerry.cli.unpack import ChunkFile, Unpacker
+from skerry.sdk.unpack import ChunkFile, Unpacker
 
 
 def archive(*entries: tuple[str, dict[str, Any], bytes]) -> bytes:

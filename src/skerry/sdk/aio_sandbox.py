@@ -1,0 +1,394 @@
+"""`AsyncSandbox`: the sandbox over asyncio. Methods are those of `Sandbox`.
+
+::
+
+    async with AsyncSandbox("debian", isolation="vm") as box:
+        print((await box.exec("uname", "-r")).text)
+        copies = await box.fork(10)
+        results = await copies.exec("sh", "-c", "…")
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from skerry.base.errors import (
+    Conflict,
+    GuestFault,
+    NotFound,
+    SkerryError,
+    SystemFault,
+    TimedOut,
+)
+from skerry.sdk import requests, sandbox_words
+from skerry.sdk.aio import AsyncAttached, AsyncContainer, ask
+from skerry.sdk.aio_http import AsyncClient
+from skerry.sdk.client import query, quote
+from skerry.sdk.frames import STDERR, STDOUT
+from skerry.sdk.sandbox_words import LABEL, Entry, ForkFailure, Result, Snapshot, Wanted
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from skerry.sdk.requests import Environment
+
+
+class AsyncProcess:
+    """A command that runs in a sandbox. Iterate for (stream, bytes) pieces as they come.
+
+    As an `async with` block it is killed at the end if it still runs.
+    """
+
+    def __init__(
+        self, client: AsyncClient, id: str, attached: AsyncAttached, timeout: float | None
+    ) -> None:
+        self._client = client
+        self._id = id
+        self._attached = attached
+        self._timeout = timeout
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._code: int | None = None
+
+    async def __aenter__(self) -> AsyncProcess:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        try:
+            if self._code is None:
+                await self.kill()
+        finally:
+            self._attached.close()
+
+    async def __aiter__(self) -> AsyncIterator[tuple[int, bytes]]:
+        """TimedOut when the time is over; the program has been killed then."""
+        pieces = aiter(self._attached)
+        while True:
+            left = None if self._deadline is None else self._deadline - time.monotonic()
+            try:
+                async with asyncio.timeout(left):
+                    piece = await anext(pieces, None)
+            except TimeoutError:
+                await self.kill()
+                raise TimedOut(
+                    f"the command did not end within {self._timeout:g} seconds and was killed"
+                ) from None
+            if piece is None:
+                return
+            yield piece
+
+    async def write(self, data: bytes) -> None:
+        """Send to standard input; waits while the program does not read."""
+        await self._attached.write(data)
+
+    def close_stdin(self) -> None:
+        """No more input."""
+        self._attached.close_stdin()
+
+    async def kill(self, signal: str = "KILL") -> None:
+        """Send a signal; KILL goes to every process that the command has started in its group."""
+        with contextlib.suppress(Conflict, NotFound):
+            await self._client.call("POST", f"/skerry/exec/{self._id}/kill" + query(signal=signal))
+
+    async def wait(self) -> int:
+        """Read what is left and return the exit code. Conflict when it still runs then."""
+        async for _ in self:
+            pass
+        if self._code is None:
+            deadline = time.monotonic() + 5
+            while self._code is None:
+                state = await self._client.call("GET", f"/exec/{self._id}/json")
+                if not state["Running"] and state["ExitCode"] is not None:
+                    self._code = int(state["ExitCode"])
+                elif time.monotonic() > deadline:
+                    raise Conflict("the command still runs, though it has closed its output")
+                else:
+                    await asyncio.sleep(0.01)
+        return self._code
+
+
+class AsyncFiles:
+    """`sandbox.files`. Paths are absolute; folders above a written file are made."""
+
+    def __init__(self, container: AsyncContainer, client: AsyncClient) -> None:
+        self._container = container
+        self._client = client
+
+    async def write(self, path: str, data: bytes | str, *, mode: int = 0o644) -> None:
+        """Make or replace a file; text is written as UTF-8."""
+        raw = data.encode() if isinstance(data, str) else data
+        await self._container.put_archive("/", sandbox_words.packed(path, raw, mode))
+
+    async def read(self, path: str) -> bytes:
+        """The content of a file. NotFound."""
+        return sandbox_words.content_of([await self._container.get_archive(path)], path)
+
+    async def read_text(self, path: str) -> str:
+        """The content of a file as UTF-8."""
+        return (await self.read(path)).decode()
+
+    async def list(self, path: str = "/") -> list[Entry]:
+        """What is in a folder, by name. NotFound."""
+        target = sandbox_words.files_target(self._container.id, path)
+        return sandbox_words.entries_of(await self._client.call("GET", target))
+
+    async def exists(self, path: str) -> bool:
+        """Whether there is something."""
+        request = requests.container(self._container.id, "archive", "HEAD", path=path)
+        try:
+            (await self._client.open(request.method, request.target)).close()
+        except NotFound:
+            return False
+        return True
+
+    async def upload(self, local: str, path: str) -> None:
+        """A local file or folder becomes `path`, owned by root."""
+        data = await asyncio.to_thread(sandbox_words.packed_local, local, path)
+        await self._container.put_archive("/", data)
+
+    async def download(self, path: str, local: str) -> None:
+        """A file or folder becomes `local`; nothing outside that is written."""
+        data = await self._container.get_archive(path)
+        await asyncio.to_thread(sandbox_words.unpack_local, iter([data]), path, os.fspath(local))
+
+
+class AsyncSandbox:
+    """A container or virtual machine that lives as long as its `async with` block."""
+
+    def __init__(
+        self,
+        image: str,
+        *,
+        isolation: str = "container",
+        name: str = "",
+        environment: Environment | None = None,
+        working_dir: str = "",
+        user: str = "",
+        memory: int | None = None,
+        cpus: float | None = None,
+        pids_limit: int | None = None,
+        network: str = "none",
+        volumes: list[str] | None = None,
+        labels: dict[str, str] | None = None,
+        lifetime: float | None = None,
+        keep_alive: Sequence[str] = sandbox_words.KEEP_ALIVE,
+        host: str | None = None,
+        **options: Any,
+    ) -> None:
+        """As `Sandbox`."""
+        self._wanted = Wanted(
+            image, isolation, name, environment, working_dir, user, memory, cpus, pids_limit,
+            network, volumes, labels, lifetime, tuple(keep_alive), options,
+        )  # fmt: skip
+        self._client = AsyncClient(host)
+        self._container: AsyncContainer | None = None
+        self._copies: list[AsyncSandbox] = []
+
+    async def __aenter__(self) -> AsyncSandbox:
+        return await self.open()
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def open(self) -> AsyncSandbox:
+        """Make and start it; an image that is not here is made or pulled first."""
+        if self._container is None:
+            request = self._wanted.request()
+            try:
+                id = (await ask(self._client, request))["Id"]
+            except NotFound:
+                await _obtain(self._client, self._wanted.image)
+                id = (await ask(self._client, request))["Id"]
+            self._container = AsyncContainer(self._client, id)
+            try:
+                await self._container.start()
+            except BaseException:
+                await self.close()
+                raise
+        return self
+
+    async def close(self) -> None:
+        """Remove it, its copies and its snapshots, also when this task is cancelled. Idempotent."""
+        copies, self._copies = self._copies, []
+        container, self._container = self._container, None
+
+        async def remove() -> None:
+            await asyncio.gather(*(copy.close() for copy in copies))
+            if container is not None:
+                with contextlib.suppress(NotFound, Conflict):
+                    await container.remove(force=True, volumes=True)
+
+        await asyncio.shield(asyncio.ensure_future(remove()))
+
+    @property
+    def container(self) -> AsyncContainer:
+        """What it is to the engine. Conflict when it is not open."""
+        if self._container is None:
+            raise Conflict("the sandbox is not open")
+        return self._container
+
+    @property
+    def id(self) -> str:
+        """The container's id."""
+        return self.container.id
+
+    @property
+    def files(self) -> AsyncFiles:
+        """Its files."""
+        return AsyncFiles(self.container, self._client)
+
+    async def start(
+        self,
+        *command: str,
+        stdin: bool = False,
+        environment: Environment | None = None,
+        working_dir: str = "",
+        user: str = "",
+        timeout: float | None = None,
+    ) -> AsyncProcess:
+        """Run a command beside; with `stdin` it gets what `write` sends."""
+        request = requests.create_exec(
+            self.id,
+            list(command),
+            environment=environment,
+            working_dir=working_dir,
+            user=user,
+            tty=False,
+            stdin=stdin,
+            detach=False,
+            privileged=False,
+        )
+        id = (await ask(self._client, request))["Id"]
+        target = f"/exec/{quote(id)}/start"
+        stream = await self._client.hijack(target, {"Detach": False, "Tty": False})
+        return AsyncProcess(self._client, id, AsyncAttached(stream, tty=False), timeout)
+
+    async def exec(
+        self,
+        *command: str,
+        stdin: bytes | str | None = None,
+        environment: Environment | None = None,
+        working_dir: str = "",
+        user: str = "",
+        timeout: float | None = None,
+        check: bool = False,
+        on_output: Callable[[int, bytes], None] | None = None,
+    ) -> Result:
+        """Run a command to its end; as `Sandbox.exec`."""
+        data = stdin.encode() if isinstance(stdin, str) else stdin
+        streams = {STDOUT: bytearray(), STDERR: bytearray()}
+        process = await self.start(
+            *command,
+            stdin=data is not None,
+            environment=environment,
+            working_dir=working_dir,
+            user=user,
+            timeout=timeout,
+        )
+        async with process:
+            feeder = asyncio.ensure_future(_feed(process, data))
+            try:
+                async for stream, piece in process:
+                    streams[stream].extend(piece)
+                    if on_output is not None:
+                        on_output(stream, piece)
+            finally:
+                feeder.cancel()
+            code = await process.wait()
+        result = Result(code, bytes(streams[STDOUT]), bytes(streams[STDERR]))
+        return result.check() if check else result
+
+    async def snapshot(self, name: str = "", comment: str = "") -> Snapshot:
+        """Keep it as it is now."""
+        request = requests.create_snapshot(self.id, name, comment)
+        return sandbox_words.snapshot_of(await ask(self._client, request))
+
+    async def snapshots(self) -> list[Snapshot]:
+        """All of it, oldest first."""
+        answer = await ask(self._client, requests.list_snapshots(self.id))
+        return [sandbox_words.snapshot_of(each) for each in answer]
+
+    async def restore(self, snapshot: Snapshot | str) -> None:
+        """Go back. What runs is ended; a machine's snapshot brings its programs back."""
+        reference = snapshot if isinstance(snapshot, str) else snapshot.id
+        await ask(self._client, requests.snapshot(reference, "restore", "POST", force=True))
+
+    async def fork(self, count: int = 1, *, name: str = "") -> AsyncCopies:
+        """Running copies that go on from here; as `Sandbox.fork`."""
+        answer = await ask(self._client, requests.fork(self.id, count, name, True))
+        made, failures = [], []
+        for each in answer:
+            if each["Id"]:
+                copy = AsyncSandbox(self._wanted.image, host=self._client.host)
+                copy._wanted = self._wanted
+                copy._container = AsyncContainer(copy._client, each["Id"])
+                self._copies.append(copy)
+                if not each["Error"]:
+                    made.append(copy)
+            if each["Error"]:
+                failures.append(ForkFailure(each["Name"], each["Error"]))
+        return AsyncCopies(made, failures)
+
+    async def commit(self, name: str, *, message: str = "") -> str:
+        """Keep its files as an image; the image's id."""
+        return await self.container.commit(name, message=message)
+
+    @staticmethod
+    async def leftovers(host: str | None = None) -> list[AsyncContainer]:
+        """Sandboxes of programs that died before they could close them, and open ones."""
+        client = AsyncClient(host)
+        answer = await ask(client, requests.list_containers(all=True, filters={"label": [LABEL]}))
+        return [AsyncContainer(client, each["Id"]) for each in answer]
+
+
+class AsyncCopies(list[AsyncSandbox]):
+    """Forks of a sandbox. As an `async with` block they are closed at its end."""
+
+    def __init__(self, made: list[AsyncSandbox], failures: list[ForkFailure]) -> None:
+        super().__init__(made)
+        self.failures = failures
+
+    async def __aenter__(self) -> AsyncCopies:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Remove all of them. Idempotent."""
+        await asyncio.gather(*(copy.close() for copy in self))
+
+    async def exec(self, *command: str, **options: Any) -> list[Result | SkerryError | GuestFault]:
+        """Run a command in every copy at once, as `Sandbox.exec`: its result or its error each."""
+
+        async def run(copy: AsyncSandbox) -> Result | SkerryError | GuestFault:
+            try:
+                return await copy.exec(*command, **options)
+            except (SkerryError, GuestFault) as error:
+                return error
+
+        return list(await asyncio.gather(*map(run, self)))
+
+
+async def _feed(process: AsyncProcess, data: bytes | None) -> None:
+    if data is None:
+        return
+    # A program that ends before it has read everything needs no more of it.
+    with contextlib.suppress(OSError):
+        await process.write(data)
+        process.close_stdin()
+
+
+async def _obtain(client: AsyncClient, image: str) -> None:
+    name, made_here = sandbox_words.obtain(image)
+    if made_here:
+        request = requests.bootstrap(name, include=[], mirror="", key="", tag="")
+    else:
+        request = requests.pull(name)
+    async with await client.open(request.method, request.target) as response:
+        async for message in response.json_lines():
+            if message.get("error"):
+                raise SystemFault(f"cannot obtain the image {image}: {message['error']}")

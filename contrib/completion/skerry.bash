@@ -112,6 +112,22 @@ _skerry_options() {
     'volume export') echo '--output -o --help' ;;
     'volume import') echo '--help' ;;
     'volume backup') echo '--directory -d --help' ;;
+    'vm create') echo '--memory -m --cpus --cpu --machine --accel --boot --video --vnc --vnc-password --usb --sound --tpm --autostart --nic --publish -p --share --firmware --disk --cdrom --cloud-init --user --password --ssh-key --hostname --user-data --network-config --start --help' ;;
+    'vm ls') echo '--format --no-trunc --quiet -q --help' ;;
+    'vm inspect') echo '--format -f --help' ;;
+    'vm start') echo '--help' ;;
+    'vm stop') echo '--time -t --force -f --help' ;;
+    'vm reset') echo '--help' ;;
+    'vm pause') echo '--help' ;;
+    'vm resume') echo '--help' ;;
+    'vm save') echo '--help' ;;
+    'vm discard') echo '--help' ;;
+    'vm rm') echo '--force -f --help' ;;
+    'vm logs') echo '--qemu --help' ;;
+    'vm console') echo '--detach-keys --scrollback --help' ;;
+    'vm display') echo '--help' ;;
+    'vm screenshot') echo '--output -o --help' ;;
+    'vm sendkey') echo '--text --help' ;;
     'trust generate-key') echo '--type --encrypt --help' ;;
   esac
 }
@@ -623,6 +639,34 @@ _skerry_value() {
     'volume prune --filter') echo 'any' ;;
     'volume export --output'|'volume export -o') echo 'files' ;;
     'volume backup --directory'|'volume backup -d') echo 'any' ;;
+    'vm create --memory'|'vm create -m') echo 'any' ;;
+    'vm create --cpus') echo 'any' ;;
+    'vm create --cpu') echo 'any' ;;
+    'vm create --machine') echo 'any' ;;
+    'vm create --accel') echo 'any' ;;
+    'vm create --boot') echo 'any' ;;
+    'vm create --video') echo 'any' ;;
+    'vm create --vnc') echo 'any' ;;
+    'vm create --vnc-password') echo 'any' ;;
+    'vm create --nic') echo 'any' ;;
+    'vm create --publish'|'vm create -p') echo 'any' ;;
+    'vm create --share') echo 'any' ;;
+    'vm create --firmware') echo 'any' ;;
+    'vm create --disk') echo 'files' ;;
+    'vm create --cdrom') echo 'files' ;;
+    'vm create --user') echo 'any' ;;
+    'vm create --password') echo 'any' ;;
+    'vm create --ssh-key') echo 'files' ;;
+    'vm create --hostname') echo 'any' ;;
+    'vm create --user-data') echo 'files' ;;
+    'vm create --network-config') echo 'files' ;;
+    'vm ls --format') echo 'any' ;;
+    'vm inspect --format'|'vm inspect -f') echo 'any' ;;
+    'vm stop --time'|'vm stop -t') echo 'any' ;;
+    'vm console --detach-keys') echo 'any' ;;
+    'vm console --scrollback') echo 'any' ;;
+    'vm screenshot --output'|'vm screenshot -o') echo 'any' ;;
+    'vm sendkey --text') echo 'any' ;;
     'trust generate-key --type') echo 'any' ;;
   esac
 }
@@ -707,6 +751,20 @@ _skerry_arguments() {
     'volume export') echo 'volumes' ;;
     'volume import') echo 'volumes' ;;
     'volume backup') echo 'volumes' ;;
+    'vm inspect') echo 'machines' ;;
+    'vm start') echo 'machines' ;;
+    'vm stop') echo 'machines' ;;
+    'vm reset') echo 'machines' ;;
+    'vm pause') echo 'machines' ;;
+    'vm resume') echo 'machines' ;;
+    'vm save') echo 'machines' ;;
+    'vm discard') echo 'machines' ;;
+    'vm rm') echo 'machines' ;;
+    'vm logs') echo 'machines' ;;
+    'vm console') echo 'machines' ;;
+    'vm display') echo 'machines' ;;
+    'vm screenshot') echo 'machines' ;;
+    'vm sendkey') echo 'machines' ;;
   esac
 }
 _skerry_words() {
@@ -720,7 +778,7 @@ _skerry_words() {
     signals) echo 'HUP INT QUIT KILL USR1 USR2 TERM CONT STOP WINCH' ;;
     streams) echo 'stdin stdout stderr' ;;
     capabilities) echo 'ALL AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL MKNOD NET_ADMIN NET_BIND_SERVICE NET_RAW SETFCAP SETGID SETPCAP SETUID SYS_ADMIN SYS_CHROOT SYS_NICE SYS_PTRACE SYS_TIME' ;;
-    commands) echo 'run create exec attach ps logs start stop restart kill pause unpause wait rename rm update top stats inspect events cp diff commit fork export save load import copy images rmi tag history pull push login logout search sign verify sbom bootstrap info version doctor engine registry completion help container image system snapshot volume trust' ;;
+    commands) echo 'run create exec attach ps logs start stop restart kill pause unpause wait rename rm update top stats inspect events cp diff commit fork export save load import copy images rmi tag history pull push login logout search sign verify sbom bootstrap info version doctor engine registry completion help container image system snapshot volume vm trust' ;;
   esac
 }
 _skerry_group() {
@@ -730,12 +788,13 @@ _skerry_group() {
     system) echo 'df events info prune' ;;
     snapshot) echo 'create inspect ls restore rm tree' ;;
     volume) echo 'backup create export import inspect list ls prune remove rm' ;;
+    vm) echo 'console create discard display inspect logs ls pause reset resume rm save screenshot sendkey start stop' ;;
     trust) echo 'generate-key' ;;
   esac
 }
 _skerry_candidates() {
   case "$1" in
-    containers|running|stopped|paused|images|volumes) skerry __names "$1" 2>/dev/null ;;
+    containers|running|stopped|paused|images|volumes|machines) skerry __names "$1" 2>/dev/null ;;
     containers,images) skerry __names containers 2>/dev/null; skerry __names images 2>/dev/null ;;
     *) _skerry_words "$1" ;;
   esac

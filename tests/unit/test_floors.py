@@ -63,6 +63,7 @@ def lean_modules() -> list[str]:
         for path in sorted((SOURCE / "skerry" / room).rglob("*.py")):
             parts = path.relative_to(SOURCE).with_suffix("").parts
             found.append(".".join(parts).removesuffix(".__init__"))
+    found += ["skerry.machine.full.confine", "skerry.machine.full.keeper"]
     return [
         name
         for name in found

@@ -27,6 +27,7 @@ from skerry.api.routes import (
     transfer,
     trust,
     unserved,
+    vms,
     volumes,
 )
 from skerry.base.errors import GuestFault, SkerryError
@@ -61,6 +62,7 @@ def all_routes() -> list[Route]:
         networks,
         own,
         snapshots,
+        vms,
         unserved,
     )
     return [route for module in modules for route in module.ROUTES]

@@ -24,7 +24,7 @@ WORDS = {
     "commands": " ".join([*COMMANDS, *GROUPS]),
 }
 """Values that are known beforehand, by the tables' `complete`."""
-ASKED = ("containers", "running", "stopped", "paused", "images", "volumes")
+ASKED = ("containers", "running", "stopped", "paused", "images", "volumes", "machines")
 
 
 def script(shell: str) -> str:

@@ -118,6 +118,13 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "import": ("volumes", "volume import"),
         "backup": ("volumes", "volume backup"),
     },
+    "vm": {
+        name: ("vm", f"vm {name}")
+        for name in (
+            *("create", "ls", "inspect", "start", "stop", "reset", "pause", "resume", "save"),
+            *("discard", "rm", "logs", "console", "display", "screenshot", "sendkey"),
+        )
+    },
     "trust": {"generate-key": ("sign", "trust generate-key")},
 }
 """Group to its commands: module and the name in that module's COMMANDS."""
@@ -127,6 +134,7 @@ GROUP_SUMMARIES = {
     "image": "Manage images",
     "snapshot": "Manage snapshots of containers",
     "system": "Manage the engine and its disk space",
+    "vm": "Manage full machines",
     "trust": "Manage keys that sign images",
     "volume": "Manage volumes",
 }

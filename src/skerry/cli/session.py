@@ -41,7 +41,8 @@ class Session:
     """Attached streams with everything around them."""
 
     def __init__(self, client: Client, resize: str, *, tty: bool, stdin: bool, keys: str) -> None:
-        """`resize` is the API path whose POST takes h and w: a container's or an exec's."""
+        """`resize` is the API path whose POST takes h and w: a container's or an exec's; empty for
+        a serial line, which has no size."""
         self._client = client
         self._resize_path = resize
         self._tty = tty
@@ -55,6 +56,8 @@ class Session:
 
     def resize(self, *_: object) -> None:
         """Tell the engine the window's size; also the handler of SIGWINCH."""
+        if not self._resize_path:
+            return
         rows, columns = size(1) if terminal(1) else size(0)
         if not rows and not columns:
             return

@@ -26,6 +26,7 @@ from skerry.engine.snapshots import Snapshots
 from skerry.engine.system import System
 from skerry.engine.transfer import Transfer
 from skerry.engine.usage import Accounts
+from skerry.engine.vms import Vms
 from skerry.engine.volume_archives import VolumeArchives
 from skerry.engine.volumes import Volumes
 from skerry.store import Store, open_store
@@ -83,6 +84,7 @@ class Engine:
         self.system = System(settings, self.store, self.roster, self.host)
         self.accounts = Accounts(self.store, self.containers, self.images, self.volumes)
         self.volume_archives = VolumeArchives(self.store, self.volumes, self.roster)
+        self.vms = Vms(settings, self.store.records, self.events)
         self._sweeper: asyncio.Task[None] | None = None
 
     def _volume_users(self, name: str) -> list[str]:
@@ -103,12 +105,14 @@ class Engine:
             self.volumes,
             self.snapshots,
         ).run()
+        await self.vms.recover()
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         if self._sweeper is not None:
             self._sweeper.cancel()
+        await self.vms.close()
         await self.lifecycle.close()
         await self.driver.close()
         self.store.close()

@@ -1,0 +1,87 @@
+"""After a start of the engine: which machines run, which ended, what was half done.
+
+The record is the truth about what exists, /proc about what runs. In order, for each machine:
+
+1. Its QEMU lives: it is watched and its monitor joined; a keeper that was killed gets a successor.
+   The record says `running`: its processors are let go if they are held. The record says anything
+   else: it was killed before it had begun, or saved and not yet ended, so it is ended.
+2. It does not live: the keeper's exit record says how it ended, or nobody knows.
+3. What no record names is removed: folders, layers, control groups.
+4. Machines with autostart are started, once after each boot of the host.
+"""
+
+import asyncio
+import logging
+import os
+
+from skerry.base.errors import SkerryError
+from skerry.base.settings import Settings
+from skerry.engine.vms.life import Life
+from skerry.engine.vms.record import PAUSED, RUNNING, Live
+from skerry.engine.vms.shelf import Shelf
+from skerry.machine.full import launching, qemu
+
+log = logging.getLogger(__name__)
+
+
+class Recovery:
+    """One run of it."""
+
+    def __init__(self, settings: Settings, shelf: Shelf, life: Life) -> None:
+        self._marker = os.path.join(settings.run_root, "vms", "autostarted")
+        self._shelf = shelf
+        self._life = life
+
+    async def run(self) -> None:
+        """All steps."""
+        for complaint in self._shelf.load():
+            log.error("%s", complaint)
+        for live in self._shelf:
+            try:
+                await self._find(live)
+            except (SkerryError, OSError) as error:
+                log.warning("recovery of machine %s: %s", live.record.name, error)
+        await asyncio.to_thread(self._shelf.sweep)
+        await self._autostart()
+
+    async def _find(self, live: Live) -> None:
+        record = live.record
+        places = self._shelf.places(record)
+        process, kept = qemu.find(places.run)
+        if process is None:
+            if record.status in (RUNNING, PAUSED):
+                self._life.ended(live, qemu.ended(places.run))
+            else:
+                await asyncio.to_thread(self._clear, live)
+            return
+        if not kept:
+            group = self._life.group(record)
+            plan = launching.adoption(places, group.path if group else "", *process)
+            await qemu.start(plan)
+        self._life.watch(live, process)
+        if record.status not in (RUNNING, PAUSED):
+            await self._life.end(live)
+            return
+        await self._life.join(live)
+        await self._life.settle(live)
+
+    def _clear(self, live: Live) -> None:
+        """A QEMU that a killed keeper has not told of."""
+        group = self._life.group(live.record)
+        if group is not None and group.exists():
+            group.kill_all()
+            group.remove()
+
+    async def _autostart(self) -> None:
+        if os.path.exists(self._marker):
+            return
+        os.makedirs(os.path.dirname(self._marker), mode=0o710, exist_ok=True)
+        with open(self._marker, "w", encoding="ascii"):
+            pass
+        for live in self._shelf:
+            if live.record.autostart and live.process is None:
+                try:
+                    async with live.lock:
+                        await self._life.start(live)
+                except SkerryError as error:
+                    log.error("autostart of machine %s: %s", live.record.name, error)

@@ -1,0 +1,1 @@
+"""Full machines: guests that nobody prepared, with firmware, disks, screens and snapshots."""

@@ -1,0 +1,173 @@
+"""A small wall around QEMU and its tools: they read what strangers wrote.
+
+Theory. The program is started as a user of its own (a number that no other machine has), with no
+capability, in namespaces of its own, with a root that holds the system's programs read-only and
+the few files it was given. Everything is bound at the path it has outside, so that a disk's name of
+its backing file means the same on both sides. The order matters:
+
+1. the control group, while /sys/fs/cgroup can be seen;
+2. namespaces; the mount tree becomes private before anything is mounted;
+3. the new root, pivot_root, the old one is detached;
+4. limits, no_new_privs, the user, which also drops every capability;
+5. descriptors that nobody named are closed, then execve.
+
+Without root there is neither user nor namespace to be had; then only 4's limits and 5 happen, and
+QEMU's own seccomp filter (-sandbox) is the wall.
+
+Lean: it runs between fork and exec.
+"""
+
+import os
+import resource
+
+from skerry.base.errors import KernelFault
+from skerry.kernel import mounts
+from skerry.kernel.cgroups import Cgroup, detect
+from skerry.kernel.descriptors import close_range
+from skerry.kernel.namespaces import loopback_up, setns, unshare
+from skerry.kernel.syscalls import checked, libc
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NamedTuple, TypedDict
+else:
+    from typing import NamedTuple, TypedDict
+
+CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS = 0x00020000, 0x02000000, 0x04000000
+CLONE_NEWIPC, CLONE_NEWNET = 0x08000000, 0x40000000
+_PR_SET_NO_NEW_PRIVS = 38
+_PR_SET_DUMPABLE = 4
+SYSTEM = ("/usr", "/etc/ld.so.cache", "/etc/resolv.conf", "/etc/hosts")
+"""Read-only in every such root; resolv.conf is for QEMU's user network."""
+DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
+
+
+class Bind(NamedTuple):
+    """A file or folder that the program sees, at its own path unless `at` is another."""
+
+    path: str
+    writable: bool = False
+    at: str = ""
+
+
+class Confined(TypedDict, total=False):
+    """What to run and behind what wall."""
+
+    argv: list[str]
+    groups: list[int]
+    """Of devices that the program opens, such as /dev/kvm."""
+    uid: int
+    """0 keeps the caller's user and builds no wall."""
+    root: str
+    """An empty folder to build the new root on."""
+    binds: list[Bind]
+    network: str
+    """`host`, `none`, or the path of a network namespace."""
+    cgroup: str
+    """A group that exists; empty for none."""
+    limits: dict[str, int]
+    """Names of resource(3) without RLIMIT_, in lower case."""
+    keep: list[int]
+    """Descriptors that the program inherits, besides 0, 1 and 2."""
+
+
+def execute(wanted: Confined) -> None:
+    """Become the program. Raises KernelFault or OSError; returns never."""
+    if wanted.get("cgroup"):
+        Cgroup(wanted["cgroup"], detect()).join_self()
+    uid = wanted.get("uid", 0)
+    if uid:
+        _namespaces(wanted.get("network", "host"))
+        _new_root(wanted["root"], wanted.get("binds", []))
+    for name, value in wanted.get("limits", {}).items():
+        _limit(getattr(resource, f"RLIMIT_{name.upper()}"), value)
+    checked(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "set no_new_privs")
+    if uid:
+        os.setgroups(wanted.get("groups", []))
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+    checked(libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "set dumpable")
+    _close_all_but(wanted.get("keep", []))
+    os.umask(0o077)
+    environment = {"PATH": "/usr/sbin:/usr/bin", "LANG": "C.UTF-8", "HOME": "/", "TMPDIR": "/tmp"}
+    os.execve(wanted["argv"][0], wanted["argv"], environment)
+
+
+def _limit(kind: int, value: int) -> None:
+    _, hard = resource.getrlimit(kind)
+    if hard != resource.RLIM_INFINITY:
+        value = min(value, hard)
+    resource.setrlimit(kind, (value, value))
+
+
+def _namespaces(network: str) -> None:
+    if network.startswith("/"):
+        fd = os.open(network, os.O_RDONLY | os.O_CLOEXEC)
+        setns(fd, CLONE_NEWNET, network)
+        os.close(fd)
+    flags = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWCGROUP
+    unshare(flags | (CLONE_NEWNET if network == "none" else 0))
+    if network == "none":
+        loopback_up()
+    mounts.mount("", "/", flags=mounts.MS_REC | mounts.MS_PRIVATE)
+
+
+def _new_root(root: str, binds: list[Bind]) -> None:
+    mounts.mount("skerry-vm", root, "tmpfs", mounts.MS_NOSUID, "size=4m,mode=755")
+    for path in SYSTEM:
+        if os.path.exists(path):
+            _bind(root, os.path.realpath(path), path, writable=False)
+    for name in ("bin", "sbin", "lib", "lib64", "lib32"):
+        # Debian's merged /usr; elsewhere these are folders of their own.
+        if os.path.islink(f"/{name}"):
+            os.symlink(os.readlink(f"/{name}"), f"{root}/{name}")
+        elif os.path.isdir(f"/{name}"):
+            _bind(root, f"/{name}", f"/{name}", writable=False)
+    for path in DEVICES:
+        _bind(root, path, path, writable=True)
+    os.mkdir(f"{root}/tmp", 0o1777)
+    for path, writable, at in binds:
+        _bind(root, path, at or path, writable=writable)
+    os.chdir(root)
+    mounts.pivot_root(".", ".")
+    mounts.umount(".", mounts.MNT_DETACH)
+    os.chdir("/")
+    remount = mounts.MS_REMOUNT | mounts.MS_BIND | mounts.MS_RDONLY
+    mounts.mount("", "/", flags=remount | mounts.MS_NOSUID)
+
+
+def _bind(root: str, source: str, target: str, *, writable: bool) -> None:
+    place = root + target
+    if os.path.isdir(source):
+        os.makedirs(place, exist_ok=True)
+    else:
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        os.close(os.open(place, os.O_CREAT | os.O_CLOEXEC, 0o644))
+    mounts.mount(source, place, flags=mounts.MS_BIND)
+    flags = mounts.MS_NOSUID | (0 if writable else mounts.MS_RDONLY)
+    if not target.startswith("/dev/"):
+        flags |= mounts.MS_NODEV
+    try:
+        mounts.mount("", place, flags=mounts.MS_REMOUNT | mounts.MS_BIND | flags)
+    except KernelFault as fault:
+        raise KernelFault(f"bind {source}", fault.errno) from None
+
+
+def _close_all_but(keep: list[int]) -> None:
+    """At execve; the pipe over which a failure is told lives until then."""
+    close_range(3, cloexec=True)
+    for fd in keep:
+        os.set_inheritable(fd, True)
+
+
+def main() -> None:
+    """Run what the first argument says (JSON of `Confined`), behind its wall."""
+    import json
+    import sys
+
+    wanted = json.loads(sys.argv[1])
+    try:
+        execute(wanted)
+    except (OSError, KernelFault) as error:
+        os.write(2, f"cannot run {wanted['argv'][0]}: {error}\n".encode())
+        os._exit(126)

@@ -1,0 +1,192 @@
+"""From a machine to its keeper's plan: what is opened, bound and run. Pure."""
+
+import os
+from typing import NamedTuple
+
+from skerry.base.errors import SystemFault
+from skerry.machine.full import argv, keeper
+from skerry.machine.full.confine import Bind, Confined
+from skerry.machine.full.spec import Hardware
+
+FIRST_FD = 100
+VIRTIOFSD = "/usr/lib/qemu/virtiofsd"
+SWTPM = "/usr/bin/swtpm"
+OVERHEAD = 512 << 20
+"""Bytes that QEMU may take beside the guest's memory: TCG's code, caches, the screen."""
+INSIDE = "/q"
+"""Where the folder for QEMU's own sockets is inside the wall: short, unix(7) allows 107 bytes."""
+
+
+class Places(NamedTuple):
+    """The folders of one machine."""
+
+    state: str
+    """Outlives a reboot: disks, saved states, logs."""
+    run: str
+    """Sockets and pids."""
+
+    @property
+    def disks(self) -> str:
+        """Layers that this machine began."""
+        return os.path.join(self.state, "disks")
+
+    @property
+    def states(self) -> str:
+        """Saved memory and devices."""
+        return os.path.join(self.state, "states")
+
+    @property
+    def console_log(self) -> str:
+        """What the guest wrote to its serial port."""
+        return os.path.join(self.state, "console.log")
+
+    @property
+    def qemu_log(self) -> str:
+        """What QEMU complained about."""
+        return os.path.join(self.state, "qemu.log")
+
+    @property
+    def sockets(self) -> str:
+        """The folder that QEMU itself may write to."""
+        return os.path.join(self.run, "q")
+
+    @property
+    def wall(self) -> str:
+        """An empty folder to build the new root on."""
+        return os.path.join(self.run, "root")
+
+
+class Launch(NamedTuple):
+    """What to start. `chains`: layer to its files, top-most first. `taps`: number of the network
+    card to the name of its tap device. `incoming`: the file of a saved state."""
+
+    name: str
+    hardware: Hardware
+    places: Places
+    uid: int
+    accel: str
+    chains: dict[str, list[str]]
+    taps: dict[int, str]
+    cgroup: str = ""
+    groups: tuple[int, ...] = ()
+    network: str = "host"
+    incoming: str = ""
+    vnc_secret: str = ""
+    hold: bool = True
+
+
+class _Openings:
+    """Descriptors by rising numbers."""
+
+    def __init__(self) -> None:
+        self.all: list[keeper.Opening] = []
+
+    def add(self, opening: keeper.Opening) -> int:
+        opening["fd"] = FIRST_FD + len(self.all)
+        self.all.append(opening)
+        return opening["fd"]
+
+    def file(self, kind: str, path: str) -> int:
+        return self.add({"kind": kind, "path": path})
+
+
+def plan(launch: Launch) -> keeper.Plan:
+    """The keeper's plan."""
+    hardware, places = launch.hardware, launch.places
+    openings = _Openings()
+    wiring = argv.Wiring(
+        accel=launch.accel,
+        qmp=openings.file("listen", os.path.join(places.run, keeper.QMP)),
+        serial=openings.file("listen", os.path.join(places.run, keeper.SERIAL)),
+        layers={layer: launch.chains[layer][0] for layer in hardware.layers()},
+        socket_dir=INSIDE if launch.uid else places.sockets,
+        discs={
+            drive.name: openings.file("read", drive.path) for drive in hardware.cdroms if drive.path
+        },
+        taps={at: openings.file("tap", name) for at, name in launch.taps.items()},
+        shares={
+            share.tag: openings.add(_virtiofsd(at, places, share.path, readonly=share.readonly))
+            for at, share in enumerate(hardware.shares)
+            if share.driver == "virtiofs"
+        },
+        vnc_secret=launch.vnc_secret,
+        tpm=openings.add(_swtpm(places)) if hardware.tpm else -1,
+        incoming=openings.file("read", launch.incoming) if launch.incoming else -1,
+        hold=launch.hold,
+    )
+    confined: Confined = {
+        "argv": argv.command(launch.name, hardware, wiring),
+        "uid": launch.uid,
+        "groups": list(launch.groups),
+        "root": places.wall,
+        "binds": _binds(launch),
+        "network": launch.network,
+        "cgroup": launch.cgroup,
+        "limits": {"core": 0, "nofile": 1024},
+    }
+    return {
+        "run_dir": places.run,
+        "console_log": places.console_log,
+        "qemu_log": places.qemu_log,
+        "openings": openings.all,
+        "confined": confined,
+        "cgroup": launch.cgroup,
+    }
+
+
+def adoption(places: Places, cgroup: str, pid: int, start: int) -> keeper.Plan:
+    """The plan of a keeper for a QEMU whose own was killed."""
+    return {
+        "run_dir": places.run,
+        "console_log": places.console_log,
+        "qemu_log": places.qemu_log,
+        "cgroup": cgroup,
+        "adopt": [pid, start],
+    }
+
+
+def _binds(launch: Launch) -> list[Bind]:
+    places = launch.places
+    binds = [Bind(places.disks, True), Bind(places.sockets, True, INSIDE)]
+    files = {path for chain in launch.chains.values() for path in chain}
+    binds += [Bind(path) for path in sorted(files) if os.path.dirname(path) != places.disks]
+    for share in launch.hardware.shares:
+        if share.driver == "9p":
+            binds.append(Bind(share.path, not share.readonly))
+    if launch.accel == "kvm":
+        binds.append(Bind("/dev/kvm", True))
+    if launch.vnc_secret:
+        binds.append(Bind(launch.vnc_secret))
+    return binds
+
+
+def _virtiofsd(at: int, places: Places, path: str, *, readonly: bool) -> keeper.Opening:
+    if not os.path.exists(VIRTIOFSD):
+        raise SystemFault(
+            "virtiofsd is missing", hint="apt-get install qemu-system-common, or share by 9p"
+        )
+    options = ["-o", f"source={path}", "-o", "cache=auto", "-o", "sandbox=namespace"]
+    if readonly:
+        options += ["-o", "readonly"]
+    return {
+        "kind": "helper",
+        "path": os.path.join(places.run, f"fs{at}.sock"),
+        "argv": [VIRTIOFSD, "--fd={fd}", "-f", *options],
+        "listens": True,
+    }
+
+
+def _swtpm(places: Places) -> keeper.Opening:
+    if not os.path.exists(SWTPM):
+        raise SystemFault("swtpm is missing", hint="apt-get install swtpm")
+    state = os.path.join(places.state, "tpm")
+    argv_ = [
+        SWTPM,
+        "socket",
+        "--tpm2",
+        "--tpmstate",
+        f"dir={state}",
+        "--ctrl",
+        "type=unixio,fd={fd}",
+    ]
+    return {"kind": "helper", "path": "", "argv": argv_, "listens": False}

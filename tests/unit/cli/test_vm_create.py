@@ -1,0 +1,69 @@
+"""`vm create`: options to the API's body."""
+
+from pathlib import Path
+
+import pytest
+
+from skerry.base.errors import InvalidInput, NotFound
+from skerry.cli import vm_create
+from skerry.cli.options import parse
+
+
+def test_everything(tmp_path: Path) -> None:
+    image = tmp_path / "image.vmdk"
+    image.touch()
+    line = (
+        f"--memory 1g --cpus 2 --disk 20g --disk {image},bus=sata,size=1g --cdrom /a.iso "
+        "--nic nat --nic bridge=br0,mac=52:54:00:00:00:01,model=e1000 -p 8080:80 "
+        f"-p 0.0.0.0:53:53/udp --share {tmp_path}:files,ro,driver=9p --share /srv --firmware uefi "
+        "--boot cdrom,disk --usb --user me --password secret"
+    )
+    assert vm_create.body(parse(vm_create.CREATE, line.split())) == {
+        "memory": 1 << 30,
+        "cpus": 2,
+        "firmware": "uefi",
+        "boot": ["cdrom", "disk"],
+        "usb": True,
+        "disks": [
+            {"size": 20 << 30},
+            {"bus": "sata", "source": str(image), "size": 1 << 30},
+        ],
+        "cdroms": ["/a.iso"],
+        "nics": [
+            {
+                "kind": "nat",
+                "forwards": [
+                    {"host_port": 8080, "guest_port": 80},
+                    {"host_ip": "0.0.0.0", "host_port": 53, "guest_port": 53, "protocol": "udp"},
+                ],
+            },
+            {"kind": "bridge", "network": "br0", "mac": "52:54:00:00:00:01", "model": "e1000"},
+        ],
+        "shares": [
+            {"path": str(tmp_path), "tag": "files", "readonly": True, "driver": "9p"},
+            {"path": "/srv", "tag": "share1"},
+        ],
+        "cloud_init": {"user": "me", "password": "secret"},
+    }
+
+
+def test_nothing_given_is_nothing_sent() -> None:
+    assert vm_create.body(parse(vm_create.CREATE, [])) == {}
+
+
+def test_a_port_makes_a_nat_card_and_needs_one() -> None:
+    wanted = vm_create.body(parse(vm_create.CREATE, ["-p", "1:2"]))
+    assert wanted["nics"][0]["kind"] == "nat"
+    with pytest.raises(InvalidInput, match="NAT"):
+        vm_create.body(parse(vm_create.CREATE, ["-p", "1:2", "--nic", "none"]))
+
+
+@pytest.mark.parametrize("text", ["80", "a:b", "1:2:3:4", ":80"])
+def test_wrong_ports(text: str) -> None:
+    with pytest.raises(InvalidInput):
+        vm_create.forward(text)
+
+
+def test_a_disk_that_is_neither_a_file_nor_a_size() -> None:
+    with pytest.raises(NotFound, match=r"no such disk image: missing\.img"):
+        vm_create.disk("missing.img")

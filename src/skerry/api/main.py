@@ -6,11 +6,17 @@ import contextlib
 import logging
 import os
 import signal
+import socket
+import ssl
 import sys
 from collections.abc import Sequence
+from functools import partial
 
+from aiohttp import web
+
+from skerry.api import tls
 from skerry.api.server import Api, serve
-from skerry.base.errors import SkerryError
+from skerry.base.errors import InvalidInput, SkerryError
 from skerry.base.settings import Settings, default_settings
 from skerry.engine import instance
 from skerry.engine.engine import Engine
@@ -28,7 +34,22 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--root", metavar="DIR", help="state that survives a reboot")
     result.add_argument("--run-root", metavar="DIR", help="sockets, pids, running containers")
     result.add_argument(
-        "-H", "--host", metavar="unix://PATH", help="where to listen (RUN_ROOT/skerry.sock)"
+        *("-H", "--host"),
+        metavar="unix://PATH|tcp://ADDRESS:PORT",
+        action="append",
+        default=[],
+        help="where to listen (RUN_ROOT/skerry.sock); tcp:// comes beside it, once or more",
+    )
+    result.add_argument(
+        "--tlsverify", action="store_true", help="TCP clients need a certificate of --tlscacert"
+    )
+    result.add_argument("--tlscacert", metavar="FILE", default="", help="who signs clients (PEM)")
+    result.add_argument("--tlscert", metavar="FILE", default="", help="the engine's certificate")
+    result.add_argument("--tlskey", metavar="FILE", default="", help="the engine's key")
+    result.add_argument(
+        "--plain-tcp",
+        action="store_true",
+        help="TCP without TLS: whoever reaches the port is root on this host",
     )
     result.add_argument("--log-level", choices=LEVELS, default="info", help="default: info")
     result.add_argument(
@@ -50,8 +71,11 @@ def main(arguments: Sequence[str]) -> int:
         stream=sys.stderr,
     )
     try:
-        settings = default_settings(options.root, options.run_root, options.host)
-        asyncio.run(run(settings, idle_exit=options.idle_exit))
+        remote = [host for host in options.host if host.startswith("tcp://")]
+        local = [host for host in options.host if host not in remote]
+        settings = default_settings(options.root, options.run_root, (local or [None])[-1])
+        context = _security(options, remote)
+        asyncio.run(run(settings, remote, context, idle_exit=options.idle_exit))
     except SkerryError as error:
         sys.stderr.write(f"skerry engine: {error.message}\n")
         if error.hint:
@@ -67,8 +91,31 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-async def run(settings: Settings, *, idle_exit: float = 0.0) -> None:
-    """One engine, from its lock to its last word."""
+def _security(options: argparse.Namespace, remote: Sequence[str]) -> ssl.SSLContext | None:
+    """How TCP clients are told apart; InvalidInput when nothing would."""
+    for host in remote:
+        tls.parse_address(host)
+    if options.tlsverify:
+        for name in ("tlscacert", "tlscert", "tlskey"):
+            if not getattr(options, name):
+                raise InvalidInput(f"--tlsverify needs --{name}")
+        return tls.mutual(options.tlscacert, options.tlscert, options.tlskey)
+    if remote and not options.plain_tcp:
+        raise InvalidInput(
+            f"will not listen on {remote[0]} without TLS: whoever reaches it would be root",
+            hint="use --tlsverify --tlscacert --tlscert --tlskey, or say --plain-tcp",
+        )
+    return None
+
+
+async def run(
+    settings: Settings,
+    remote: Sequence[str] = (),
+    context: ssl.SSLContext | None = None,
+    *,
+    idle_exit: float = 0.0,
+) -> None:
+    """One engine, from its lock to its last word. `remote` are the `tcp://` hosts."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -79,8 +126,15 @@ async def run(settings: Settings, *, idle_exit: float = 0.0) -> None:
     async with Engine(settings) as engine:
         if own:
             sockets = [instance.listen(settings.socket_path)]
-        api, runner = await serve(engine, sockets)
-        log.info("listening on %s, root %s", settings.host, settings.root)
+        over_tcp = [tls.listen(host) for host in remote]
+        plain = [*sockets, *over_tcp] if context is None else sockets
+        api, runner = await serve(engine, plain)
+        terminators = []
+        if context is not None:
+            terminators = [
+                tls.Terminator(sock, context, partial(_give, runner)) for sock in over_tcp
+            ]
+        log.info("listening on %s, root %s", ", ".join([settings.host, *remote]), settings.root)
         instance.notify(f"READY=1\nMAINPID={os.getpid()}")
         watch = asyncio.ensure_future(_idle(engine, api, idle_exit, stop))
         try:
@@ -93,7 +147,18 @@ async def run(settings: Settings, *, idle_exit: float = 0.0) -> None:
                 # Nobody shall connect to an engine that no longer answers.
                 with contextlib.suppress(OSError):
                     os.unlink(settings.socket_path)
+            for each in terminators:
+                await each.close()
             await runner.cleanup()
+
+
+async def _give(runner: web.ServerRunner, sock: socket.socket) -> None:
+    """A connection that was not accepted by the HTTP server itself."""
+    server = runner.server
+    if server is None:
+        sock.close()
+        return
+    await asyncio.get_running_loop().connect_accepted_socket(server, sock)
 
 
 async def _idle(engine: Engine, api: Api, seconds: float, stop: asyncio.Event) -> None:

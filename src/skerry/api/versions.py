@@ -65,6 +65,11 @@ def has_short_config(version: Version) -> bool:
     return version >= (1, 50)
 
 
+def prunes_named_volumes(version: Version) -> bool:
+    """Before 1.42 pruning volumes took named ones along, as `all` does since."""
+    return version < (1, 42)
+
+
 def wait_answers_at_once(version: Version) -> bool:
     """Since 1.30 `wait` sends its headers before the container ends."""
     return version >= (1, 30)

@@ -78,8 +78,15 @@ _OTHERS: list[tuple[str, str, Handle]] = [
     ("POST", "/plugins/create", no_plugin_support),
     ("GET", "/plugins/{name:*}/json", no_plugin),
     ("DELETE", "/plugins/{name:*}", no_plugin),
+    *(
+        ("POST", f"/plugins/{{name:*}}/{verb}", no_plugin)
+        for verb in ("enable", "disable", "upgrade", "push", "set")
+    ),
     ("GET", "/containers/{id}/checkpoints", no_checkpoints),
     ("POST", "/containers/{id}/checkpoints", no_checkpoints),
+    ("DELETE", "/containers/{id}/checkpoints/{checkpoint}", no_checkpoints),
 ]
 
+ANSWERS = (no_plugins, build_prune)
+"""Those of this module that answer what an engine without such things has to answer."""
 ROUTES = _swarm() + [Route(*each) for each in _OTHERS]

@@ -6,6 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
+from skerry.api import versions
 from skerry.api.call import Call, no_content
 from skerry.api.formats import rfc3339
 from skerry.api.router import Route
@@ -103,6 +104,7 @@ async def prune(call: Call) -> web.StreamResponse:
     if unknown := filters.keys() - {"all", "label", "label!"}:
         raise InvalidInput(f"invalid filter '{min(unknown)}'")
     everything = bool(filters.get("all", frozenset()) & {"true", "1"})
+    everything = everything or versions.prunes_named_volumes(call.version)
     names, freed = [], 0
     for volume in call.engine.volumes.all():
         if call.engine.volumes.in_use(volume.name) or not (volume.anonymous or everything):

@@ -25,7 +25,7 @@ COMMANDS = {
     "engine": Command(
         engine,
         "Run the engine in the foreground",
-        "[--root DIR] [--run-root DIR] [--host unix://PATH] [OPTION...]",
+        "[--root DIR] [--run-root DIR] [--host unix://PATH|tcp://ADDRESS:PORT] [OPTION...]",
         verbatim=True,
         text="Otherwise the first command that needs an engine starts one in the background.",
     )

@@ -8,7 +8,8 @@ import msgspec
 from aiohttp import web
 
 from skerry.api.versions import Version
-from skerry.base.errors import InvalidInput, LimitExceeded
+from skerry.base.errors import InvalidInput, LimitExceeded, Unavailable
+from skerry.build.builder import Builder
 from skerry.engine.engine import Engine
 
 BODY_LIMIT = 8 << 20
@@ -21,7 +22,7 @@ _encoder = msgspec.json.Encoder()
 class Call:
     """A request, its route's parameters and the engine."""
 
-    __slots__ = ("engine", "params", "query", "request", "version")
+    __slots__ = ("_builder", "engine", "params", "query", "request", "version")
 
     def __init__(
         self,
@@ -29,12 +30,21 @@ class Call:
         engine: Engine,
         version: Version,
         params: Mapping[str, str],
+        builder: Builder | None = None,
     ) -> None:
         self.request = request
+        self._builder = builder
         self.engine = engine
         self.version = version
         self.params = params
         self.query = request.rel_url.query
+
+    @property
+    def builder(self) -> Builder:
+        """The engine's builder."""
+        if self._builder is None:
+            raise Unavailable("this engine has no builder")
+        return self._builder
 
     def text(self, name: str, default: str = "") -> str:
         """A parameter of the query."""

@@ -14,6 +14,7 @@ from skerry.api.errors import message_of, status_of
 from skerry.api.router import Route, Router
 from skerry.api.routes import (
     archive,
+    build,
     containers,
     copying,
     execs,
@@ -31,6 +32,7 @@ from skerry.api.routes import (
     volumes,
 )
 from skerry.base.errors import GuestFault, SkerryError
+from skerry.build.builder import Builder
 from skerry.engine.engine import Engine
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,7 @@ def all_routes() -> list[Route]:
         execs,
         image_archives,
         copying,
+        build,
         transfer,
         trust,
         images,
@@ -73,6 +76,7 @@ class Api:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._builder = Builder(engine)
         self._router = Router(all_routes())
         self.requests = 0
         self.active = 0
@@ -99,7 +103,7 @@ class Api:
                 return _failure(405, "method not allowed")
             return _failure(404, "page not found")
         route, params = found
-        call = Call(request, self._engine, version, params)
+        call = Call(request, self._engine, version, params, self._builder)
         try:
             if route.streams:
                 response = await route.handle(call)

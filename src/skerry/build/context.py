@@ -11,7 +11,7 @@ from typing import BinaryIO, Final
 
 from skerry.base.errors import InvalidInput, LimitExceeded
 from skerry.build.tree import Node, parts_of
-from skerry.store.compression import decompressed, file_chunks
+from skerry.store.compression import decompressed, file_chunks, is_compressed
 from skerry.store.faults import told
 from skerry.store.tar_reader import (
     BLOCK_DEVICE,
@@ -236,3 +236,8 @@ def _zeros(count: int) -> Iterator[bytes]:
     while count > 0:
         yield _HOLE[:count] if count < len(_HOLE) else _HOLE
         count -= len(_HOLE)
+
+
+def is_archive(head: bytes) -> bool:
+    """Whether a file that begins so (with 512 bytes, if it has them) is an archive."""
+    return is_compressed(head) or head[257:262] == b"ustar"

@@ -104,7 +104,7 @@ def record_of(what: Run) -> Record:
 async def _run(engine: Engine, task: Task, output: Output) -> Exit:
     over: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
 
-    def on_exit(_id: str, exit: Exit) -> None:  # noqa: A002
+    def on_exit(_id: str, exit: Exit) -> None:
         if not over.done():
             over.set_result(exit)
 
@@ -175,7 +175,7 @@ async def _pass_on(stream: Stream, output: Output) -> None:
         output(last, bytes(tail))
 
 
-async def _remove(engine: Engine, id: str, state_dir: str, run_dir: str) -> None:  # noqa: A002
+async def _remove(engine: Engine, id: str, state_dir: str, run_dir: str) -> None:
     try:
         await engine.driver.delete(id, state_dir, run_dir)
     finally:

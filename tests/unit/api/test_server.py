@@ -285,7 +285,6 @@ async def test_stats_once(http: aiohttp.ClientSession) -> None:
     [
         ("GET", "/swarm", 503),
         ("GET", "/services", 503),
-        ("POST", "/build", 501),
         ("POST", "/networks/create", 501),
         ("DELETE", "/networks/host", 403),
         ("GET", "/networks/nothing", 404),

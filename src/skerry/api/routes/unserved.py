@@ -23,8 +23,10 @@ async def no_swarm_here(call: Call) -> web.StreamResponse:
 
 
 async def no_build(call: Call) -> web.StreamResponse:
-    """POST /build and the sessions that BuildKit's clients open."""
-    raise Unsupported("this engine cannot build images yet")
+    """The sessions that BuildKit's clients open."""
+    raise Unsupported(
+        "this engine does not speak BuildKit's protocol", hint="set DOCKER_BUILDKIT=0"
+    )
 
 
 async def no_plugin(call: Call) -> web.StreamResponse:
@@ -40,11 +42,6 @@ async def no_plugins(call: Call) -> web.StreamResponse:
 async def no_plugin_support(call: Call) -> web.StreamResponse:
     """Installing plugins."""
     raise Unsupported("this engine has no plugins")
-
-
-async def build_prune(call: Call) -> web.StreamResponse:
-    """POST /build/prune: there is no build cache."""
-    return call.json({"CachesDeleted": None, "SpaceReclaimed": 0})
 
 
 async def no_checkpoints(call: Call) -> web.StreamResponse:
@@ -67,11 +64,8 @@ def _swarm() -> list[Route]:
 
 
 _OTHERS: list[tuple[str, str, Handle]] = [
-    ("POST", "/build", no_build),
-    ("POST", "/build/cancel", no_build),
     ("POST", "/session", no_build),
     ("POST", "/grpc", no_build),
-    ("POST", "/build/prune", build_prune),
     ("GET", "/plugins", no_plugins),
     ("GET", "/plugins/privileges", no_plugin_support),
     ("POST", "/plugins/pull", no_plugin_support),

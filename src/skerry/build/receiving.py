@@ -1,0 +1,46 @@
+"""Contexts: from the client's archive, from a URL (an archive, or a Dockerfile alone), from git."""
+
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+from skerry.base.errors import InvalidInput
+from skerry.build import context, repositories
+from skerry.build.request import Options
+from skerry.build.sources import checkout
+from skerry.build.tree import Tree
+from skerry.engine.archives import blocking
+
+if TYPE_CHECKING:
+    from skerry.build.builder import Builder
+
+_DOCKERFILE_LIMIT = 16 << 20
+
+
+async def remote_context(
+    builder: "Builder", remote: str, options: Options, held: AsyncExitStack
+) -> tuple[Tree, Options]:
+    """The tree that a `remote` parameter means, until `held` ends, and the options as they are for
+    it: a URL that is no archive is the Dockerfile itself. Errors as downloads' and git's."""
+    store = builder.engine.store
+    if repositories.is_repository(remote):
+        return await checkout(store, remote, held), options
+    if not remote.startswith(("http://", "https://")):
+        raise InvalidInput(f"not a context: {remote:.200}", hint="give a git repository or a URL")
+    found = await builder.downloads.fetch(remote)
+    with open(found.path, "rb") as file:
+        head = file.read(512)
+    if context.is_archive(head):
+
+        def receive() -> context.Context:
+            with open(found.path, "rb") as file:
+                return context.receive(file, remote, store.scratch.tmp)
+
+        tree = await blocking(receive)
+        held.callback(tree.close)
+        return tree, options
+    if found.size > _DOCKERFILE_LIMIT:
+        raise InvalidInput(f"{remote}: neither an archive nor a Dockerfile")
+    with open(found.path, "rb") as file:
+        tree = context.from_files({"Dockerfile": file.read()}, remote, store.scratch.tmp)
+    held.callback(tree.close)
+    return tree, options._replace(dockerfile="Dockerfile")

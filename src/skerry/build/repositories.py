@@ -1,0 +1,145 @@
+"""Git sources: a context or an ADD out of a repository, by the host's git.
+
+The URL is somebody else's: git gets no configuration of the host, no prompt, no hooks, and only
+protocols that lead to a server. Forms: `URL#ref:directory`, and `?ref=…&subdir=…` behind it.
+"""
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+from typing import Final, NamedTuple
+from urllib.parse import parse_qs
+
+from skerry.base.errors import DigestMismatch, InvalidInput, NotFound, Unavailable, Unsupported
+
+PROTOCOLS: Final = "https:http:git:ssh"
+_SECONDS: Final = 600
+_SSH: Final = re.compile(r"[A-Za-z0-9._-]+@[A-Za-z0-9.-]+:[^\s]+")
+_URL: Final = re.compile(r"(?:git|ssh)://\S+|https?://\S+?\.git(?:[?#]\S*)?")
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_REF: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./+@=-]{0,250}")
+
+
+class Repository(NamedTuple):
+    """Where to fetch from."""
+
+    url: str
+    ref: str = ""
+    """Branch, tag or commit; empty for the server's HEAD."""
+    directory: str = ""
+
+
+def is_repository(text: str) -> bool:
+    """Whether Docker would take it for a repository."""
+    if text.startswith("github.com/"):
+        return True
+    return bool(_SSH.fullmatch(text.partition("#")[0]) or _URL.fullmatch(text))
+
+
+def parse(text: str) -> Repository:
+    """InvalidInput for what git could misunderstand."""
+    url, _, fragment = text.partition("#")
+    ref, _, directory = fragment.partition(":")
+    url, _, query = url.partition("?")
+    if query:
+        fields = {key: values[-1] for key, values in parse_qs(query).items()}
+        ref = ref or fields.get("ref") or fields.get("branch") or fields.get("tag") or ""
+        directory = directory or fields.get("subdir", "")
+    if url.startswith("github.com/"):
+        url = f"https://{url}"
+    if ref and not _REF.fullmatch(ref):
+        raise InvalidInput(f"{text:.200}: not a git reference: {ref!r:.80}")
+    if url.startswith("-") or "\0" in text:
+        raise InvalidInput(f"not a repository: {text!r:.200}")
+    return Repository(url, ref, directory)
+
+
+async def fetch(repository: Repository, folder: str, *, checksum: str = "", agent: str = "") -> str:
+    """Check the repository out into `folder`, which is made; the commit.
+
+    `checksum` is the commit that it has to be, or its beginning. NotFound, Unavailable,
+    DigestMismatch.
+    """
+    if shutil.which("git") is None:
+        raise Unsupported(
+            f"cannot fetch {repository.url}: git is not installed on the engine's host"
+        )
+    os.mkdir(folder, 0o700)
+    await _git(folder, "init", "-q")
+    await _git(folder, "remote", "add", "origin", repository.url)
+    ref = repository.ref or "HEAD"
+    try:
+        await _git(folder, "fetch", "-q", "--depth=1", "--no-tags", "origin", ref, agent=agent)
+    except NotFound:
+        # A server need not hand out commits by their names, nor be able to cut the history.
+        await _git(
+            folder, "fetch", "-q", "origin", "+refs/heads/*:refs/remotes/origin/*", "--tags",
+            agent=agent,
+        )  # fmt: skip
+        commit = await _find(folder, ref)
+    else:
+        commit = await _git(folder, "rev-parse", "FETCH_HEAD^{commit}")
+    if checksum and not commit.startswith(checksum.lower()):
+        raise DigestMismatch(f"{repository.url}: {ref} is commit {commit}, not {checksum:.80}")
+    await _git(folder, "checkout", "-q", "--detach", commit)
+    await _git(folder, "submodule", "update", "-q", "--init", "--recursive", "--depth=1",
+               agent=agent)  # fmt: skip
+    return commit
+
+
+async def _find(folder: str, ref: str) -> str:
+    wanted = [ref, f"refs/remotes/origin/{ref}"]
+    if ref == "HEAD":
+        head = await _git(folder, "ls-remote", "origin", "HEAD")
+        wanted = [head.split()[0]] if head else []
+    for name in wanted:
+        with contextlib.suppress(NotFound):
+            return await _git(folder, "rev-parse", "--verify", "-q", f"{name}^{{commit}}")
+    raise NotFound(f"no such git reference: {ref}")
+
+
+async def _git(folder: str, *arguments: str, agent: str = "") -> str:
+    environment = {
+        "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
+        "HOME": "/nonexistent",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": "/dev/null",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_ASKPASS": "/bin/false",
+        "GIT_ALLOW_PROTOCOL": PROTOCOLS,
+        "GIT_SSH_COMMAND": "ssh -F /dev/null -o BatchMode=yes -o StrictHostKeyChecking=accept-new"
+        " -o UserKnownHostsFile=/dev/null",
+        "LC_ALL": "C",
+    }
+    if agent:
+        environment["SSH_AUTH_SOCK"] = agent
+    process = await asyncio.create_subprocess_exec(
+        "git",
+        "-c",
+        "core.hooksPath=/dev/null",
+        "-c",
+        "protocol.file.allow=never",
+        "-C",
+        folder,
+        *arguments,
+        env=environment,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        out, complaint = await asyncio.wait_for(process.communicate(), _SECONDS)
+    except TimeoutError:
+        raise Unavailable(f"git {arguments[0]} took more than {_SECONDS} seconds") from None
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, 9)
+            await process.wait()
+    if process.returncode:
+        text = complaint.decode("utf-8", "replace").strip().splitlines()
+        raise NotFound(f"git {arguments[0]}: {text[-1][:300] if text else 'failed'}")
+    return out.decode("utf-8", "replace").strip()

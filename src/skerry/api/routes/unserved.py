@@ -44,6 +44,11 @@ async def no_plugin_support(call: Call) -> web.StreamResponse:
     raise Unsupported("this engine has no plugins")
 
 
+async def build_prune(call: Call) -> web.StreamResponse:
+    """POST /build/prune: no step's result is kept apart from its image."""
+    return call.json({"CachesDeleted": None, "SpaceReclaimed": 0})
+
+
 async def no_checkpoints(call: Call) -> web.StreamResponse:
     """Checkpoints of containers."""
     raise Unsupported("this engine has no checkpoints")
@@ -66,6 +71,7 @@ def _swarm() -> list[Route]:
 _OTHERS: list[tuple[str, str, Handle]] = [
     ("POST", "/session", no_build),
     ("POST", "/grpc", no_build),
+    ("POST", "/build/prune", build_prune),
     ("GET", "/plugins", no_plugins),
     ("GET", "/plugins/privileges", no_plugin_support),
     ("POST", "/plugins/pull", no_plugin_support),
@@ -81,6 +87,6 @@ _OTHERS: list[tuple[str, str, Handle]] = [
     ("DELETE", "/containers/{id}/checkpoints/{checkpoint}", no_checkpoints),
 ]
 
-ANSWERS = (no_plugins,)
+ANSWERS = (no_plugins, build_prune)
 """Those of this module that answer what an engine without such things has to answer."""
 ROUTES = _swarm() + [Route(*each) for each in _OTHERS]

@@ -103,6 +103,8 @@ _skerry_options() {
     'snapshot inspect') echo '--format -f --help' ;;
     'snapshot restore') echo '--force -f --help' ;;
     'snapshot rm') echo '--help' ;;
+    'snapshot export') echo '--output -o --no-image --help' ;;
+    'snapshot import') echo '--name --help' ;;
     'volume create') echo '--driver -d --label --opt -o --help' ;;
     'volume ls') echo '--filter -f --format --quiet -q --help' ;;
     'volume list') echo '--filter -f --format --quiet -q --help' ;;
@@ -629,6 +631,8 @@ _skerry_value() {
     'snapshot create --comment'|'snapshot create -m') echo 'any' ;;
     'snapshot ls --format') echo 'any' ;;
     'snapshot inspect --format'|'snapshot inspect -f') echo 'any' ;;
+    'snapshot export --output'|'snapshot export -o') echo 'files' ;;
+    'snapshot import --name') echo 'any' ;;
     'volume create --driver'|'volume create -d') echo 'any' ;;
     'volume create --label') echo 'any' ;;
     'volume create --opt'|'volume create -o') echo 'any' ;;
@@ -746,6 +750,7 @@ _skerry_arguments() {
     'snapshot create') echo 'containers' ;;
     'snapshot ls') echo 'containers' ;;
     'snapshot tree') echo 'containers' ;;
+    'snapshot import') echo 'files' ;;
     'volume inspect') echo 'volumes' ;;
     'volume rm') echo 'volumes' ;;
     'volume remove') echo 'volumes' ;;
@@ -787,7 +792,7 @@ _skerry_group() {
     container) echo 'attach commit cp create diff exec export fork inspect kill list logs ls pause prune ps rename restart rm run start stats stop top unpause update wait' ;;
     image) echo 'copy exists history import inspect list load ls prune pull push remove rm save tag' ;;
     system) echo 'df events info prune' ;;
-    snapshot) echo 'create inspect ls restore rm tree' ;;
+    snapshot) echo 'create export import inspect ls restore rm tree' ;;
     volume) echo 'backup create export import inspect list ls prune remove rm' ;;
     vm) echo 'console create discard display inspect logs ls pause reset resume rm save screenshot sendkey start stop' ;;
     trust) echo 'generate-key' ;;

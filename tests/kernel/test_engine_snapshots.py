@@ -1,7 +1,10 @@
 """Snapshots, restores, forks and differences through a running engine, and across its death."""
 
+import io
+import json
 import os
 import random
+import tarfile
 import threading
 import time
 from collections.abc import Iterator
@@ -138,6 +141,7 @@ def test_what_is_written_meanwhile_is_seen_at_one_instant(client: Engine, box: C
     # apart now and then.
     script = "n=0; while :; do n=$((n+1)); echo $n > /a; echo $n > /b; done"
     busy = client.containers.start("busybox", ["sh", "-c", script], name="busy")
+    sh(busy, "until [ -s /b ]; do sleep 0.01; done")
     for number in range(5):
         take(client, f"p{number}", "busy")
         found = client.client.get(f"/skerry/diff?from=history&to=busy:p{number}")
@@ -287,3 +291,99 @@ def _check(client: Engine, engine: Skerry) -> None:
             assert a == b, f"seed {SEED}"
             each.remove(force=True)
     assert sh(box, "echo on") == "on\n"
+
+
+def export(client: Engine, reference: str, query: str = "") -> bytes:
+    response = client.client.open("GET", f"/skerry/snapshots/{reference}/export{query}")
+    try:
+        return response.read(1 << 30)
+    finally:
+        response.connection.close()
+
+
+def import_(client: Engine, data: bytes, name: str = "") -> dict[str, Any]:
+    response = client.client.open("POST", f"/skerry/snapshots/import?name={name}", data)
+    try:
+        made: dict[str, Any] = response.json()
+        return made
+    finally:
+        response.connection.close()
+
+
+def test_a_snapshot_travels_as_a_file(client: Engine, own_engine: Skerry, box: Container) -> None:
+    sh(box, "echo data > /data; rm /etc/passwd; ln /data /same; mkdir /home; touch /home/x")
+    take(client, "one")
+    sh(box, "rm /same; echo more >> /data; rm -r /home; mkdir /home")
+    restore(client, "one")
+    sh(box, "rm /same; echo more >> /data; rm -r /home; mkdir /home")
+    take(client, "two")
+    data = export(client, "history:two")
+    with Engine(own_engine.host, timeout=30) as other:
+        for image in other.images.list():
+            image.remove(force=True)
+        made = import_(other, data)
+        assert (made["ContainerName"], made["Name"], made["Parent"]) == ("history", "two", "")
+        assert made["Current"]
+        copy = other.containers.get("history")
+        assert copy.status == "created"
+        copy.start()
+        assert sh(copy, "cat /data; ls /home; ls /same /etc/passwd 2>&1 | wc -l") == (
+            "data\nmore\n2\n"
+        )
+        again = import_(other, export(other, "two", "?image=0"), "second")
+        second = other.containers.get(again["ContainerName"])
+        second.start()
+        assert sh(second, "cat /data") == "data\nmore\n"
+        with pytest.raises(Conflict):
+            import_(other, data, "second")
+        before = sorted(os.listdir(own_engine.root / "frozen"))
+        for damaged in (data[:-20000], data[: len(data) // 2], b"", bytes(4096)):
+            with pytest.raises(InvalidInput):
+                import_(other, damaged, "third")
+        assert sorted(os.listdir(own_engine.root / "frozen")) == before
+        assert [each.name for each in other.containers.list(all=True)] == ["second", "history"]
+
+
+def test_an_archive_opens_nothing_to_the_host(
+    client: Engine, engine: Skerry, box: Container
+) -> None:
+    risky = client.containers.create(
+        "busybox",
+        "true",
+        name="risky",
+        privileged=True,
+        volumes=["/etc:/host"],
+        memory=64 << 20,
+        cap_add=["SYS_ADMIN"],
+        host_config={"PidMode": "host", "Devices": []},
+    )
+    take(client, "one", "risky")
+    data = export(client, "risky:one")
+    hostile = json.dumps({"Privileged": True, "Binds": ["/:/host"], "PidMode": "host"})
+    for changed in (data, forged(data, json.loads(hostile))):
+        made = import_(client, changed, "tame")
+        host = client.containers.get("tame").inspect()["HostConfig"]
+        assert not host.get("Privileged")
+        assert not host.get("Binds")
+        assert not host.get("CapAdd")
+        assert host.get("PidMode", "") == ""
+        client.containers.get(made["ContainerName"]).remove()
+    assert host["Memory"] in (0, 64 << 20)
+    assert risky.status == "created"
+
+
+def forged(data: bytes, host: dict[str, Any]) -> bytes:
+    """The archive with another HostConfig."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=io.BytesIO(data)) as old, tarfile.open(fileobj=out, mode="w") as new:
+        for member in old:
+            file = old.extractfile(member)
+            assert file is not None
+            content = file.read()
+            if member.name.endswith(".json"):
+                head = json.loads(content)
+                head["about"]["container"]["host"] = host
+                content = json.dumps(head).encode()
+                member.size = len(content)
+            new.addfile(member, io.BytesIO(content))
+    return out.getvalue()

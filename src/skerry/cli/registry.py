@@ -104,7 +104,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "snapshot": {
         name: ("snapshot", f"snapshot {name}")
-        for name in ("create", "ls", "tree", "inspect", "restore", "rm")
+        for name in ("create", "ls", "tree", "inspect", "restore", "rm", "export", "import")
     },
     "volume": {
         "create": ("volumes", "volume create"),

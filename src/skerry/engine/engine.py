@@ -22,6 +22,7 @@ from skerry.engine.recovery import Recovery
 from skerry.engine.roster import Roster
 from skerry.engine.sbom import Sbom
 from skerry.engine.signing import Signing
+from skerry.engine.snapshot_files import SnapshotFiles
 from skerry.engine.snapshots import Snapshots
 from skerry.engine.system import System
 from skerry.engine.transfer import Transfer
@@ -70,6 +71,9 @@ class Engine:
             self.host,
         )
         self.snapshots = Snapshots(self.store, self.driver, self.roster, self.lifecycle)
+        self.snapshot_files = SnapshotFiles(
+            self.store, self.roster, self.containers, self.snapshots
+        )
         self.execs = Execs(self.driver, self.roster, self.lifecycle, self.host)
         self.forks = Forks(
             self.store, self.roster, self.lifecycle, self.containers, self.snapshots, self.execs

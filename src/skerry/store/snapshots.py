@@ -177,11 +177,15 @@ class Snapshots:
             os.rename(fresh, self.frozen.path(as_id))
 
     def flattened(self, id: str) -> AbstractContextManager[str]:  # noqa: A002
-        """A temporary folder with a frozen layer and those below it merged into one layer."""
+        """The folder of a frozen layer and those below it as one layer, to be read in the block."""
         return self._flattened(self.frozen.chain(id))
 
     @contextmanager
     def _flattened(self, ids: Ids) -> Iterator[str]:
+        if len(ids) == 1:
+            with self.frozen.hold(ids[0]):
+                yield f"{self.frozen.path(ids[0])}/upper"
+            return
         with self._scratch.folder("flat") as fresh, told("merge layers"):
             self._copy(self.frozen.path(ids[0]), fresh, ids[1:])
             yield f"{fresh}/upper"

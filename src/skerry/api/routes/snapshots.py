@@ -7,7 +7,9 @@ from aiohttp import web
 from skerry.api.call import Call, no_content
 from skerry.api.formats import rfc3339
 from skerry.api.router import Route
+from skerry.api.routes.image_archives import archive
 from skerry.base.errors import InvalidInput
+from skerry.engine.archives import as_file
 from skerry.engine.snapshot import Snapshot
 
 
@@ -62,6 +64,21 @@ async def remove(call: Call) -> web.StreamResponse:
     return no_content()
 
 
+async def export(call: Call) -> web.StreamResponse:
+    """GET /skerry/snapshots/{id}/export?image=…: one file."""
+    chunks = call.engine.snapshot_files.export(
+        call.params["id"], with_image=call.flag("image", True)
+    )
+    return await archive(call, chunks)
+
+
+async def import_(call: Call) -> web.StreamResponse:
+    """POST /skerry/snapshots/import?name=…: such a file in the body; a new container."""
+    async with as_file(call.chunks()) as stream:
+        _, taken = await call.engine.snapshot_files.import_(stream, call.text("name"))
+    return call.json(shape(call, taken), 201)
+
+
 async def fork(call: Call) -> web.StreamResponse:
     """POST /skerry/fork?container=…&count=…&name=…&start=…: an answer for each copy."""
     start = call.flag("start") if call.text("start") else None
@@ -98,7 +115,9 @@ def _required(call: Call, name: str) -> str:
 ROUTES = [
     Route("POST", "/skerry/snapshots", create),
     Route("GET", "/skerry/snapshots", list_all),
+    Route("POST", "/skerry/snapshots/import", import_, streams=True),
     Route("GET", "/skerry/snapshots/{id}", inspect),
+    Route("GET", "/skerry/snapshots/{id}/export", export, streams=True),
     Route("POST", "/skerry/snapshots/{id}/restore", restore),
     Route("DELETE", "/skerry/snapshots/{id}", remove),
     Route("POST", "/skerry/fork", fork),

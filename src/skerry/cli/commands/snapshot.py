@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from skerry.base.errors import Conflict
+from skerry.cli.commands.archives import OUTPUT, check_output, read_file, save_response
 from skerry.cli.context import Context, each, err, out, terminal, visible, write
 from skerry.cli.human import ago, size_decimal
 from skerry.cli.options import Command, Parsed, number, switch, text
@@ -151,6 +152,28 @@ def remove(context: Context, parsed: Parsed) -> int:
     )
 
 
+def export(context: Context, parsed: Parsed) -> int:
+    """To a file, or to standard output."""
+    check_output(parsed)
+    image = query(image=False if parsed.on("no-image") else None)
+    target = f"/skerry/snapshots/{quote(parsed.arguments[0])}/export{image}"
+    return save_response(context.client.open("GET", target), parsed.text("output"))
+
+
+def import_(context: Context, parsed: Parsed) -> int:
+    """Print the name of the container that was made of the archive."""
+    source = parsed.arguments[0]
+    target = "/skerry/snapshots/import" + query(name=parsed.text("name"))
+    headers = {"Content-Type": "application/x-tar"}
+    body = read_file("" if source == "-" else source)
+    response = context.client.open("POST", target, body, headers)
+    try:
+        out(response.json()["ContainerName"])
+    finally:
+        response.connection.close()
+    return 0
+
+
 def fork(context: Context, parsed: Parsed) -> int:
     """Print the name of each copy; 1 when one of them failed."""
     count = parsed.number("number", 1)
@@ -220,6 +243,26 @@ COMMANDS = {
         most=1,
     ),
     "snapshot rm": Command(remove, "Forget snapshots", "SNAPSHOT [SNAPSHOT...]", least=1),
+    "snapshot export": Command(
+        export,
+        "Write a snapshot to a file",
+        "SNAPSHOT",
+        (
+            OUTPUT,
+            switch("no-image", "Leave the image out: the importing engine has it"),
+        ),
+        least=1,
+        most=1,
+    ),
+    "snapshot import": Command(
+        import_,
+        "Make a container of a snapshot's file",
+        "FILE|-",
+        (text("name", "Name of the container", "NAME"),),
+        least=1,
+        most=1,
+        complete="files",
+    ),
     "fork": Command(
         fork,
         "Copy a container; the copies go on from where it is",

@@ -48,7 +48,7 @@ def namespaces(docker: Docker, name: str) -> dict[str, str]:
 
 def test_namespaces_are_private_shared_and_joined(docker: Docker) -> None:
     host = {kind: os.readlink(f"/proc/self/ns/{kind}") for kind in os.listdir("/proc/self/ns")}
-    docker("run", "-d", "--name", "own", "busybox", "sleep", "99")
+    docker("run", "-d", "--name", "own", "--ipc", "shareable", "busybox", "sleep", "99")
     own = namespaces(docker, "own")
     assert all(own[kind] != host[kind] for kind in ("mnt", "net", "uts", "ipc", "pid"))
     modes = ("--network", "host", "--pid", "host", "--ipc", "host", "--uts", "host")
@@ -61,6 +61,44 @@ def test_namespaces_are_private_shared_and_joined(docker: Docker) -> None:
     assert all(joined[kind] == own[kind] for kind in ("net", "ipc", "pid"))
     assert joined["mnt"] != own["mnt"]
     assert "sleep 99" in docker("exec", "joined", "ps")
+
+
+def test_shared_memory_is_shared_by_those_who_join(docker: Docker, engine: Skerry) -> None:
+    docker("run", "-d", "--name", "donor", "--ipc", "shareable", "--shm-size", "3m", "busybox",
+           "sh", "-c", "echo given > /dev/shm/word; sleep 99")  # fmt: skip
+    until(lambda: docker("exec", "donor", "ls", "/dev/shm").strip() == "word")
+    joined = ("run", "--rm", "--ipc", "container:donor", "busybox", "sh", "-c")
+    script = "cat /dev/shm/word; echo back > /dev/shm/answer; df -k /dev/shm | tail -1"
+    word, line = docker(*joined, script).splitlines()
+    assert (word, line.split()[1]) == ("given", "3072")
+    docker("run", "-d", "--name", "through", "--ipc", "container:donor", "busybox", "sleep", "99")
+    chained = ("run", "--rm", "--ipc", "container:through", "busybox", "cat", "/dev/shm/answer")
+    assert docker(*chained).strip() == "back"
+    docker("rm", "-f", "donor")
+    assert docker("exec", "through", "cat", "/dev/shm/answer").strip() == "back"
+    docker("run", "-d", "--name", "closed", "busybox", "sleep", "99")
+    refused = engine.docker("run", "--ipc", "container:closed", "busybox", check=False)
+    assert refused.returncode == 125
+    assert "non-shareable IPC" in refused.stderr
+
+
+def test_a_read_only_bind_is_read_only_below_too(docker: Docker, tmp_path: Path) -> None:
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "inner", inner], check=True)
+    try:
+        write = ("busybox", "sh", "-c", "touch /data/inner/x && echo written; exit 0")
+        bind = f"type=bind,src={tmp_path},dst=/data"
+        for options, said in (
+            (("-v", f"{tmp_path}:/data:ro"), ""),
+            (("-v", f"{tmp_path}:/data"), "written"),
+            (("--mount", f"{bind},readonly"), ""),
+            (("--mount", f"{bind},readonly,bind-nonrecursive"), ""),
+        ):
+            assert docker("run", "--rm", *options, *write).strip() == said
+            (inner / "x").unlink(missing_ok=True)
+    finally:
+        subprocess.run(["umount", inner], check=True)
 
 
 def test_a_stopped_container_cannot_be_joined(engine: Skerry, docker: Docker) -> None:

@@ -131,6 +131,49 @@ def test_an_end_while_nobody_looks_is_known_afterwards(own_engine: Skerry) -> No
     assert "done\n" in logs(own_engine, "again")
 
 
+def test_ids_of_execs_outlive_it(own_engine: Skerry) -> None:
+    run_detached(own_engine, "home", "sleep 99", IpcMode="shareable")
+
+    def ask(method: str, url: str, body: Any = None, expect: int = 200) -> Any:
+        status, answer = call(own_engine.socket, method, url, body)
+        assert status == expect, answer
+        return answer
+
+    def look(name: str) -> Any:
+        return ask("GET", f"/exec/{made[name]}/json")
+
+    made = {
+        name: ask("POST", "/containers/home/exec", {"Cmd": words, "Tty": name == "long"}, 201)["Id"]
+        for name, words in {
+            "long": ["sh", "-c", "until [ -e /dev/shm/go ]; do sleep 0.05; done; exit 7"],
+            "short": ["sh", "-c", "exit 3"],
+            "bad": ["/nowhere"],
+            "waiting": ["true"],
+        }.items()
+    }
+    detached = {"Detach": True}
+    for name, status in (("long", 200), ("short", 200), ("bad", 400)):
+        ask("POST", f"/exec/{made[name]}/start", detached, status)
+    until(lambda: look("short")["ExitCode"] == 3)
+    crash(own_engine)
+    assert [look(name)["ExitCode"] for name in ("short", "bad")] == [3, 127]
+    found = look("long")
+    assert (found["Running"], found["ExitCode"]) == (True, None)
+    assert found["ProcessConfig"]["tty"]
+    assert Path(f"/proc/{found['Pid']}").exists()
+    ask("POST", f"/exec/{made['long']}/resize?h=10&w=20")
+    listed = ask("GET", "/containers/home/json")["ExecIDs"]
+    assert sorted(listed) == sorted([made["long"], made["waiting"]])
+    ask("POST", f"/exec/{made['waiting']}/start", detached)
+    until(lambda: look("waiting")["ExitCode"] == 0)
+    # A second crash, and who joins still finds the donor's memory.
+    crash(own_engine)
+    joined = ("run", "--rm", "--ipc", "container:home", "busybox", "touch", "/dev/shm/go")
+    own_engine.docker(*joined)
+    until(lambda: look("long")["ExitCode"] == 7)
+    assert ask("GET", "/containers/home/json")["ExecIDs"] is None
+
+
 def test_a_paused_container_stays_paused(own_engine: Skerry) -> None:
     run_detached(own_engine, "frozen", "sleep 99")
     own_engine.docker("pause", "frozen")

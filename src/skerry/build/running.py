@@ -63,7 +63,9 @@ async def run(engine: Engine, what: Run, output: Output) -> Exit:
     os.makedirs(state_dir, 0o700, exist_ok=True)
     try:
         with contextlib.ExitStack() as held:
-            found = facts.gather(saved, engine.roster, engine.host, what.overlay, state_dir, held)
+            found = facts.gather(
+                saved, engine.roster, engine.host, what.overlay, state_dir, run_dir, held
+            )
             task = Task(
                 what.id,
                 spec.build(saved, found),

@@ -108,6 +108,7 @@ class Engine:
             self.lifecycle,
             self.volumes,
             self.snapshots,
+            self.execs,
         ).run()
         await self.vms.recover()
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep())

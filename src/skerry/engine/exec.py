@@ -1,7 +1,8 @@
 """Further processes in a running container: create, start, look, resize.
 
-An exec lives in the engine's memory and in its keeper; when the engine is killed the process goes
-on, and its folder in the container's run folder is removed with it.
+An exec lives in the engine's memory, in its keeper and in a folder below the container's run
+folder. When the engine is killed the process goes on, and the next engine finds it by that folder;
+what ended meanwhile is still known by its id, with its exit code.
 """
 
 import asyncio
@@ -21,8 +22,8 @@ from skerry.base.errors import (
     SkerryError,
 )
 from skerry.base.ids import new_id
-from skerry.base.isolation import Attach, ExecTask, Exit
-from skerry.engine import facts, spec, users
+from skerry.base.isolation import Attach, ExecTask, Exit, Started
+from skerry.engine import exec_files, facts, spec, users
 from skerry.engine.container import Container
 from skerry.engine.isolation import Driver, Stream
 from skerry.engine.lifecycle import Lifecycle
@@ -42,6 +43,7 @@ class Exec:
         "created_at",
         "ended",
         "id",
+        "kept",
         "launched",
         "pid",
         "running",
@@ -49,8 +51,12 @@ class Exec:
         "wanted",
     )
 
-    def __init__(self, container: Container, wanted: dict[str, Any]) -> None:
-        self.id = new_id()
+    def __init__(
+        self, container: Container, wanted: dict[str, Any], *, id: str = "", kept: bool = True
+    ) -> None:
+        self.id = id or new_id()
+        self.kept = kept
+        """Whether anybody may ask about it when it is over."""
         self.container = container
         self.wanted = wanted
         self.created_at = time.monotonic()
@@ -103,8 +109,11 @@ class Execs:
         """Where its keeper lives: inside the container's, so that it goes with it."""
         return os.path.join(self._lifecycle.run_dir(exec.container.id), "exec", exec.id[:16])
 
-    def create(self, reference: str, wanted: dict[str, Any]) -> Exec:
-        """Note what to run. Conflict when the container does not run or is paused."""
+    def create(self, reference: str, wanted: dict[str, Any], *, kept: bool = True) -> Exec:
+        """Note what to run. Conflict when the container does not run or is paused.
+
+        One that is not `kept` is forgotten when it ends.
+        """
         container = self._roster.find(reference)
         self._check(container)
         self._sweep()
@@ -112,9 +121,11 @@ class Execs:
             raise Conflict(f"container {container.id} has too many execs")
         if not wanted.get("Cmd"):
             raise InvalidInput("No exec command specified")
-        exec = Exec(container, wanted)
+        exec = Exec(container, wanted, kept=kept)
         container.execs[exec.id] = exec
         self._by_id[exec.id] = exec
+        if kept:
+            exec_files.save(self.run_dir(exec), exec.id, wanted)
         command = " ".join(wanted["Cmd"])[:512]
         self._lifecycle.emit(container, f"exec_create: {command}", execID=exec.id)
         return exec
@@ -163,7 +174,7 @@ class Execs:
             )
         except SkerryError:
             # Clients ask for the code of an exec that they could not start.
-            self._finished(exec, 126)
+            self._failed(exec, 126)
             raise
         task = ExecTask(
             id=exec.id,
@@ -182,7 +193,7 @@ class Execs:
             code = 126
             if isinstance(error, CommandNotFound | CommandNotExecutable):
                 code = error.exit_code
-            self._finished(exec, code)
+            self._failed(exec, code)
             raise
         exec.pid = started.pid if exec.running else 0
         exec.launched.set()
@@ -197,18 +208,47 @@ class Execs:
 
         return on_exit
 
+    def _failed(self, exec: Exec, code: int) -> None:
+        """It could not be started; no keeper writes that down."""
+        if exec.kept:
+            exec_files.save(self.run_dir(exec), exec.id, exec.wanted, code)
+        self._finished(exec, code)
+
     def _finished(self, exec: Exec, code: int) -> None:
         exec.finish(code)
         exec.container.execs.pop(exec.id, None)
+        loop = asyncio.get_running_loop()
+        loop.call_later(KEPT if exec.kept else 0.0, self._forget, exec)
+
+    def _forget(self, exec: Exec) -> None:
+        self._by_id.pop(exec.id, None)
+        exec.container.execs.pop(exec.id, None)
         shutil.rmtree(self.run_dir(exec), ignore_errors=True)
-        asyncio.get_running_loop().call_later(KEPT, self._by_id.pop, exec.id, None)
+
+    async def recover(self, container: Container) -> None:
+        """Find the execs of an earlier engine, before the container's run folder goes."""
+        folder = os.path.join(self._lifecycle.run_dir(container.id), "exec")
+        for saved in exec_files.read_all(folder):
+            exec = Exec(container, saved.wanted, id=saved.id)
+            self._by_id[exec.id] = exec
+            exec.started = True
+            if saved.code is not None:
+                self._finished(exec, saved.code)
+                continue
+            container.execs[exec.id] = exec
+            found = await self._driver.recover(exec.id, saved.folder, self._on_exit(exec))
+            if isinstance(found, Started):
+                exec.pid, exec.running = found.pid, True
+            elif isinstance(found, Exit):
+                self._finished(exec, found.code)
+            else:
+                exec.started = False
 
     def _sweep(self) -> None:
         """Forget what was created and never started."""
         limit = time.monotonic() - KEPT
         for exec in [e for e in self._by_id.values() if not e.started and e.created_at < limit]:
-            self._by_id.pop(exec.id, None)
-            exec.container.execs.pop(exec.id, None)
+            self._forget(exec)
 
     def _user(self, container: Container, wanted: dict[str, Any]) -> users.User | None:
         """Another user than the container's, looked up in its root as it is now."""
@@ -243,7 +283,7 @@ class Execs:
     ) -> tuple[int, str]:
         """Run a health check to its end: exit code and output; TimeoutError."""
         wanted = {"Cmd": command, "AttachStdout": True, "AttachStderr": True, "User": user}
-        exec = self.create(container.id, wanted)
+        exec = self.create(container.id, wanted, kept=False)
         stream = await self.start(exec, Attach())
         assert stream is not None
         from skerry.engine.attach import split_frames

@@ -9,7 +9,7 @@ from typing import Any
 
 from skerry.base.errors import Conflict, InvalidInput, NotFound, SystemFault
 from skerry.base.isolation import LogOptions, Overlay
-from skerry.engine import etc, resources, security, users
+from skerry.engine import etc, resources, security, shm, users
 from skerry.engine.record import Record
 from skerry.engine.roster import Roster
 from skerry.engine.spec import Facts, Namespaces
@@ -258,6 +258,7 @@ def gather(
     host: Host,
     overlay: Overlay,
     state_dir: str,
+    run_dir: str,
     held: ExitStack,
 ) -> Facts:
     """Everything that `spec.build` needs; files of /etc are written on the way.
@@ -290,4 +291,5 @@ def gather(
         device_rules=rules,
         cgroup_path=f"{parent}/{record.id}",
         root="",
+        shm=shm.source(record, roster, run_dir),
     )

@@ -26,7 +26,7 @@ from skerry.base.errors import (
 )
 from skerry.base.isolation import Exit, Task
 from skerry.base.settings import Settings
-from skerry.engine import attach, facts, health, record, restart, spec
+from skerry.engine import attach, facts, health, record, restart, shm, spec
 from skerry.engine.container import Container
 from skerry.engine.events import Events
 from skerry.engine.isolation import Driver
@@ -165,7 +165,8 @@ class Lifecycle:
         saved = container.record
         state_dir = self.state_dir(container.id)
         overlay = self._store.snapshots.overlay(container.id)
-        found = facts.gather(saved, self._roster, self._host, overlay, state_dir, held)
+        run_dir = self.run_dir(container.id)
+        found = facts.gather(saved, self._roster, self._host, overlay, state_dir, run_dir, held)
         if images := [point.source for point in saved.mounts if point.kind == "image"]:
             layers = {id: self._store.snapshots.layers(id) for id in images}
             found = found._replace(image_mounts=layers)
@@ -175,7 +176,7 @@ class Lifecycle:
             spec=plan,
             rootfs=overlay,
             state_dir=state_dir,
-            run_dir=self.run_dir(container.id),
+            run_dir=run_dir,
             log=facts.log_options(saved.host, f"{state_dir}/{container.id}-json.log"),
             open_stdin=bool(saved.config.get("OpenStdin")),
             stdin_once=bool(saved.config.get("StdinOnce")),
@@ -212,6 +213,7 @@ class Lifecycle:
         if isinstance(error, CommandNotFound | CommandNotExecutable):
             code = error.exit_code
         container.early_exit = None
+        shm.release(self.run_dir(container.id))
         state = container.state
         state.status = "exited" if container.record.ever_started else "created"
         state.exit_code = code
@@ -247,6 +249,7 @@ class Lifecycle:
         state.error = exit.error
         state.finished_at = int(exit.finished_at * 1e9)
         health.end(container)
+        shm.release(self.run_dir(container.id))
         container.process = None
         stopped = container.exit_on_next or container.removing or self.closing
         again = restart.wanted(

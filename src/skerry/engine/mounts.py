@@ -98,6 +98,7 @@ def parse_mount(raw: Mapping[str, Any]) -> MountPoint:
         point.propagation = options.get("Propagation", "")
         point.options = ["nonrecursive"] if options.get("NonRecursive") else []
         point.options += ["create"] if options.get("CreateMountpoint") else []
+        point.options += _read_only_below(options, point)
     elif kind == "volume":
         options = raw.get("VolumeOptions") or {}
         driver = (options.get("DriverConfig") or {}).get("Name", "")
@@ -137,6 +138,26 @@ def _subpath(path: str) -> str:
     if clean.startswith(("/", "../")) or clean == ".." or "\0" in clean:
         raise InvalidInput("subpath must be a relative path within the volume")
     return "" if clean == "." else clean
+
+
+def _read_only_below(options: Mapping[str, Any], point: MountPoint) -> list[str]:
+    """What a read-only bind says of the mounts below its source, in Docker 25's words."""
+    force = bool(options.get("ReadOnlyForceRecursive"))
+    loose = bool(options.get("ReadOnlyNonRecursive"))
+    for name, said in (("ReadOnlyNonRecursive", loose), ("ReadOnlyForceRecursive", force)):
+        if said and not point.read_only:
+            raise _bad_bind(f"mount source is not read-only, but {name} is set")
+        if name == "ReadOnlyForceRecursive" and said and options.get("NonRecursive"):
+            raise _bad_bind("ReadOnlyForceRecursive conflicts with NonRecursive")
+    if force and loose:
+        raise _bad_bind("ReadOnlyForceRecursive conflicts with ReadOnlyNonRecursive")
+    if force and point.propagation not in ("", "rprivate"):
+        raise _bad_bind("ReadOnlyForceRecursive needs propagation rprivate")
+    return ["writable-below"] if loose else []
+
+
+def _bad_bind(reason: str) -> InvalidInput:
+    return InvalidInput(f'invalid mount config for type "bind": {reason}')
 
 
 def _tmpfs_options(options: Mapping[str, Any], read_only: bool) -> list[str]:
@@ -244,6 +265,8 @@ def oci_mount(point: MountPoint, layers: Sequence[str] = ()) -> dict[str, Any]:
     recursive = "bind" if "nonrecursive" in point.options else "rbind"
     # Never `rw`: what is mounted read-only on the host stays so.
     options = [recursive, *(["ro"] if point.read_only else []), point.propagation or "rprivate"]
+    if point.read_only and recursive == "rbind" and "writable-below" not in point.options:
+        options.append("rro")
     if point.kind == "image":
         options += ["nosuid", "nodev"]
     return {

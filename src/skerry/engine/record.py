@@ -46,7 +46,8 @@ class MountPoint(msgspec.Struct, omit_defaults=True):
     read_only: bool = False
     propagation: str = ""
     options: list[str] = []
-    """Mount options of a tmpfs; `nonrecursive` and `create` (a missing source) of a bind."""
+    """Mount options of a tmpfs; `nonrecursive`, `writable-below` (read-only
+    at the top alone) and `create` (a missing source) of a bind."""
     copy_up: bool = True
     subpath: str = ""
     """Of a volume or an image: only this part of it, resolved beneath it at each start."""

@@ -23,8 +23,9 @@ import time
 from skerry.base.errors import GuestFault, SkerryError
 from skerry.base.isolation import Exit, Started
 from skerry.base.settings import Settings
-from skerry.engine import health, record, restart
+from skerry.engine import health, record, restart, shm
 from skerry.engine.container import Container
+from skerry.engine.exec import Execs
 from skerry.engine.isolation import Driver
 from skerry.engine.lifecycle import Lifecycle
 from skerry.engine.roster import Roster
@@ -50,6 +51,7 @@ class Recovery:
         lifecycle: Lifecycle,
         volumes: Volumes,
         snapshots: Snapshots,
+        execs: Execs,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -58,6 +60,7 @@ class Recovery:
         self._lifecycle = lifecycle
         self._volumes = volumes
         self._snapshots = snapshots
+        self._execs = execs
 
     async def run(self) -> None:
         """All steps."""
@@ -87,6 +90,8 @@ class Recovery:
         if isinstance(found, Started):
             await self._adopt(container, found)
             return
+        await self._execs.recover(container)
+        shm.release(run_dir)
         # Also when nothing was found: cgroups and rests of a half-made start go.
         await self._driver.delete(container.id, self._lifecycle.state_dir(container.id), run_dir)
         if isinstance(found, Exit) and state.status != "exited":
@@ -112,7 +117,7 @@ class Recovery:
         if changed:
             self._lifecycle.save(container)
         health.begin(container, self._lifecycle)
-        self._sweep_execs(container)
+        await self._execs.recover(container)
 
     def _was_started(self, container: Container) -> None:
         saved = container.record
@@ -156,13 +161,6 @@ class Recovery:
 
         self._lifecycle.spawn(start())
 
-    def _sweep_execs(self, container: Container) -> None:
-        """Folders of execs whose keeper is gone."""
-        folder = os.path.join(self._lifecycle.run_dir(container.id), "exec")
-        for path in _entries(folder):
-            if os.path.exists(os.path.join(path, "exit.json")):
-                shutil.rmtree(path, ignore_errors=True)
-
     async def _sweep(self) -> None:
         """What belongs to no record."""
         containers = os.path.join(self._settings.root, "containers")
@@ -171,6 +169,7 @@ class Recovery:
             if self._roster.get(path) is not None:
                 continue
             state_dir, run_dir = os.path.join(containers, path), os.path.join(run, path)
+            shm.release(run_dir)
             try:
                 await self._driver.delete(path, state_dir, run_dir)
             except SkerryError as error:

@@ -18,8 +18,8 @@ from skerry.engine import resources, security
 from skerry.engine.record import Record
 from skerry.engine.users import User
 
-DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SHM_SIZE = 64 << 20
+DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # How hot each processor was tells what others compute (Docker 28 masks it too).
 _THERMAL = sorted(glob.glob("/sys/devices/system/cpu/cpu[0-9]*/thermal_throttle"))
@@ -81,6 +81,8 @@ class Facts(NamedTuple):
     """Of images that are mounted: the layers' folders by image id, top-most first."""
     cgroup_path: str = ""
     root: str = "rootfs"
+    shm: str = ""
+    """The folder that is bound at /dev/shm; empty for one of the container's own."""
 
 
 def environment(config: Mapping[str, Any], hostname: str, home: str) -> list[str]:
@@ -145,7 +147,9 @@ def namespace_list(namespaces: Namespaces) -> list[dict[str, str]]:
     return result
 
 
-def default_mounts(host: Mapping[str, Any], *, privileged: bool) -> list[dict[str, Any]]:
+def default_mounts(
+    host: Mapping[str, Any], *, privileged: bool, shared_shm: str = ""
+) -> list[dict[str, Any]]:
     """The kernel's file systems in every container."""
     guarded = ["nosuid", "noexec", "nodev"]
     access = [] if privileged else ["ro"]
@@ -172,13 +176,13 @@ def default_mounts(host: Mapping[str, Any], *, privileged: bool) -> list[dict[st
         },
         {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": guarded},
     ]
-    if host.get("IpcMode") == "host":
+    if shared_shm:
         result.append(
             {
                 "destination": "/dev/shm",
                 "type": "bind",
-                "source": "/dev/shm",
-                "options": ["rbind", "nosuid", "noexec", "nodev"],
+                "source": shared_shm,
+                "options": ["rbind", "rprivate", "nosuid", "noexec", "nodev"],
             }
         )
     elif host.get("IpcMode") != "none":
@@ -211,11 +215,8 @@ def all_mounts(record: Record, facts: Facts, *, privileged: bool) -> list[dict[s
         }
         for target, source in facts.files.items()
     ]
-    return [
-        mount
-        for mount in default_mounts(record.host, privileged=privileged) + etc
-        if mount["destination"] not in taken
-    ] + user
+    base = default_mounts(record.host, privileged=privileged, shared_shm=facts.shm)
+    return [mount for mount in base + etc if mount["destination"] not in taken] + user
 
 
 def process(record: Record, facts: Facts, options: security.Security) -> dict[str, Any]:

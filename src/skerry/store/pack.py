@@ -18,6 +18,9 @@ from skerry.store.whiteouts import OPAQUE, WHITEOUT_PREFIX, is_opaque, is_whiteo
 
 _PIECE: Final = 1 << 20
 _MAX_PATH: Final = 32 << 10
+_LEAST_HOLE: Final = 64 << 10
+"""Bytes that a file must lack on disk before it counts as sparse."""
+_MAX_PARTS: Final = 1 << 16
 _KEPT_XATTRS: Final = (
     "security.capability",
     "user.",
@@ -38,6 +41,9 @@ class PackOptions(NamedTuple):
     latest: int | None = None
     """Seconds since the epoch that no mtime may exceed (SOURCE_DATE_EPOCH's rule)."""
     whole_seconds: bool = False
+    holes: bool = True
+    """Keep the holes of sparse files. What a file system makes of a file is then part of the bytes;
+    archives that others must reproduce do without."""
     skip: frozenset[str] = frozenset()
     """Paths relative to the top that are left out, with what is below them."""
 
@@ -161,19 +167,26 @@ class _Packer:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
                 return
-            yield self._header(path, tar_reader.FILE, status, fd)
-            left = status.st_size
-            while left:
-                piece = os.read(fd, min(left, _PIECE))
-                piece = piece or bytes(min(left, _PIECE))
-                left -= len(piece)
-                yield piece
-            yield tar_writer.padding(status.st_size)
+            parts = _parts(fd, status) if self._options.holes else None
+            yield self._header(path, tar_reader.FILE, status, fd, parts=parts)
+            length = 0
+            for offset, count in ((0, status.st_size),) if parts is None else parts:
+                os.lseek(fd, offset, os.SEEK_SET)
+                length += count
+                yield from _bytes_of(fd, count)
+            yield tar_writer.padding(length)
         finally:
             os.close(fd)
 
     def _header(
-        self, path: str, kind: str, status: os.stat_result, fd: int, *, link: str = ""
+        self,
+        path: str,
+        kind: str,
+        status: os.stat_result,
+        fd: int,
+        *,
+        link: str = "",
+        parts: tuple[tuple[int, int], ...] | None = None,
     ) -> bytes:
         device = kind in (tar_reader.CHAR, tar_reader.BLOCK_DEVICE)
         return tar_writer.header(
@@ -189,7 +202,7 @@ class _Packer:
                 os.major(status.st_rdev) if device else 0,
                 os.minor(status.st_rdev) if device else 0,
                 xattrs_of(fd) if fd >= 0 else {},
-                None,
+                parts,
             )
         )
 
@@ -205,6 +218,38 @@ class _Packer:
         return tar_writer.header(
             Entry(path, tar_reader.FILE, 0o644, 0, 0, 0, 0, "", 0, 0, {}, None)
         )
+
+
+def _bytes_of(fd: int, count: int) -> Iterator[bytes]:
+    """`count` bytes from where the file stands, zeros after its end."""
+    while count:
+        piece = os.read(fd, min(count, _PIECE)) or bytes(min(count, _PIECE))
+        count -= len(piece)
+        yield piece
+
+
+def _parts(fd: int, status: os.stat_result) -> tuple[tuple[int, int], ...] | None:
+    """(offset, length) of what holds data; None for a file without holes worth the name.
+
+    lseek(2): a file system that knows nothing of holes calls the whole file data.
+    """
+    size = status.st_size
+    if size - status.st_blocks * 512 < _LEAST_HOLE:
+        return None
+    parts: list[tuple[int, int]] = []
+    at = 0
+    while at < size and len(parts) <= _MAX_PARTS:
+        try:
+            start = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                break  # A hole up to the end.
+            return None
+        at = min(os.lseek(fd, start, os.SEEK_HOLE), size)
+        if start < at:
+            parts.append((start, at - start))
+    data = sum(length for _, length in parts)
+    return tuple(parts) if len(parts) <= _MAX_PARTS and size - data >= _LEAST_HOLE else None
 
 
 def xattrs_of(file: int | str) -> dict[str, bytes]:

@@ -23,17 +23,31 @@ _MAX_NUMBER: Final = 0o77777777777
 
 
 def header(entry: Entry) -> bytes:
-    """All header blocks of one member; its `size` bytes of data follow, padded by `padding`.
+    """All header blocks of one member; its data follow, padded by `padding`.
 
-    Sparse files are written as plain ones. A directory's name gets its trailing slash.
+    The data are the file's `size` bytes, or for a sparse one the bytes of its parts, end to end
+    (GNU tar's manual, "Storing Sparse Files", PAX format 1.0). A directory's name gets its trailing
+    slash.
     """
     name = _bytes(entry.name)
     if entry.kind is tar_reader.DIRECTORY and not name.endswith(b"/"):
         name += b"/"
     link = _bytes(entry.link)
     size = entry.size if entry.kind is tar_reader.FILE else 0
-    seconds, fraction = divmod(entry.mtime_ns, 10**9)
+    sparse_map = b""
     records: dict[str, bytes] = {}
+    if entry.sparse is not None:
+        sparse_map = _sparse_map(entry.sparse, size)
+        records = {
+            "GNU.sparse.major": b"1",
+            "GNU.sparse.minor": b"0",
+            "GNU.sparse.name": name,
+            "GNU.sparse.realsize": b"%d" % size,
+        }
+        size = len(sparse_map) + data_size(entry)
+        above, _, last = name.rpartition(b"/")
+        name = b"%b/GNUSparseFile.0/%b" % (above or b".", last)
+    seconds, fraction = divmod(entry.mtime_ns, 10**9)
     if len(name) > 100:
         records["path"] = name
     if len(link) > 100:
@@ -64,7 +78,22 @@ def header(entry: Entry) -> bytes:
         return block
     body = b"".join(_record(key, records[key]) for key in sorted(records))
     extended = _block(b"PaxHeaders/" + name[-80:].strip(b"/"), b"x", mode=0o644, size=len(body))
-    return extended + body + padding(len(body)) + block
+    return extended + body + padding(len(body)) + block + sparse_map
+
+
+def data_size(entry: Entry) -> int:
+    """Bytes of data that follow the header."""
+    if entry.sparse is not None:
+        return sum(length for _, length in entry.sparse)
+    return entry.size if entry.kind is tar_reader.FILE else 0
+
+
+def _sparse_map(parts: tuple[tuple[int, int], ...], size: int) -> bytes:
+    """The map in front of the data; readers learn from an empty last part where the file ends."""
+    if not parts or sum(parts[-1]) < size:
+        parts = (*parts, (size, 0))
+    text = b"%d\n" % len(parts) + b"".join(b"%d\n%d\n" % part for part in parts)
+    return text + padding(len(text))
 
 
 def padding(size: int) -> bytes:

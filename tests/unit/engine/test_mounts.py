@@ -22,7 +22,35 @@ def test_a_folder() -> None:
     point = parse_bind("/a/../b:/c/:ro,rshared")
     assert (point.kind, point.source, point.target) == ("bind", "/b", "/c")
     assert point.read_only
-    assert oci_mount(point)["options"] == ["rbind", "ro", "rshared"]
+    assert oci_mount(point)["options"] == ["rbind", "ro", "rshared", "rro"]
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({}, ["rbind", "ro", "rprivate", "rro"]),
+        ({"NonRecursive": True}, ["bind", "ro", "rprivate"]),
+        ({"ReadOnlyNonRecursive": True}, ["rbind", "ro", "rprivate"]),
+        ({"ReadOnlyForceRecursive": True}, ["rbind", "ro", "rprivate", "rro"]),
+    ],
+)
+def test_read_only_below(options: dict[str, bool], wanted: list[str]) -> None:
+    raw = {"Type": "bind", "Source": "/a", "Target": "/b", "BindOptions": options}
+    assert oci_mount(parse_mount({**raw, "ReadOnly": True}))["options"] == wanted
+    if any(name.startswith("ReadOnly") for name in options):
+        with pytest.raises(InvalidInput, match="not read-only"):
+            parse_mount(raw)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"ReadOnlyNonRecursive": True}, {"NonRecursive": True}, {"Propagation": "rshared"}],
+)
+def test_force_stands_alone(more: dict[str, object]) -> None:
+    options = {"ReadOnlyForceRecursive": True, **more}
+    raw = {"Type": "bind", "Source": "/a", "Target": "/b", "ReadOnly": True}
+    with pytest.raises(InvalidInput, match="ReadOnlyForceRecursive"):
+        parse_mount({**raw, "BindOptions": options})
 
 
 def test_a_volume_by_name_and_one_without() -> None:

@@ -50,6 +50,7 @@ def built(asked: dict[str, Any]) -> dict[str, Any]:
         device_rules=rules,
         cgroup_path="/skerry/golden",
         root="",
+        shm="/dev/shm" if host.get("IpcMode") == "host" else "",
     )
     return spec.build(record, facts)
 

@@ -93,7 +93,7 @@ def test_documents_may_come_last(store: Store, make_archive: Make, make_member: 
     assert image.size == 1
 
 
-def test_holes_are_written_out(store: Store) -> None:
+def test_holes_stay_holes(store: Store) -> None:
     """A sparse member in GNU's 1.0 form: the map is in front of the data."""
     map_ = b"1\n5\n3\n".ljust(512, b"\0")
     out = io.BytesIO()

@@ -41,7 +41,9 @@ def make_image(
     parse_reference(tag)
     directory = os.open(tree, DIRECTORY)
     try:
-        options = PackOptions(prefix="./", top=True, latest=created, whole_seconds=True)
+        options = PackOptions(
+            prefix="./", top=True, latest=created, whole_seconds=True, holes=False
+        )
         layer = store_layer(images, pack(directory, options))
     finally:
         os.close(directory)

@@ -19,7 +19,6 @@ from skerry.store.tar_reader import Entry, TarReader
 
 ROOT: Final = "rootfs"
 _DOCUMENTS: Final = {lxc.NAME: lxc.MAX_METADATA, aci.NAME: aci.MAX_MANIFEST}
-_ZEROS: Final = bytes(1 << 16)
 _TOLD: Final = 10
 _ALONE: Final = frozenset({*_DOCUMENTS, ROOT, "templates"})
 
@@ -107,7 +106,7 @@ class Tree:
             yield tar_writer.header(entry._replace(name="./", sparse=None))
             return
         self._root = True
-        self._bytes += entry.size
+        self._bytes += tar_writer.data_size(entry)
         if self._bytes > self._reader.limits.size:
             raise LimitExceeded(
                 f"{intake.what}: files of more than {self._reader.limits.size} bytes"
@@ -118,36 +117,11 @@ class Tree:
             if clean is None or not clean.startswith(f"{ROOT}/"):
                 intake.fail(f"member {entry.name!r:.200}: hard link to {link!r:.200}")
             link = clean.removeprefix(f"{ROOT}/")
-        yield tar_writer.header(entry._replace(name=below, link=link, sparse=None))
+        yield tar_writer.header(entry._replace(name=below, link=link))
         if entry.kind is tar_reader.FILE:
-            yield from _content(entry, self._reader)
-            yield tar_writer.padding(entry.size)
-
-
-def _content(entry: Entry, reader: TarReader) -> Iterator[bytes]:
-    """The file's bytes, holes written out."""
-    if entry.sparse is None:
-        for piece in reader.data():
-            yield bytes(piece)
-        return
-    at = 0
-    data = reader.data()
-    piece = memoryview(b"")
-    for offset, length in entry.sparse:
-        yield from _zeros(offset - at)
-        at = offset + length
-        while length:
-            piece = piece or next(data)
-            yield bytes(piece[:length])
-            taken = min(length, len(piece))
-            piece, length = piece[taken:], length - taken
-    yield from _zeros(entry.size - at)
-
-
-def _zeros(count: int) -> Iterator[bytes]:
-    while count > 0:
-        yield _ZEROS[:count]
-        count -= len(_ZEROS)
+            for piece in self._reader.data():
+                yield bytes(piece)
+            yield tar_writer.padding(tar_writer.data_size(entry))
 
 
 def clean_name(name: str) -> str | None:

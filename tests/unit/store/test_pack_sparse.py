@@ -1,0 +1,83 @@
+"""Sparse files keep their holes in every archive that is written."""
+
+import os
+import subprocess
+import tarfile
+from pathlib import Path
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from skerry.store.pack import PackOptions, pack
+from skerry.store.tar_reader import FILE, Entry, TarReader
+from skerry.store.tar_writer import data_size, header, padding
+
+SIZE = 8 << 20
+
+
+def sparse(path: Path, *, end: bool) -> bytes:
+    """A file with data at three places, with or without a hole at its end; its bytes."""
+    with path.open("wb") as file:
+        for place in (0, 1 << 20, 5 << 20):
+            file.seek(place)
+            file.write(b"%d" % place * 900)
+        file.truncate(SIZE) if end else file.seek(SIZE - 3)
+        file.write(b"" if end else b"end")
+    return path.read_bytes()
+
+
+def packed(folder: Path, options: PackOptions = PackOptions()) -> bytes:  # noqa: B008
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        return b"".join(pack(fd, options))
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("end", [True, False], ids=["hole-last", "data-last"])
+@pytest.mark.parametrize("reader", ["tar", "tarfile"])
+def test_others_read_them(tmp_path: Path, *, end: bool, reader: str) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    (folder / "below").mkdir(parents=True)
+    out.mkdir()
+    content = sparse(folder / "below/disk", end=end)
+    (folder / "z").write_bytes(b"after it")
+    data = packed(folder)
+    assert len(data) < SIZE // 10
+    if reader == "tarfile":
+        (tmp_path / "a.tar").write_bytes(data)
+        with tarfile.open(tmp_path / "a.tar") as tar:
+            tar.extractall(out)
+    else:
+        subprocess.run(["tar", "-xC", out, "-f", "-"], input=data, check=True, timeout=60)
+        assert (out / "below/disk").stat().st_blocks * 512 < SIZE // 10
+    assert (out / "below/disk").read_bytes() == content
+    assert (out / "z").read_bytes() == b"after it"
+
+
+def test_without_holes_on_request(tmp_path: Path) -> None:
+    sparse(tmp_path / "disk", end=True)
+    assert len(packed(tmp_path, PackOptions(holes=False))) > SIZE
+
+
+@given(
+    pieces=st.lists(
+        st.tuples(st.integers(0, 9000), st.binary(min_size=1, max_size=700)), max_size=9
+    ),
+    tail=st.integers(0, 5000),
+    name=st.text("abc/é", min_size=1, max_size=300).filter(lambda name: name.strip("/")),
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_what_is_written_is_read(pieces: list[tuple[int, bytes]], tail: int, name: str) -> None:
+    parts, at = [], 0
+    for gap, data in pieces:
+        parts.append((at + gap, len(data)))
+        at += gap + len(data)
+    name = name.rstrip("/")
+    entry = Entry(name, FILE, 0o600, 1, 2, at + tail, 5, "", 0, 0, {"user.x": b"y"}, tuple(parts))
+    body = b"".join(data for _, data in pieces)
+    assert data_size(entry) == len(body)
+    reader = TarReader(iter([header(entry), body, padding(len(body)), bytes(1024)]), "archive")
+    (found,) = [(each, b"".join(map(bytes, reader.data()))) for each in reader]
+    assert found == (entry, body)

@@ -232,6 +232,7 @@ class Execs:
             exec = Exec(container, saved.wanted, id=saved.id)
             self._by_id[exec.id] = exec
             exec.started = True
+            exec.launched.set()
             if saved.code is not None:
                 self._finished(exec, saved.code)
                 continue
@@ -243,6 +244,7 @@ class Execs:
                 self._finished(exec, found.code)
             else:
                 exec.started = False
+                exec.launched.clear()
 
     def _sweep(self) -> None:
         """Forget what was created and never started."""

@@ -29,11 +29,6 @@ async def no_build(call: Call) -> web.StreamResponse:
     )
 
 
-async def build_prune(call: Call) -> web.StreamResponse:
-    """POST /build/prune: there is no build cache to prune yet."""
-    return call.json({"CachesDeleted": None, "SpaceReclaimed": 0})
-
-
 async def no_plugin(call: Call) -> web.StreamResponse:
     """A plugin by name."""
     raise NotFound(f'plugin "{call.params["name"]}" not found')

@@ -44,11 +44,6 @@ async def no_plugin_support(call: Call) -> web.StreamResponse:
     raise Unsupported("this engine has no plugins")
 
 
-async def build_prune(call: Call) -> web.StreamResponse:
-    """POST /build/prune: no step's result is kept apart from its image."""
-    return call.json({"CachesDeleted": None, "SpaceReclaimed": 0})
-
-
 async def no_checkpoints(call: Call) -> web.StreamResponse:
     """Checkpoints of containers."""
     raise Unsupported("this engine has no checkpoints")
@@ -87,6 +82,6 @@ _OTHERS: list[tuple[str, str, Handle]] = [
     ("DELETE", "/containers/{id}/checkpoints/{checkpoint}", no_checkpoints),
 ]
 
-ANSWERS = (no_plugins,)
+ANSWERS = (no_plugins, build_prune)
 """Those of this module that answer what an engine without such things has to answer."""
 ROUTES = _swarm() + [Route(*each) for each in _OTHERS]

@@ -15,6 +15,7 @@ from skerry.build.bases import Bases
 from skerry.build.cache_mounts import CacheMounts
 from skerry.build.downloads import Downloads
 from skerry.build.events import Event, Tell, follow
+from skerry.build.inventory import Inventory
 from skerry.build.reading import Plan, read
 from skerry.build.request import Options
 from skerry.build.results import dated, make_image
@@ -39,6 +40,7 @@ class Builder:
         self.engine = engine
         self.mounts = CacheMounts(engine.store, engine.settings.root)
         self.downloads = Downloads(engine.store, engine.settings.root)
+        self.inventory = Inventory(engine.store, self.mounts, self.downloads.folder)
         self.memory = Memory()
         self._running: dict[str, asyncio.Task[Any]] = {}
         workplace.sweep(engine.settings.run_root)

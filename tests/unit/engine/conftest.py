@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -17,9 +17,11 @@ from skerry.engine.engine import Engine
 from skerry.engine.isolation import OnExit
 from skerry.store.gc import Category, Reclaimed, Usage
 from skerry.store.images import HistoryLine, Image, Removed
+from skerry.store.layers import Layers
 from skerry.store.leases import Leases
 from skerry.store.records import Records
 from skerry.store.snapshots import Change
+from skerry.store.steps import Steps
 
 IMAGE = Image(
     id="sha256:" + "ab" * 32,
@@ -226,6 +228,12 @@ class FakeCollector:
     def collect(self, in_use: Any = (), **options: bool) -> Reclaimed:
         return Reclaimed(40, [], 0, 0)
 
+    def only_cached(self) -> list[str]:
+        return []
+
+    def sweep(self) -> None:
+        return
+
     def empty_trash(self) -> int:
         return 0
 
@@ -238,6 +246,9 @@ class FakePaths:
 
     def has(self, digest: str) -> bool:
         return False
+
+    def all(self) -> list[str]:
+        return []
 
 
 class FakeScratch:
@@ -259,6 +270,7 @@ class FakeStore:
         self.gc = FakeCollector()
         self.layers = FakePaths()
         self.blobs = FakePaths()
+        self.steps = Steps(self.records, cast(Layers, self.layers), self.leases)
 
     def close(self) -> None:
         self.records.close()

@@ -1,5 +1,6 @@
 """POST /build, the classic builder's endpoint, and the build cache: prune, cancel."""
 
+import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator, Mapping
@@ -11,10 +12,12 @@ from aiohttp import web
 from skerry.api.build_stream import Classic
 from skerry.api.call import Call, line
 from skerry.api.errors import message_of
+from skerry.api.formats import rfc3339
 from skerry.api.router import Route
 from skerry.base.errors import GuestFault, InvalidInput, SkerryError, Unsupported
 from skerry.base.references import parse_reference
 from skerry.build.errors import StepFailed
+from skerry.build.inventory import Entry, Rule
 from skerry.build.receiving import remote_context
 from skerry.build.request import CacheSource, Options
 from skerry.build.tree import Tree
@@ -189,7 +192,38 @@ async def cancel(call: Call) -> web.StreamResponse:
     return web.Response(status=204)
 
 
+def entry_shape(entry: Entry) -> dict[str, Any]:
+    """A BuildCache object."""
+    return {
+        "ID": entry.id,
+        "Parents": [entry.parent] if entry.parent else [],
+        "Type": entry.kind,
+        "Description": entry.description,
+        "InUse": entry.in_use,
+        "Shared": entry.shared,
+        "Size": entry.size,
+        "CreatedAt": rfc3339(int(entry.created_at * 1e9)),
+        "LastUsedAt": rfc3339(int(entry.used_at * 1e9)),
+        "UsageCount": entry.uses,
+    }
+
+
+async def prune(call: Call) -> web.StreamResponse:
+    """POST /build/prune."""
+    rule = Rule(
+        everything=call.flag("all"),
+        keep_bytes=call.number("reserved-space") or call.number("keep-storage"),
+        max_bytes=call.number("max-used-space"),
+        min_free=call.number("min-free-space"),
+        filters=call.filters(),
+    )
+    gone = await asyncio.to_thread(call.builder.inventory.prune, rule)
+    call.engine.events.emit("builder", "prune", "", {"reclaimed": str(gone.bytes)})
+    return call.json({"CachesDeleted": gone.ids or None, "SpaceReclaimed": gone.bytes})
+
+
 ROUTES = [
+    Route("POST", "/build/prune", prune),
     Route("POST", "/build", build, streams=True),
     Route("POST", "/build/cancel", cancel),
 ]

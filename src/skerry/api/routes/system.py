@@ -1,5 +1,6 @@
 """/_ping, /version, /info, /events, /system/df."""
 
+import asyncio
 import time
 from typing import Any
 
@@ -9,6 +10,7 @@ from skerry.api import container_shapes, image_shapes, versions
 from skerry.api.call import Call, line
 from skerry.api.formats import parse_time, rfc3339
 from skerry.api.router import Route
+from skerry.api.routes.build import entry_shape
 from skerry.api.routes.volumes import volume_shape
 from skerry.engine.events import Event
 
@@ -208,8 +210,9 @@ async def disk_usage(call: Call) -> web.StreamResponse:
             volume_shape(each.volume, size=each.bytes, users=each.users) for each in usage.volumes
         ]
     if "build-cache" in wanted:
-        result["BuildCache"] = []
-        result["BuilderSize"] = 0
+        cache = await asyncio.to_thread(call.builder.inventory.entries)
+        result["BuildCache"] = [entry_shape(each) for each in cache]
+        result["BuilderSize"] = sum(each.size for each in cache if not each.shared)
     return call.json(result)
 
 

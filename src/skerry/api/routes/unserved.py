@@ -82,6 +82,6 @@ _OTHERS: list[tuple[str, str, Handle]] = [
     ("DELETE", "/containers/{id}/checkpoints/{checkpoint}", no_checkpoints),
 ]
 
-ANSWERS = (no_plugins, build_prune)
+ANSWERS = (no_plugins,)
 """Those of this module that answer what an engine without such things has to answer."""
 ROUTES = _swarm() + [Route(*each) for each in _OTHERS]

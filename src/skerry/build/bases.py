@@ -107,8 +107,8 @@ class Bases:
             config.variant,
             config.created,
             dict(zip(image.layers, descriptors, strict=True)),
-            len(image.layers),
-            len(history),
+            base=len(image.layers),
+            base_steps=len(history),
         )
 
 

@@ -163,22 +163,17 @@ def dockerfile(tree: Tree, path: str) -> bytes:
 
 def plan_event(plan: Plan) -> Event:
     """The stages and their steps, before anything is done."""
-    return {
-        "kind": "plan",
-        "steps": [
-            {
-                "step": f"{stage.number}.{number}",
-                "stage": stage.name or str(stage.number),
-                "text": text,
-                "line": line,
-            }
-            for stage in plan.stages.values()
-            for number, (text, line) in enumerate(
-                [
-                    (f"FROM {stage.base}", 0),
-                    *((each.text, each.line) for each in stage.instructions),
-                ]
+    steps = []
+    for number in sorted(plan.stages):
+        stage = plan.stages[number]
+        sources = [stage.source.source, *(each.source for each in stage.instructions)]
+        for count, source in enumerate(sources):
+            steps.append(
+                {
+                    "step": f"{number}.{count}",
+                    "stage": stage.name or str(number),
+                    "text": source.text.strip(),
+                    "line": source.span.line,
+                }
             )
-        ],
-        "target": plan.target,
-    }
+    return {"kind": "plan", "steps": steps, "target": plan.target}

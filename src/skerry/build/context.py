@@ -6,6 +6,7 @@ copies reads them from there, a step that finds itself in the cache reads nothin
 
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from typing import BinaryIO, Final
 
@@ -201,7 +202,7 @@ def from_files(files: dict[str, bytes], what: str, folder: str) -> Context:
     context = Context(what, os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600))
     offset = 0
     for path, data in files.items():
-        context._add(Node(path, FILE, 0o644, 0, 0, len(data), 0, "", 0, 0, {}))
+        context._add(Node(path, FILE, 0o644, 0, 0, len(data), time.time_ns(), "", 0, 0, {}))
         os.pwrite(context._fd, data, offset)
         context._contents[path] = (offset, hashlib.sha256(data).digest())
         offset += len(data)

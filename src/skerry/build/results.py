@@ -68,6 +68,7 @@ def document(state: State) -> ImageConfig:
         variant=state.variant,
         rootfs=RootFS("layers", list(state.layers)),
         created=state.created,
+        author=state.author,
         config=plain_config(state.config),
         history=list(state.history),
     )

@@ -21,8 +21,9 @@ from skerry.build.bases import Bases
 from skerry.build.errors import StepFailed
 from skerry.build.events import Tell
 from skerry.build.keys import Key, note, why_missed
+from skerry.build.language.instructions import Instruction, Maintainer
 from skerry.build.operations import Configure, Copy, Operation, Run, Workdir
-from skerry.build.reading import Instruction, Plan, Scope, Stage, triggers
+from skerry.build.reading import Plan, Scope, Stage, triggers
 from skerry.build.request import Options
 from skerry.build.state import State, fingerprint
 from skerry.build.steps import Perform, Steps, Work
@@ -86,7 +87,9 @@ class Solver:
         }
         self._stages = dict(tasks)
         try:
-            done, _ = await asyncio.wait(tasks.values(), return_when=asyncio.FIRST_EXCEPTION)
+            # A list goes as far as it can in every stage.
+            until = asyncio.ALL_COMPLETED if self._options.only_list else asyncio.FIRST_EXCEPTION
+            done, _ = await asyncio.wait(tasks.values(), return_when=until)
             for task in done:
                 task.result()
             return tasks[self._plan.target].result()
@@ -108,17 +111,24 @@ class Solver:
         except Exception as error:
             self._tell({"kind": "failed", "step": first, "error": str(error)})
             raise
+        scope = Scope(self._plan)
+        onbuild = state.config.get("OnBuild") or []
+        if onbuild:
+            state = state._replace(config={**state.config, "OnBuild": None})
+        added = triggers(onbuild)
+        for number, instruction in enumerate(added, 1):
+            text = instruction.source.text
+            self._tell({"kind": "added", "step": f"{first}.{number}", "text": text})
         self._tell(
             {"kind": "done", "step": first, "cached": False, "seconds": time.time() - begun}
             | {"chain": state.chain}
         )
-        scope = Scope(self._plan, stage, state, self._options)
-        onbuild = state.config.get("OnBuild") or []
-        if onbuild:
-            state = state._replace(config={**state.config, "OnBuild": None})
-        instructions = [*triggers(onbuild), *stage.instructions]
-        for number, instruction in enumerate(instructions, 1):
-            state = await self._instruction(stage, number, instruction, scope, state)
+        for number, instruction in enumerate(added, 1):
+            step = f"{first}.{number}"
+            state = await self._instruction(stage, step, instruction, scope, state)
+        for number, instruction in enumerate(stage.instructions, 1):
+            step = f"{stage.number}.{number}"
+            state = await self._instruction(stage, step, instruction, scope, state)
         return state
 
     async def _base(self, stage: Stage) -> State:
@@ -141,16 +151,16 @@ class Solver:
         return state._replace(layers=(recorded.layer,) if recorded.layer else ())
 
     async def _instruction(
-        self, stage: Stage, number: int, instruction: Instruction, scope: Scope, state: State
+        self, stage: Stage, step: str, instruction: Instruction, scope: Scope, state: State
     ) -> State:
-        step = f"{stage.number}.{number}"
         begun = time.time()
         self._tell({"kind": "started", "step": step})
         try:
             operation = scope.evaluate(instruction, state.config)
-            if operation is None or isinstance(operation, Configure):
-                if operation is not None:
-                    state = state.configured(operation.config, operation.text)
+            if isinstance(operation, Configure):
+                state = state.configured(operation.config, operation.text)
+                if isinstance(instruction, Maintainer):
+                    state = state._replace(author=instruction.name)
                 found: dict[str, object] = {"cached": False, "empty": True}
             else:
                 state, found = await self._files(stage, step, instruction, operation, state)
@@ -161,7 +171,6 @@ class Solver:
             self._tell({"kind": "cancelled", "step": step})
             raise
         except (SkerryError, GuestFault) as error:
-            error.at = instruction  # type: ignore[union-attr]
             self._tell({"kind": "failed", "step": step, "error": error.message})
             raise
         self._tell({"kind": "done", "step": step, "seconds": time.time() - begun, **found})
@@ -200,7 +209,7 @@ class Solver:
         state: State,
     ) -> tuple[Step, bool, str]:
         """From the cache, or done now: the step, whether it was cached, why it was not."""
-        slot = fingerprint(stage.name or str(stage.number), instruction.text)
+        slot = fingerprint(stage.name or str(stage.number), instruction.source.text)
         fresh = self._options.no_cache or stage.name in self._options.no_cache_filter
         async with self._steps.prepared(operation, state, self.stage_state, step) as work:
             return await self._look_or_do(work, operation, state, slot, fresh=fresh, step=step)

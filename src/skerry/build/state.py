@@ -25,6 +25,7 @@ class State(NamedTuple):
     """RFC 3339: of the last step that changed something."""
     blobs: dict[str, Descriptor] = {}  # noqa: RUF012 - as `config`
     """What the base image calls its layers."""
+    author: str = ""
     base: int = 0
     """How many of the layers are the base image's."""
     base_steps: int = 0

@@ -39,7 +39,8 @@ class Lexer:
     """Expands by one file's rules. `escape` is the escape character.
 
     `keep_unset` leaves `$name` as it is when there is no such variable; `keep_quotes` and
-    `keep_escapes` leave those in the result (the parser looks for here-documents so).
+    `keep_escapes` leave those in the result (the parser looks for here-documents so). With
+    `plain_quotes` quotes are characters as others: in the contents of a here-document.
     """
 
     def __init__(
@@ -49,8 +50,10 @@ class Lexer:
         keep_unset: bool = False,
         keep_quotes: bool = False,
         keep_escapes: bool = False,
+        plain_quotes: bool = False,
     ) -> None:
         self.escape = escape
+        self.plain_quotes = plain_quotes
         self.keep_unset = keep_unset
         self.keep_quotes = keep_quotes
         self.keep_escapes = keep_escapes
@@ -135,7 +138,10 @@ class _Scan:
             if char == stop:
                 self.place += 1
                 return "".join(found), words.end()
-            if char == "'":
+            if self.lexer.plain_quotes and char in "'\"":
+                part = self._next()
+                words.plain(part)
+            elif char == "'":
                 part = self._single()
                 words.quoted(part)
             elif char == '"':

@@ -66,7 +66,6 @@ def _swarm() -> list[Route]:
 _OTHERS: list[tuple[str, str, Handle]] = [
     ("POST", "/session", no_build),
     ("POST", "/grpc", no_build),
-    ("POST", "/build/prune", build_prune),
     ("GET", "/plugins", no_plugins),
     ("GET", "/plugins/privileges", no_plugin_support),
     ("POST", "/plugins/pull", no_plugin_support),

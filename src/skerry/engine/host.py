@@ -42,6 +42,7 @@ def judge(facts: Facts) -> list[Check]:
         *_file_systems(facts),
         *_filters(facts),
         *_virtual_machines(facts),
+        *_checkpoints(facts),
         *_helpers(facts),
     ]
 
@@ -247,6 +248,14 @@ def _virtual_machines(facts: Facts) -> list[Check]:
     if kvm.state == kvm_probe.WORKS:
         return [Check("KVM", "ok", kvm.detail)]
     return [Check("KVM", "warn", kvm.detail, remedies.get(kvm.state, ""))]
+
+
+def _checkpoints(facts: Facts) -> list[Check]:
+    if facts.criu:
+        remedy = "snapshot the files of containers, or whole machines: --isolation vm"
+        return [Check("checkpoints", "warn", f"not of containers: {facts.criu}", remedy)]
+    detail = "CRIU works here; skerry snapshots containers' files only, and machines as a whole"
+    return [Check("checkpoints", "ok", detail)]
 
 
 def _helpers(facts: Facts) -> list[Check]:

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from skerry.engine import criu
 from skerry.kernel import capabilities, cgroups, host_probe, kvm_probe
 from skerry.kernel.cgroups import Layout
 
@@ -65,6 +66,8 @@ class Facts(NamedTuple):
     probes: Mapping[str, str]
     """See `host_probe.probe`."""
     kvm: kvm_probe.Kvm
+    criu: str = ""
+    """Why processes cannot be checkpointed; empty when they can."""
 
 
 _SYSCTLS = (
@@ -107,6 +110,7 @@ def gather(root: str) -> Facts:
         limits=limits(layout),
         probes=host_probe.probe(scratch),
         kvm=kvm_probe.probe(),
+        criu=criu.probe(),
     )
 
 

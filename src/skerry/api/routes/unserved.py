@@ -1,10 +1,13 @@
 """Endpoints of Docker's API that this engine does not have, answered honestly."""
 
+import asyncio
+
 from aiohttp import web
 
 from skerry.api.call import Call
 from skerry.api.router import Handle, Route
 from skerry.base.errors import NotFound, Unavailable, Unsupported
+from skerry.engine import criu
 
 NOT_A_SWARM = (
     'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect '
@@ -44,9 +47,19 @@ async def no_plugin_support(call: Call) -> web.StreamResponse:
     raise Unsupported("this engine has no plugins")
 
 
+async def build_prune(call: Call) -> web.StreamResponse:
+    """POST /build/prune: no step's result is kept apart from its image."""
+    return call.json({"CachesDeleted": None, "SpaceReclaimed": 0})
+
+
 async def no_checkpoints(call: Call) -> web.StreamResponse:
     """Checkpoints of containers."""
-    raise Unsupported("this engine has no checkpoints")
+    call.engine.containers.find(call.params["id"])
+    why = await asyncio.to_thread(criu.probe)
+    raise Unsupported(
+        f"processes of containers cannot be checkpointed{f': {why}' if why else ''}",
+        hint="`skerry snapshot create` keeps a container's files, and a machine as a whole",
+    )
 
 
 def _swarm() -> list[Route]:

@@ -3,10 +3,12 @@
 import time
 from typing import Any
 
-from skerry.api import image_shapes
+from skerry.api import image_shapes, network_shapes
 from skerry.api.formats import human_duration, rfc3339
 from skerry.engine.container import Container
+from skerry.engine.endpoints import Endpoints
 from skerry.engine.filters import health_of
+from skerry.engine.networks import Networks
 from skerry.engine.record import MountPoint, Record
 from skerry.engine.spec import MASKED_PATHS, READONLY_PATHS, SHM_SIZE
 
@@ -113,34 +115,6 @@ def network_mode(record: Record) -> str:
     return record.host.get("NetworkMode") or "bridge"
 
 
-def endpoint(record: Record) -> Json:
-    """The one network that a container is in."""
-    mode = network_mode(record)
-    if mode.startswith("container:"):
-        return {}
-    name = "bridge" if mode == "default" else mode
-    given = record.network.get(name) or {}
-    return {
-        name: {
-            "IPAMConfig": given.get("IPAMConfig"),
-            "Links": given.get("Links"),
-            "Aliases": given.get("Aliases"),
-            "MacAddress": "",
-            "DriverOpts": given.get("DriverOpts"),
-            "GwPriority": 0,
-            "NetworkID": "",
-            "EndpointID": "",
-            "Gateway": "",
-            "IPAddress": "",
-            "IPPrefixLen": 0,
-            "IPv6Gateway": "",
-            "GlobalIPv6Address": "",
-            "GlobalIPv6PrefixLen": 0,
-            "DNSNames": None,
-        }
-    }
-
-
 def mount(point: MountPoint) -> Json:
     """A line of `Mounts`."""
     result: Json = {"Type": point.kind}
@@ -171,9 +145,17 @@ def command_of(record: Record) -> list[str]:
     return [*(record.config.get("Entrypoint") or ()), *(record.config.get("Cmd") or ())]
 
 
-def summary(container: Container, *, size: int | None = None, root_size: int = 0) -> Json:
+def summary(
+    container: Container,
+    networks: Networks,
+    endpoints: Endpoints,
+    *,
+    size: int | None = None,
+    root_size: int = 0,
+) -> Json:
     """A line of `GET /containers/json`."""
     record = container.record
+    sandbox = endpoints.sandbox(container.id)
     command = " ".join(_quoted(word) for word in command_of(record))
     result = {
         "Id": record.id,
@@ -182,12 +164,12 @@ def summary(container: Container, *, size: int | None = None, root_size: int = 0
         "ImageID": record.image_id,
         "Command": command,
         "Created": record.created_at // 10**9,
-        "Ports": [],
+        "Ports": network_shapes.port_list(record, sandbox, running=container.running),
         "Labels": record.config.get("Labels") or {},
         "State": status_word(container),
         "Status": status_text(container),
         "HostConfig": {"NetworkMode": network_mode(record)},
-        "NetworkSettings": {"Networks": endpoint(record)},
+        "NetworkSettings": {"Networks": network_shapes.endpoints(record, networks, sandbox)},
         "Mounts": mounts(record),
     }
     if size is not None:
@@ -268,6 +250,8 @@ def host_config(record: Record, *, cgroup_version: int) -> Json:
 
 def inspect(
     container: Container,
+    networks: Networks,
+    endpoints: Endpoints,
     *,
     state_dir: str,
     platform: str,
@@ -300,33 +284,10 @@ def inspect(
         "GraphDriver": {"Data": None, "Name": "overlay2"},
         "Mounts": mounts(record),
         "Config": config(record),
-        "NetworkSettings": network_settings(container),
+        "NetworkSettings": network_shapes.settings(
+            container, networks, endpoints.sandbox(container.id)
+        ),
     }
     if sizes is not None:
         result["SizeRw"], result["SizeRootFs"] = sizes
     return result
-
-
-def network_settings(container: Container) -> Json:
-    """`NetworkSettings` of a container without a bridge."""
-    pid = container.state.pid
-    return {
-        "Bridge": "",
-        "SandboxID": "",
-        "SandboxKey": f"/proc/{pid}/ns/net" if pid else "",
-        "Ports": {},
-        "HairpinMode": False,
-        "LinkLocalIPv6Address": "",
-        "LinkLocalIPv6PrefixLen": 0,
-        "SecondaryIPAddresses": None,
-        "SecondaryIPv6Addresses": None,
-        "EndpointID": "",
-        "Gateway": "",
-        "GlobalIPv6Address": "",
-        "GlobalIPv6PrefixLen": 0,
-        "IPAddress": "",
-        "IPPrefixLen": 0,
-        "IPv6Gateway": "",
-        "MacAddress": "",
-        "Networks": endpoint(container.record),
-    }

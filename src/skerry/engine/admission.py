@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from skerry.base.errors import InvalidInput, NotFound, Unsupported
+from skerry.base.errors import InvalidInput, Unsupported
 from skerry.engine import etc, facts, resources, restart, security, spec
 from skerry.engine.roster import Roster
 from skerry.engine.signals import parse_signal
@@ -36,13 +36,6 @@ def check(
     # Never run with a thinner wall than was asked for.
     if host.get("Isolation") not in (None, "", "default", "container"):
         raise Unsupported(f"this engine has no isolation {host['Isolation']!r}")
-    if host.get("PortBindings") or host.get("PublishAllPorts"):
-        raise Unsupported(
-            "cannot publish ports: this engine has no bridge network yet",
-            hint="use --network host",
-        )
-    if host.get("Links"):
-        raise Unsupported("links are not supported", hint="use --network container:NAME")
     _check_modes(config, host, roster)
 
 
@@ -52,8 +45,6 @@ def _check_modes(config: Mapping[str, Any], host: Mapping[str, Any], roster: Ros
         roster.find(network.partition(":")[2])
         if config.get("Hostname"):
             raise InvalidInput("conflicting options: hostname and the network mode")
-    elif network not in (*facts.PRIVATE_NETWORKS, "host"):
-        raise NotFound(f"network {network} not found")
     for key in ("IpcMode", "PidMode"):
         mode = host.get(key, "")
         if mode.startswith("container:"):

@@ -26,6 +26,7 @@ from skerry.engine import (
     volumes,
 )
 from skerry.engine.container import Container
+from skerry.engine.endpoints import Endpoints
 from skerry.engine.events import Events
 from skerry.engine.filters import Filters, Selection, label_matches
 from skerry.engine.isolation import Driver, Stream
@@ -59,6 +60,7 @@ class Containers:
         lifecycle: Lifecycle,
         volumes: volumes.Volumes,
         host: facts.Host,
+        endpoints: Endpoints,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -68,6 +70,7 @@ class Containers:
         self._lifecycle = lifecycle
         self._volumes = volumes
         self._host = host
+        self._endpoints = endpoints
         lifecycle.remove = self._remove_at_end
         lifecycle.volumes = volumes
 
@@ -100,6 +103,8 @@ class Containers:
         merged = merging.merge(config, image.config)
         host = dict(host)
         admission.check(merged, host, self._roster, self._host)
+        places, notes = await self._endpoints.check(merged, host, network or {})
+        self._roster.check_free(name)
         saved = record.Record(
             id=new_id(),
             name=name,
@@ -108,10 +113,10 @@ class Containers:
             created_at=time.time_ns(),
             config=merged,
             host=host,
-            network=dict(network or {}),
+            network=places,
             mounts=mounts.requested(merged, host, self._inherited(host)),
         )
-        return await self.add(saved), admission.warnings(host)
+        return await self.add(saved), [*admission.warnings(host), *notes]
 
     async def add(self, saved: record.Record, base: str = "") -> Container:
         """Make a container of a complete record, above its image or a frozen layer of that."""
@@ -242,6 +247,7 @@ class Containers:
         health.end(container)
         state_dir = self._lifecycle.state_dir(id)
         await self._driver.delete(id, state_dir, self._lifecycle.run_dir(id))
+        await self._endpoints.release(container)
         await self._volumes.release(container.record.mounts, id)
         self._store.records.delete(record.KIND, id)
         self._roster.discard(container)
@@ -271,6 +277,7 @@ class Containers:
         self._roster.check_free(name)
         self._roster.rename(container, name)
         self._lifecycle.save(container)
+        self._endpoints.rename(container)
         self._lifecycle.emit(container, "rename", oldName=f"/{old}")
 
     async def update(self, reference: str, changes: Mapping[str, Any]) -> list[str]:

@@ -12,12 +12,14 @@ from skerry.engine.archive import Archive
 from skerry.engine.archives import Archives
 from skerry.engine.containers import Containers
 from skerry.engine.copying import Copying
+from skerry.engine.endpoints import Endpoints
 from skerry.engine.events import Events
 from skerry.engine.exec import Execs
 from skerry.engine.forks import Forks
 from skerry.engine.images import Images
 from skerry.engine.isolation import Driver
 from skerry.engine.lifecycle import Lifecycle
+from skerry.engine.networks import Networks, NetworkSettings, read_settings
 from skerry.engine.recovery import Recovery
 from skerry.engine.roster import Roster
 from skerry.engine.sbom import Sbom
@@ -30,6 +32,7 @@ from skerry.engine.usage import Accounts
 from skerry.engine.vms import Vms
 from skerry.engine.volume_archives import VolumeArchives
 from skerry.engine.volumes import Volumes
+from skerry.network.fabric import Fabric
 from skerry.store import Store, open_store
 
 log = logging.getLogger(__name__)
@@ -48,6 +51,7 @@ class Engine:
         store: Store | None = None,
         driver: Driver | None = None,
         host: facts.Host | None = None,
+        network_settings: NetworkSettings | None = None,
     ) -> None:
         self.settings = settings
         make_folders(settings)
@@ -56,8 +60,22 @@ class Engine:
         self.host = host or facts.Host()
         self.events = Events()
         self.roster = Roster()
+        self.networks = Networks(
+            self.store.records,
+            self.events,
+            # The services' unit tests bring a driver of their own and want the host left alone.
+            Fabric(settings.root, settings.run_root) if driver is None else None,
+            network_settings or read_settings(os.path.join(settings.root, "engine.json")),
+        )
+        self.endpoints = Endpoints(settings.run_root, settings.root, self.networks, self.roster)
         self.lifecycle = Lifecycle(
-            settings, self.store, self.driver, self.events, self.roster, self.host
+            settings,
+            self.store,
+            self.driver,
+            self.events,
+            self.roster,
+            self.host,
+            self.endpoints,
         )
         self.volumes = Volumes(settings.root, self.store, self.events, self._volume_users)
         self.containers = Containers(
@@ -69,6 +87,7 @@ class Engine:
             self.lifecycle,
             self.volumes,
             self.host,
+            self.endpoints,
         )
         self.snapshots = Snapshots(self.store, self.driver, self.roster, self.lifecycle)
         self.snapshot_files = SnapshotFiles(
@@ -109,6 +128,8 @@ class Engine:
             self.volumes,
             self.snapshots,
             self.execs,
+            self.networks,
+            self.endpoints,
         ).run()
         await self.vms.recover()
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
@@ -119,6 +140,7 @@ class Engine:
             self._sweeper.cancel()
         await self.vms.close()
         await self.lifecycle.close()
+        await self.endpoints.close()
         await self.driver.close()
         self.store.close()
         instance.remove_pid_file(self.settings.run_root)

@@ -4,12 +4,15 @@ Pure, but for `host_file`. Formats: hostname(5), hosts(5), resolv.conf(5).
 """
 
 import ipaddress
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from skerry.base.errors import InvalidInput
 
 LIMIT = 1 << 20
+RESOLVER = "127.0.0.11"
+"""Where the engine's resolver answers inside a container."""
 _LOCAL = """\
 127.0.0.1\tlocalhost
 ::1\tlocalhost ip6-localhost ip6-loopback
@@ -29,8 +32,11 @@ def host_file(path: str) -> str:
         return ""
 
 
-def extra_hosts(entries: Iterable[str]) -> list[tuple[str, str]]:
-    """(address, name) of `--add-host name:address`. InvalidInput with Docker's words."""
+def extra_hosts(entries: Iterable[str], gateway: str = "") -> list[tuple[str, str]]:
+    """(address, name) of `--add-host name:address`. InvalidInput with Docker's words.
+
+    `host-gateway` stands for `gateway`; without one the entry is left out.
+    """
     result = []
     for entry in entries:
         name, separator, address = entry.partition("=" if "=" in entry else ":")
@@ -41,27 +47,86 @@ def extra_hosts(entries: Iterable[str]) -> list[tuple[str, str]]:
             ipaddress.ip_address("127.0.0.1" if address == "host-gateway" else address)
         except ValueError:
             raise InvalidInput(f'invalid IP address in add-host: "{address}"') from None
-        if address != "host-gateway":
+        if address == "host-gateway":
+            address = gateway
+        if address:
             result.append((address, name))
     return result
 
 
 def hosts(
-    hostname: str, domain: str, extra: Iterable[tuple[str, str]], *, own_address: str = ""
+    hostname: str,
+    domain: str,
+    extra: Iterable[tuple[str, str]],
+    *,
+    own_addresses: Iterable[str] = (),
 ) -> str:
-    """/etc/hosts. `own_address` is where the container's own name points, if anywhere."""
+    """/etc/hosts. `own_addresses` is where the container's own name points, if anywhere."""
     lines = [_LOCAL]
     lines += [f"{address}\t{name}\n" for address, name in extra]
-    if own_address:
-        full = f"{hostname}.{domain} {hostname}" if domain else hostname
-        lines.append(f"{own_address}\t{full}\n")
+    lines += [f"{address}\t{full_name(hostname, domain)}\n" for address in own_addresses]
     return "".join(lines)
 
 
-def resolv_conf(host: str, settings: Mapping[str, Any], *, shares_host: bool) -> str:
+def full_name(hostname: str, domain: str) -> str:
+    """The names of one host as a line of hosts(5) has them."""
+    return f"{hostname}.{domain} {hostname}" if domain else hostname
+
+
+def change_hosts(text: str, gone: Iterable[str], fresh: Iterable[str], names: str) -> str:
+    """/etc/hosts without the lines of addresses that have gone and with one for each fresh one."""
+    unwanted = {(address, names) for address in gone}
+    kept = [
+        line
+        for line in text.splitlines(keepends=True)
+        if tuple(line.rstrip("\n").split("\t", 1)) not in unwanted
+    ]
+    if kept and not kept[-1].endswith("\n"):
+        kept[-1] += "\n"
+    return "".join([*kept, *(f"{address}\t{names}\n" for address in fresh)])
+
+
+def through_resolver(text: str) -> str:
+    """/etc/resolv.conf with the resolver at 127.0.0.11 in place of other servers."""
+    rest = [line for line in text.splitlines() if line.split()[:1] != ["nameserver"]]
+    if not any(line.startswith("options") for line in rest):
+        rest.append("options ndots:0")
+    return "\n".join([f"nameserver {RESOLVER}", *rest]) + "\n"
+
+
+def change_file(path: str, change: Callable[[str], str]) -> None:
+    """Rewrite a file that is bind-mounted into a container, so that it stays the same file."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return
+    with open(fd, "r+", encoding="utf-8", errors="surrogateescape") as file:
+        old = file.read(LIMIT)
+        new = change(old)
+        if new != old:
+            file.seek(0)
+            file.write(new)
+            file.truncate()
+
+
+def has_servers(settings: Mapping[str, Any], default: Iterable[str] = ()) -> bool:
+    """Whether a container can ask name servers without the engine's resolver."""
+    if settings.get("Dns") or tuple(default):
+        return True
+    return any(
+        line.split()[0] == "nameserver" and not _loopback(line.split()[1])
+        for line in host_file("/etc/resolv.conf").splitlines()
+        if len(line.split()) > 1
+    )
+
+
+def resolv_conf(
+    host: str, settings: Mapping[str, Any], *, shares_host: bool, resolver: bool = False
+) -> str:
     """/etc/resolv.conf: the host's, less servers on a loopback that the container does not see.
 
-    `settings` is HostConfig with Dns, DnsSearch and DnsOptions.
+    `settings` is HostConfig with Dns, DnsSearch and DnsOptions. With `resolver` the engine's stands
+    in place of all servers, and asks them.
     """
     given = settings.get("Dns") or []
     for address in given:
@@ -84,6 +149,10 @@ def resolv_conf(host: str, settings: Mapping[str, Any], *, shares_host: bool) ->
     servers = list(given) or servers
     search = list(settings.get("DnsSearch") or search)
     options = list(settings.get("DnsOptions") or options)
+    if resolver:
+        servers = [RESOLVER]
+        if not any(option.startswith("ndots:") for option in options):
+            options.append("ndots:0")
     lines = [f"nameserver {server}" for server in servers]
     if search and search != ["."]:
         lines.append("search " + " ".join(search))

@@ -10,6 +10,7 @@ from typing import Any
 from skerry.base.errors import Conflict, InvalidInput, NotFound, SystemFault
 from skerry.base.isolation import LogOptions, Overlay
 from skerry.engine import etc, resources, security, shm, users
+from skerry.engine.joined import Joined
 from skerry.engine.record import Record
 from skerry.engine.roster import Roster
 from skerry.engine.spec import Facts, Namespaces
@@ -125,10 +126,16 @@ def lookup_user(root: int, wanted: str, extra: tuple[str, ...] = ()) -> users.Us
     return users.resolve(wanted, extra, users.reader(open_file))
 
 
-def namespaces(record: Record, roster: Roster, cgroup_version: int, held: ExitStack) -> Namespaces:
+def namespaces(
+    record: Record,
+    roster: Roster,
+    cgroup_version: int,
+    held: ExitStack,
+    joined: Joined | None = None,
+) -> Namespaces:
     """Which namespaces are shared, by path; InvalidInput or Conflict in Docker's words.
 
-    The paths of joined ones are good until `held` is closed.
+    The paths of joined ones are good until `held` is closed. `joined` is the container's sandbox.
     """
     host = record.host
     network = host.get("NetworkMode", "")
@@ -140,12 +147,16 @@ def namespaces(record: Record, roster: Roster, cgroup_version: int, held: ExitSt
     if host.get("UTSMode") not in (None, "", "host"):
         raise InvalidInput("invalid UTS mode: " + str(host["UTSMode"]))
     return Namespaces(
-        network="" if network in PRIVATE_NETWORKS else _joined(network, "net", roster, held),
+        network=joined.path if joined else _network(network, roster, held),
         ipc=_joined(host.get("IpcMode", ""), "ipc", roster, held),
         pid=_joined(host.get("PidMode", ""), "pid", roster, held),
         uts="host" if host.get("UTSMode") == "host" or network == "host" else "",
         cgroup="host" if cgroup == "host" else "",
     )
+
+
+def _network(mode: str, roster: Roster, held: ExitStack) -> str:
+    return "" if mode in PRIVATE_NETWORKS else _joined(mode, "net", roster, held)
 
 
 _WORDS = {"net": "network", "ipc": "IPC", "pid": "PID"}
@@ -209,7 +220,9 @@ def hostname(record: Record, roster: Roster) -> str:
     return record.id[:12]
 
 
-def etc_files(record: Record, roster: Roster, state_dir: str) -> dict[str, str]:
+def etc_files(
+    record: Record, roster: Roster, state_dir: str, joined: Joined | None = None
+) -> dict[str, str]:
     """Write the files of /etc for a container; returns target to source.
 
     A container that joins another's network shares that one's hosts and resolv.conf.
@@ -221,7 +234,10 @@ def etc_files(record: Record, roster: Roster, state_dir: str) -> dict[str, str]:
         "/etc/resolv.conf": os.path.join(state_dir, "resolv.conf"),
     }
     name = hostname(record, roster)
-    extra = etc.extra_hosts(record.host.get("ExtraHosts") or ())
+    gateway = joined.host_gateway if joined else ""
+    if network == "host":
+        gateway = "127.0.0.1"
+    extra = etc.extra_hosts(record.host.get("ExtraHosts") or (), gateway)
     if network == "host":
         hosts = etc.host_file("/etc/hosts") + "".join(f"{a}\t{n}\n" for a, n in extra)
     elif network.startswith("container:"):
@@ -232,11 +248,17 @@ def etc_files(record: Record, roster: Roster, state_dir: str) -> dict[str, str]:
         _write(paths["/etc/hostname"], name + "\n")
         return paths
     else:
-        own = "" if network == "none" else "127.0.0.1"
+        if joined:
+            own, extra = joined.addresses, [*extra, *joined.hosts]
+        else:
+            own = () if network == "none" else ("127.0.0.1",)
         domain = record.config.get("Domainname", "")
-        hosts = etc.hosts(name, domain, extra, own_address=own)
+        hosts = etc.hosts(name, domain, extra, own_addresses=own)
     resolv = etc.resolv_conf(
-        etc.host_file("/etc/resolv.conf"), record.host, shares_host=network == "host"
+        etc.host_file("/etc/resolv.conf"),
+        joined.with_defaults(record.host) if joined else record.host,
+        shares_host=network == "host",
+        resolver=joined.resolver if joined else False,
     )
     _write(paths["/etc/hostname"], name + "\n")
     _write(paths["/etc/hosts"], hosts)
@@ -260,12 +282,14 @@ def gather(
     state_dir: str,
     run_dir: str,
     held: ExitStack,
+    joined: Joined | None = None,
 ) -> Facts:
     """Everything that `spec.build` needs; files of /etc are written on the way.
 
-    `held` keeps the namespaces that are joined, until the container runs.
+    `held` keeps the namespaces that are joined, until the container runs. `joined` is the
+    container's sandbox, None when it has none.
     """
-    shared = namespaces(record, roster, host.cgroup_version, held)
+    shared = namespaces(record, roster, host.cgroup_version, held, joined)
     privileged = bool(record.host.get("Privileged"))
     caps = security.capabilities(
         record.host.get("CapAdd") or (),
@@ -283,7 +307,8 @@ def gather(
     return Facts(
         user=host.user(record, overlay),
         hostname=hostname(record, roster),
-        files=etc_files(record, roster, state_dir),
+        files=etc_files(record, roster, state_dir, joined),
+        environment=joined.environment if joined else (),
         namespaces=shared,
         capabilities=caps,
         seccomp=host.seccomp(options.seccomp, caps),

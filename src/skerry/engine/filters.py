@@ -4,7 +4,9 @@ import re
 from collections.abc import Mapping
 
 from skerry.base.errors import InvalidInput, NotFound
+from skerry.engine import port_bindings
 from skerry.engine.container import Container
+from skerry.engine.record import Record
 from skerry.engine.roster import Roster
 
 Filters = Mapping[str, frozenset[str]]
@@ -33,6 +35,21 @@ def search(pattern: str, text: str) -> bool:
 def health_of(container: Container) -> str:
     """Docker's word for a container's health."""
     return container.health.status if container.health is not None else "none"
+
+
+def _has_port(saved: Record, key: str, text: str) -> bool:
+    """`publish` and `expose`: `80`, `80/tcp` or a range."""
+    numbers, _, protocol = text.partition("/")
+    low, _, high = numbers.partition("-")
+    first, _ = port_bindings.parse_port(low)
+    last, _ = port_bindings.parse_port(high or low)
+    if key == "expose":
+        known = set(port_bindings.exposed(saved.config))
+    else:
+        known = {
+            (each.port, each.protocol) for each in port_bindings.wanted(saved.config, saved.host)
+        }
+    return any(first <= port <= last and kind == (protocol or "tcp") for port, kind in known)
 
 
 class Selection:
@@ -118,13 +135,11 @@ class Selection:
                 return not held.isdisjoint(wanted)
             case "network":
                 mode = saved.host.get("NetworkMode") or "bridge"
-                return ("bridge" if mode == "default" else mode) in wanted
+                held = {"bridge" if mode == "default" else mode, *saved.network}
+                return not held.isdisjoint(wanted)
             case "is-task":
                 return "false" in wanted
             case "isolation":
                 return bool(wanted & {"default", "container", ""})
-            case _:  # publish and expose: no port is ever published yet
-                exposed = saved.config.get("ExposedPorts") or {}
-                return key == "expose" and any(
-                    (each if "/" in each else f"{each}/tcp") in exposed for each in wanted
-                )
+            case _:
+                return any(_has_port(saved, key, each) for each in wanted)

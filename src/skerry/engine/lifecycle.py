@@ -28,6 +28,7 @@ from skerry.base.isolation import Exit, Task
 from skerry.base.settings import Settings
 from skerry.engine import attach, facts, health, record, restart, shm, spec
 from skerry.engine.container import Container
+from skerry.engine.endpoints import Endpoints
 from skerry.engine.events import Events
 from skerry.engine.isolation import Driver
 from skerry.engine.roster import Roster
@@ -52,6 +53,7 @@ class Lifecycle:
         events: Events,
         roster: Roster,
         host: facts.Host,
+        endpoints: Endpoints,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -59,6 +61,7 @@ class Lifecycle:
         self._events = events
         self._roster = roster
         self._host = host
+        self._endpoints = endpoints
         self.remove: Callable[[Container], Awaitable[None]]
         self.volumes: Volumes
         self.health_probe: Callable[[Container, list[str], float], Awaitable[tuple[int, str]]]
@@ -166,7 +169,10 @@ class Lifecycle:
         state_dir = self.state_dir(container.id)
         overlay = self._store.snapshots.overlay(container.id)
         run_dir = self.run_dir(container.id)
-        found = facts.gather(saved, self._roster, self._host, overlay, state_dir, run_dir, held)
+        joined = await self._endpoints.prepare(container)
+        found = facts.gather(
+            saved, self._roster, self._host, overlay, state_dir, run_dir, held, joined
+        )
         if images := [point.source for point in saved.mounts if point.kind == "image"]:
             layers = {id: self._store.snapshots.layers(id) for id in images}
             found = found._replace(image_mounts=layers)
@@ -214,6 +220,7 @@ class Lifecycle:
             code = error.exit_code
         container.early_exit = None
         shm.release(self.run_dir(container.id))
+        self._endpoints.part(container.id)
         state = container.state
         state.status = "exited" if container.record.ever_started else "created"
         state.exit_code = code
@@ -250,6 +257,7 @@ class Lifecycle:
         state.finished_at = int(exit.finished_at * 1e9)
         health.end(container)
         shm.release(self.run_dir(container.id))
+        self._endpoints.part(container.id)
         container.process = None
         stopped = container.exit_on_next or container.removing or self.closing
         again = restart.wanted(

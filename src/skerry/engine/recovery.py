@@ -5,10 +5,11 @@ Theory. The records are the truth about what exists, the keepers about what runs
 1. Read the records; each becomes a live container in the state it was saved in.
 2. Ask the driver about every one that may run. It still runs: adopt it. It ended meanwhile: the
    keeper's exit record says how. Neither: the host was restarted or the keeper was killed.
-3. What has no record goes: run folders with their keepers and cgroups, state folders, snapshots,
+3. Networks are brought in line with what runs (`endpoints.settle`).
+4. What has no record goes: run folders with their keepers and cgroups, state folders, snapshots,
    volumes. A `create` that did not reach its record never happened; a `remove` that deleted its
    record is finished.
-4. Containers that end with --rm are removed, restart policies are applied.
+5. Containers that end with --rm are removed, restart policies are applied.
 
 Every step may be interrupted and run again.
 """
@@ -25,9 +26,11 @@ from skerry.base.isolation import Exit, Started
 from skerry.base.settings import Settings
 from skerry.engine import health, record, restart, shm
 from skerry.engine.container import Container
+from skerry.engine.endpoints import Endpoints
 from skerry.engine.exec import Execs
 from skerry.engine.isolation import Driver
 from skerry.engine.lifecycle import Lifecycle
+from skerry.engine.networks import Networks
 from skerry.engine.roster import Roster
 from skerry.engine.snapshots import Snapshots
 from skerry.engine.volumes import Volumes
@@ -52,6 +55,8 @@ class Recovery:
         volumes: Volumes,
         snapshots: Snapshots,
         execs: Execs,
+        networks: Networks,
+        endpoints: Endpoints,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -59,18 +64,23 @@ class Recovery:
         self._roster = roster
         self._lifecycle = lifecycle
         self._volumes = volumes
+        self._networks = networks
+        self._endpoints = endpoints
         self._snapshots = snapshots
         self._execs = execs
 
     async def run(self) -> None:
         """All steps."""
         self._load()
+        self._networks.load()
+        self._endpoints.load()
         self._volumes.expect(self._roster)
         for container in list(self._roster):
             try:
                 await self._find(container)
             except (SkerryError, GuestFault) as error:
                 log.warning("recovery of %s: %s", container.record.name, error)
+        await self._endpoints.settle()
         await self._sweep()
 
     def _load(self) -> None:

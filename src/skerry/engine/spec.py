@@ -83,6 +83,8 @@ class Facts(NamedTuple):
     root: str = "rootfs"
     shm: str = ""
     """The folder that is bound at /dev/shm; empty for one of the container's own."""
+    environment: tuple[str, ...] = ()
+    """Variables that links bring along; the container's own win."""
 
 
 def environment(config: Mapping[str, Any], hostname: str, home: str) -> list[str]:
@@ -231,7 +233,11 @@ def process(record: Record, facts: Facts, options: security.Security) -> dict[st
             "additionalGids": list(facts.user.groups),
         },
         "args": command(config),
-        "env": environment(config, facts.hostname, facts.user.home),
+        "env": environment(
+            {**config, "Env": [*facts.environment, *(config.get("Env") or ())]},
+            facts.hostname,
+            facts.user.home,
+        ),
         "cwd": config.get("WorkingDir") or "/",
         "capabilities": {"bounding": caps, "effective": caps, "permitted": caps},
         "noNewPrivileges": options.no_new_privileges,

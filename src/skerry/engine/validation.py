@@ -330,12 +330,13 @@ EXEC = fields(
 
 def endpoints(value: Any) -> dict[str, Any]:
     """`NetworkingConfig`: the endpoints' settings by network name."""
-    check = fields({"EndpointsConfig": table(_keep_object, 64)})
+    check = fields({"EndpointsConfig": table(endpoint, 64)})
     result: dict[str, Any] = check(value or {}, "NetworkingConfig").get("EndpointsConfig", {})
     return result
 
 
-def _keep_object(value: Any, path: str) -> dict[str, Any]:
+def endpoint(value: Any, path: str) -> dict[str, Any]:
+    """EndpointSettings: plain values of a limited size, empty ones left out."""
     if value is None:
         return {}
     return {

@@ -194,7 +194,7 @@ def test_failures_in_the_start_period_do_not_count() -> None:
 
 
 def test_hosts() -> None:
-    text = etc.hosts("me", "lan", [("1.2.3.4", "other")], own_address="10.0.0.2")
+    text = etc.hosts("me", "lan", [("1.2.3.4", "other")], own_addresses=["10.0.0.2"])
     assert text.splitlines()[-2:] == ["1.2.3.4\tother", "10.0.0.2\tme.lan me"]
     assert etc.extra_hosts(["a:1.2.3.4", "b=::1", "c:[::2]"]) == [
         ("1.2.3.4", "a"),

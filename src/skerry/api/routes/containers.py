@@ -36,16 +36,22 @@ async def create(call: Call) -> web.StreamResponse:
 
 async def list_all(call: Call) -> web.StreamResponse:
     """GET /containers/json."""
-    service = call.engine.containers
+    service, engine = call.engine.containers, call.engine
     chosen = service.select(call.filters(), all=call.flag("all"), limit=call.number("limit", -1))
     if not call.flag("size"):
-        return call.json([container_shapes.summary(each) for each in chosen])
+        return call.json(
+            [container_shapes.summary(each, engine.networks, engine.endpoints) for each in chosen]
+        )
     lines = []
     for each in chosen:
         size = await asyncio.to_thread(service.size, each)
         lines.append(
             container_shapes.summary(
-                each, size=size, root_size=_root_size(call, each.record.image_id)
+                each,
+                engine.networks,
+                engine.endpoints,
+                size=size,
+                root_size=_root_size(call, each.record.image_id),
             )
         )
     return call.json(lines)
@@ -69,6 +75,8 @@ async def inspect(call: Call) -> web.StreamResponse:
     return call.json(
         container_shapes.inspect(
             container,
+            call.engine.networks,
+            call.engine.endpoints,
             state_dir=call.engine.lifecycle.state_dir(container.id),
             platform="linux",
             cgroup_version=call.engine.host.cgroup_version,

@@ -1,117 +1,103 @@
-"""/networks: the two that need nothing, none and host. Bridges are not there yet."""
+"""/networks."""
 
+import contextlib
 from typing import Any
 
 from aiohttp import web
 
-from skerry.api.call import Call
+from skerry.api import network_shapes
+from skerry.api.call import Call, no_content
+from skerry.api.formats import parse_time
 from skerry.api.router import Route
-from skerry.base.errors import Forbidden, NotFound, Unsupported
-from skerry.engine.filters import search
+from skerry.base.errors import InvalidInput, NotFound, SkerryError
+from skerry.engine import network_record, validation
+from skerry.engine.container import Container
+from skerry.engine.network_record import HOST, NONE
 
-Json = dict[str, Any]
-
-_DRIVERS = {"host": "host", "none": "null"}
-
-
-def shape(name: str, call: Call) -> Json:
-    """A network with the containers that run in it."""
-    containers = {
-        each.id: {
-            "Name": each.record.name,
-            "EndpointID": "",
-            "MacAddress": "",
-            "IPv4Address": "",
-            "IPv6Address": "",
-        }
-        for each in call.engine.containers.all()
-        if each.running and each.record.host.get("NetworkMode") == name
+_CONNECT = validation.fields(
+    {
+        "Container": validation.text(255),
+        "Force": validation.flag,
+        "EndpointConfig": validation.endpoint,
     }
-    return {
-        "Name": name,
-        # There is one of each per host, so the id only has to look like one.
-        "Id": name.encode().hex().ljust(64, "0"),
-        "Created": "0001-01-01T00:00:00Z",
-        "Scope": "local",
-        "Driver": _DRIVERS[name],
-        "EnableIPv4": True,
-        "EnableIPv6": False,
-        "IPAM": {"Driver": "default", "Options": None, "Config": None},
-        "Internal": False,
-        "Attachable": False,
-        "Ingress": False,
-        "ConfigFrom": {"Network": ""},
-        "ConfigOnly": False,
-        "Containers": containers,
-        "Options": {},
-        "Labels": {},
-    }
+)
+
+
+async def _default(call: Call) -> None:
+    """The default network is made when somebody looks, where there can be one."""
+    with contextlib.suppress(SkerryError):
+        if await call.engine.networks.possible():
+            await call.engine.networks.default()
 
 
 async def list_all(call: Call) -> web.StreamResponse:
     """GET /networks."""
-    filters = call.filters()
-    result = []
-    for name in _DRIVERS:
-        found = shape(name, call)
-        found["Containers"] = {}
-        if all(
-            any(_accepts(found, key, each) for each in wanted) for key, wanted in filters.items()
-        ):
-            result.append(found)
-    return call.json(result)
-
-
-def _accepts(found: Json, key: str, wanted: str) -> bool:
-    match key:
-        case "name":
-            return search(wanted, found["Name"])
-        case "driver":
-            return bool(found["Driver"] == wanted)
-        case "id":
-            return bool(found["Id"].startswith(wanted))
-        case "type":
-            return wanted == "builtin"
-        case "scope":
-            return wanted == "local"
-        case "dangling":
-            return wanted in ("false", "0")
-        case _:
-            return False
+    await _default(call)
+    chosen = call.engine.networks.select(call.filters())
+    return call.json([network_shapes.network(each) for each in chosen])
 
 
 async def inspect(call: Call) -> web.StreamResponse:
     """GET /networks/{id}."""
-    return call.json(shape(_find(call), call))
-
-
-def _find(call: Call) -> str:
-    wanted = call.params["id"]
-    for name in _DRIVERS:
-        if wanted == name or name.encode().hex().ljust(64, "0").startswith(wanted):
-            return name
-    raise NotFound(f"network {wanted} not found")
+    await _default(call)
+    scope = call.text("scope")
+    found = call.engine.networks.find(call.params["id"])
+    if scope not in ("", "local"):
+        raise NotFound(f"network {call.params['id']} not found")
+    if found.name in (HOST, NONE):
+        return call.json(network_shapes.alone(found, call.engine.containers.all()))
+    return call.json(network_shapes.network(found, call.engine.endpoints.members(found)))
 
 
 async def create(call: Call) -> web.StreamResponse:
     """POST /networks/create."""
-    raise Unsupported("this engine has no bridge networks yet", hint="use --network none or host")
+    body = network_record.BODY(await call.body(), "")
+    network = await call.engine.networks.create(body)
+    return call.json({"Id": network.id, "Warning": ""}, 201)
 
 
 async def remove(call: Call) -> web.StreamResponse:
     """DELETE /networks/{id}."""
-    raise Forbidden(f"{_find(call)} is a pre-defined network and cannot be removed")
+    await call.engine.networks.remove(call.params["id"])
+    return no_content()
+
+
+async def _joining(call: Call) -> tuple[Container, dict[str, Any]]:
+    body: dict[str, Any] = _CONNECT(await call.body(), "")
+    reference = body.get("Container", "")
+    if not reference:
+        raise InvalidInput("Container: the name or id of a container is needed")
+    call.engine.networks.find(call.params["id"])
+    return call.engine.containers.find(reference), body
 
 
 async def connect(call: Call) -> web.StreamResponse:
-    """POST /networks/{id}/connect and disconnect."""
-    _find(call)
-    raise Unsupported("a container's network cannot be changed after its creation yet")
+    """POST /networks/{id}/connect."""
+    container, body = await _joining(call)
+    await call.engine.endpoints.connect(
+        call.params["id"], container, body.get("EndpointConfig") or {}
+    )
+    call.engine.lifecycle.save(container)
+    return web.Response(status=200)
+
+
+async def disconnect(call: Call) -> web.StreamResponse:
+    """POST /networks/{id}/disconnect."""
+    container, body = await _joining(call)
+    await call.engine.endpoints.disconnect(
+        call.params["id"], container, force=bool(body.get("Force"))
+    )
+    call.engine.lifecycle.save(container)
+    return web.Response(status=200)
 
 
 async def prune(call: Call) -> web.StreamResponse:
     """POST /networks/prune."""
-    return call.json({"NetworksDeleted": None})
+    filters: dict[str, frozenset[str]] = call.filters()
+    if "until" in filters:
+        filters["until"] = frozenset(str(parse_time(each)) for each in filters["until"])
+    gone = await call.engine.networks.prune(filters)
+    return call.json({"NetworksDeleted": gone or None})
 
 
 ROUTES = [
@@ -121,5 +107,5 @@ ROUTES = [
     Route("GET", "/networks/{id}", inspect),
     Route("DELETE", "/networks/{id}", remove),
     Route("POST", "/networks/{id}/connect", connect),
-    Route("POST", "/networks/{id}/disconnect", connect),
+    Route("POST", "/networks/{id}/disconnect", disconnect),
 ]

@@ -200,6 +200,8 @@ async def disk_usage(call: Call) -> web.StreamResponse:
         result["Containers"] = [
             container_shapes.summary(
                 each,
+                call.engine.networks,
+                call.engine.endpoints,
                 size=usage.containers.get(each.id, 0),
                 root_size=sizes.get(each.record.image_id, 0),
             )

@@ -1,0 +1,260 @@
+"""The packet filter of one engine: one nftables table. Pure.
+
+Theory. The rules are written once, when the engine comes up; networks and published ports are
+elements of sets and maps that the rules look into. So a bridge or a port costs one element, however
+many there are, and the state of an engine that comes back is written in one transaction.
+
+    raw         loopback addresses never come in from a bridge (they would reach host services,
+                since bridges have route_localnet so that 127.0.0.1:PORT can be published)
+    prerouting  a published port, asked for from anywhere but an internal network: DNAT
+    output      the same, asked for by a process of the host
+    input       the address of a bridge belongs to that bridge's containers alone
+    forward     the user's chain first; then containers of one network may talk, whatever was
+                published may be reached, containers may reach out; everything else that is about
+                our bridges is dropped
+    postrouting source addresses: of containers that leave their network, of a container that
+                reaches its own network through a published port, and of 127.0.0.1
+
+Accepting here never overrules another table: netfilter asks every base chain of a hook, and one
+that drops is enough. So the host's own rules are honoured. Rules in the chain `user` are the
+administrator's; the engine never touches them.
+"""
+
+import hashlib
+import ipaddress
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from skerry.kernel import nft
+from skerry.kernel.netlink import Message
+
+PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
+USER_CHAIN = "user"
+_LOCAL = struct.pack("=I", 2)
+_DNAT = 0x20
+"""IPS_DST_NAT, linux/netfilter/nf_conntrack_common.h."""
+_ESTABLISHED_RELATED = 0x6
+
+_SETS = {
+    "bridges": ("ifname", ""),
+    "same": ("ifname.ifname", ""),
+    "talking": ("ifname.ifname", ""),
+    "internal": ("ifname", ""),
+    "masqueraded": ("ifname", ""),
+    "open": ("ifname", ""),
+    "gateways4": ("ipv4", ""),
+    "gateways6": ("ipv6", ""),
+    "own4": ("ifname.ipv4", ""),
+    "own6": ("ifname.ipv6", ""),
+    "published4": ("proto.port", "ipv4.port"),
+    "published6": ("proto.port", "ipv6.port"),
+    "published_at4": ("ipv4.proto.port", "ipv4.port"),
+    "published_at6": ("ipv6.proto.port", "ipv6.port"),
+}
+
+_CHAINS = {
+    "raw": ("filter", "prerouting", -300),
+    "prerouting": ("nat", "prerouting", -100),
+    "output": ("nat", "output", -100),
+    "input": ("filter", "input", 0),
+    "forward": ("filter", "forward", 0),
+    "postrouting": ("nat", "postrouting", 100),
+}
+
+Elements = dict[str, list[tuple[bytes, bytes]]]
+"""Set name to its (key, data)."""
+
+
+class Guarded(NamedTuple):
+    """What the filter has to know of a bridge."""
+
+    bridge: str
+    gateways: tuple[str, ...]
+    internal: bool = False
+    icc: bool = True
+    masquerade: bool = True
+    unprotected: bool = False
+    """Containers may be reached from outside by their own addresses."""
+
+
+class Published(NamedTuple):
+    """A port of the host that leads to a container. `host_ip` is empty for all addresses of the
+    container address's family."""
+
+    protocol: str
+    host_ip: str
+    host_port: int
+    address: str
+    port: int
+
+
+def table_of(root: str) -> nft.Table:
+    """The table of the engine with this root."""
+    return nft.Table(nft.NFPROTO_INET, f"skerry-{tag(root)}")
+
+
+def tag(root: str) -> str:
+    """Twelve hex digits that tell this engine's objects in the kernel from another's."""
+    return hashlib.sha256(root.encode("utf-8", "surrogateescape")).hexdigest()[:12]
+
+
+def bridge_elements(network: Guarded) -> Elements:
+    """What a bridge adds to the sets."""
+    name = nft.ifname(network.bridge)
+    found: Elements = {"bridges": [(name, b"")], "same": [(name + name, b"")]}
+    if network.icc:
+        found["talking"] = [(name + name, b"")]
+    if network.internal:
+        found["internal"] = [(name, b"")]
+    elif network.masquerade:
+        found["masqueraded"] = [(name, b"")]
+    if network.unprotected and not network.internal:
+        found["open"] = [(name, b"")]
+    for gateway in network.gateways:
+        packed = ipaddress.ip_address(gateway).packed
+        digit = "4" if len(packed) == 4 else "6"
+        found.setdefault(f"gateways{digit}", []).append((packed, b""))
+        found.setdefault(f"own{digit}", []).append((name + packed, b""))
+    return found
+
+
+def port_elements(ports: Iterable[Published]) -> Elements:
+    """What published ports add to the maps."""
+    found: Elements = {}
+    for each in ports:
+        target = ipaddress.ip_address(each.address).packed
+        digit = "4" if len(target) == 4 else "6"
+        key = nft.proto(PROTOCOLS[each.protocol]) + nft.port(each.host_port)
+        data = target + nft.port(each.port)
+        if each.host_ip:
+            key = ipaddress.ip_address(each.host_ip).packed + key
+            found.setdefault(f"published_at{digit}", []).append((key, data))
+        else:
+            found.setdefault(f"published{digit}", []).append((key, data))
+    return found
+
+
+def merged(parts: Iterable[Elements]) -> Elements:
+    """All elements together."""
+    result: Elements = {}
+    for part in parts:
+        for name, elements in part.items():
+            result.setdefault(name, []).extend(elements)
+    return result
+
+
+def add(table: nft.Table, elements: Mapping[str, list[tuple[bytes, bytes]]]) -> list[Message]:
+    """Messages that add them."""
+    return [table.add_elements(name, each) for name, each in elements.items() if each]
+
+
+def remove(table: nft.Table, elements: Mapping[str, list[tuple[bytes, bytes]]]) -> list[Message]:
+    """Messages that take them away."""
+    return [table.delete_elements(name, each) for name, each in elements.items() if each]
+
+
+def setup(table: nft.Table, elements: Elements, *, closed: bool) -> list[Message]:
+    """The whole table with all its elements, in place of what there is; the user's chain stays.
+
+    `closed`: the engine itself switched the host's forwarding on, so nothing but what concerns its
+    bridges is forwarded.
+    """
+    messages = [table.add(), table.add_chain(USER_CHAIN)]
+    for name, (kind, hook, priority) in _CHAINS.items():
+        messages.append(table.add_chain(name, kind=kind, hook=hook, priority=priority))
+        messages.append(table.flush_chain(name))
+    for name, (key, data) in _SETS.items():
+        messages.append(table.add_set(name, key, data))
+        messages.append(table.flush_set(name))
+    messages += [table.add_rule(chain, expressions) for chain, expressions in rules(closed=closed)]
+    return messages + add(table, elements)
+
+
+def rules(*, closed: bool) -> list[tuple[str, bytes]]:
+    """The fixed rules: the chain and the expressions."""
+    return [*_nat(), *_input(), *_forward(closed=closed), *_postrouting()]
+
+
+_IPV4 = nft.meta("nfproto") + nft.equal(bytes((nft.NFPROTO_IPV4,)))
+_IPV6 = nft.meta("nfproto") + nft.equal(bytes((nft.NFPROTO_IPV6,)))
+_BOTH = nft.meta("iifname", 1) + nft.meta("oifname", 2)
+_SAME = _BOTH + nft.lookup("same")
+_PUBLISHED = nft.conntrack("status") + nft.any_bit(_DNAT)
+_ACCEPT, _DROP = nft.verdict(nft.ACCEPT), nft.verdict(nft.DROP)
+
+
+def _from(name: str) -> bytes:
+    return nft.meta("iifname") + nft.lookup(name)
+
+
+def _to(name: str) -> bytes:
+    return nft.meta("oifname") + nft.lookup(name)
+
+
+def _header(offset: int, length: int, register: int = 1) -> bytes:
+    return nft.payload(nft.NETWORK_HEADER, offset, length, register)
+
+
+def _nat() -> Iterator[tuple[str, bytes]]:
+    to_loopback = _IPV4 + _header(16, 1) + nft.equal(b"\x7f")
+    yield "raw", _from("bridges") + to_loopback + _DROP
+    yield "prerouting", _from("internal") + nft.verdict(nft.RETURN)
+    yield "prerouting", to_loopback + nft.verdict(nft.RETURN)
+    for chain in ("prerouting", "output"):
+        for rule in _dnat(nft.NFPROTO_IPV4, "4", 16, 4):
+            yield chain, _IPV4 + rule
+        for rule in _dnat(nft.NFPROTO_IPV6, "6", 24, 16):
+            yield chain, _IPV6 + rule
+
+
+def _dnat(family: int, digit: str, offset: int, length: int) -> tuple[bytes, bytes]:
+    """To a published port: by the exact address, then by any address of the host."""
+    # Where the key goes on after an address, and the port after the address in a map's data.
+    word = nft.WORD + length // 4
+    at = _header(offset, length) + nft.meta("l4proto", word)
+    at += nft.payload(nft.TRANSPORT_HEADER, 2, 2, word + 1)
+    at += nft.lookup(f"published_at{digit}", into=1) + nft.dnat(family, 1, word)
+    anywhere = nft.address_type() + nft.equal(_LOCAL)
+    anywhere += nft.meta("l4proto") + nft.payload(nft.TRANSPORT_HEADER, 2, 2, nft.WORD + 1)
+    anywhere += nft.lookup(f"published{digit}", into=1) + nft.dnat(family, 1, word)
+    return at, anywhere
+
+
+def _input() -> Iterator[tuple[str, bytes]]:
+    for digit, guard, offset, length in (("4", _IPV4, 16, 4), ("6", _IPV6, 24, 16)):
+        gateway = guard + _header(offset, length) + nft.lookup(f"gateways{digit}")
+        other = nft.meta("iifname", 1) + _header(offset, length, 2)
+        other += nft.lookup(f"own{digit}", absent=True)
+        yield "input", _from("bridges") + gateway + other + _DROP
+
+
+def _forward(*, closed: bool) -> Iterator[tuple[str, bytes]]:
+    known = nft.conntrack("state") + nft.any_bit(_ESTABLISHED_RELATED)
+    for expressions in (
+        nft.jump(USER_CHAIN),
+        _BOTH + nft.lookup("talking") + _ACCEPT,
+        known + _ACCEPT,
+        _from("internal") + _DROP,
+        _to("internal") + _DROP,
+        _to("bridges") + _PUBLISHED + _ACCEPT,
+        _SAME + _DROP,
+        _to("open") + _ACCEPT,
+        _to("bridges") + _DROP,
+        _from("bridges") + _ACCEPT,
+        *([_DROP] if closed else []),
+    ):
+        yield "forward", expressions
+
+
+def _postrouting() -> Iterator[tuple[str, bytes]]:
+    from_loopback4 = _IPV4 + _header(12, 1) + nft.equal(b"\x7f")
+    from_loopback6 = _IPV6 + _header(8, 16) + nft.equal(bytes(15) + b"\x01")
+    for expressions in (
+        _SAME + _PUBLISHED + nft.masquerade(),
+        _SAME + _ACCEPT,
+        _from("masqueraded") + nft.masquerade(),
+        _to("bridges") + from_loopback4 + nft.masquerade(),
+        _to("bridges") + from_loopback6 + nft.masquerade(),
+    ):
+        yield "postrouting", expressions

@@ -1,0 +1,113 @@
+"""Network namespaces that outlive their engine: each is pinned by a bind mount on a file.
+
+Theory. The engine's network worker is a thread of its own, so it may enter a namespace (setns and
+unshare of network namespaces are per thread) as long as it always comes home. `/proc/sys/net` and
+new sockets follow the thread. A namespace goes when its pin is unmounted and nobody inside, no
+socket and no descriptor holds it any more; the kernel then removes its links, and with them the
+host's ends of its veth pairs.
+"""
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+
+from skerry.base.errors import KernelFault, SystemFault
+from skerry.kernel import mounts, namespaces
+from skerry.kernel.namespaces import CLONE_NEWNET
+
+RESOLVER = "127.0.0.11"
+DNS_PORT = 53
+_SYSCTLS = (
+    # As Docker: unprivileged programs may ping and bind low ports inside.
+    ("ipv4/ip_unprivileged_port_start", "0"),
+    ("ipv4/ping_group_range", "0 2147483647"),
+    # Links get IPv6 only where their network has it.
+    ("ipv6/conf/default/disable_ipv6", "1"),
+    ("ipv6/conf/default/accept_ra", "0"),
+)
+
+
+def sysctl(path: str, value: str, *, optional: bool = False) -> None:
+    """Write below /proc/sys/net of the thread's namespace."""
+    try:
+        namespaces.write_file(f"/proc/sys/net/{path}", value)
+    except KernelFault:
+        if not optional:
+            raise
+
+
+def home() -> int:
+    """A descriptor of the thread's own namespace."""
+    return namespaces.open_namespace("/proc/thread-self/ns/net", CLONE_NEWNET)
+
+
+@contextlib.contextmanager
+def inside(fd: int, home_fd: int) -> Iterator[None]:
+    """Be in the namespace behind `fd` for the block."""
+    namespaces.setns(fd, CLONE_NEWNET)
+    try:
+        yield
+    finally:
+        namespaces.setns(home_fd, CLONE_NEWNET)
+
+
+def make(path: str, home_fd: int) -> int:
+    """A fresh namespace with `lo` up, pinned at `path`; returns a descriptor of it."""
+    os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    namespaces.unshare(CLONE_NEWNET)
+    try:
+        namespaces.loopback_up()
+        for name, value in _SYSCTLS:
+            sysctl(name, value, optional=name.startswith("ipv6"))
+        fd = home()
+        try:
+            mounts.mount("/proc/thread-self/ns/net", path, "", mounts.MS_BIND)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+    finally:
+        namespaces.setns(home_fd, CLONE_NEWNET)
+
+
+def enter_path(path: str) -> int:
+    """A descriptor of the namespace pinned at `path`; KernelFault when there is none."""
+    fd = namespaces.open_namespace(path, CLONE_NEWNET)
+    if not is_namespace(path):
+        os.close(fd)
+        raise SystemFault(f"{path} is no network namespace: its pin is gone")
+    return fd
+
+
+def is_namespace(path: str) -> bool:
+    """Whether a namespace is pinned at `path`."""
+    try:
+        return os.stat(path).st_dev == os.stat("/proc/self/ns/net").st_dev
+    except OSError:
+        return False
+
+
+def remove(path: str) -> None:
+    """Take the pin away; one that has gone is fine."""
+    with contextlib.suppress(KernelFault):
+        mounts.umount(path, mounts.MNT_DETACH)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def resolver_sockets() -> tuple[socket.socket, socket.socket]:
+    """Sockets at 127.0.0.11:53 (udp, tcp) of the thread's namespace."""
+    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        for sock in (udp, tcp):
+            sock.setblocking(False)
+            sock.bind((RESOLVER, DNS_PORT))
+        tcp.listen(64)
+    except OSError as error:
+        udp.close()
+        tcp.close()
+        raise KernelFault(f"bind {RESOLVER}:{DNS_PORT}", error.errno or 0) from None
+    return udp, tcp

@@ -1,0 +1,108 @@
+"""Ports of the host: choosing them and keeping others off.
+
+A published port is forwarded by the packet filter, so no program listens on it. A bound socket
+reserves it all the same: whoever binds it later gets EADDRINUSE, and so do we when it is taken.
+"""
+
+import errno
+import random
+import socket
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from skerry.base.errors import Conflict, KernelFault
+from skerry.network.firewall import PROTOCOLS, Published
+
+TRIES = 64
+EPHEMERAL = (49153, 65535)
+_KINDS = {
+    "tcp": socket.SOCK_STREAM,
+    "udp": socket.SOCK_DGRAM,
+    "sctp": socket.SOCK_STREAM,
+}
+
+
+class Wanted(NamedTuple):
+    """A port to publish. `low` and `high` are the host's range, both 0 for any."""
+
+    name: str
+    """`80/tcp`."""
+    protocol: str
+    port: int
+    address: str
+    """The container's."""
+    host_ip: str
+    low: int
+    high: int
+    twin: bool = False
+    """The IPv6 half of the one before: it has to get the same number."""
+
+
+class PortTaken(Conflict):
+    """Another program, or another container, has it."""
+
+
+def choose(wanted: Wanted) -> tuple[Published, list[socket.socket]]:
+    """A free port of the range with the sockets that reserve it; PortTaken when there is none."""
+    tries = range(wanted.low, wanted.high + 1) if wanted.low else (0 for _ in range(TRIES))
+    for number in tries:
+        port = Published(wanted.protocol, wanted.host_ip, number, wanted.address, wanted.port)
+        try:
+            socks = reserve(port)
+        except PortTaken:
+            continue
+        if not number:
+            # Without a socket (SCTP) the filter's map says later whether it is free.
+            free = socks[0].getsockname()[1] if socks else random.randint(*EPHEMERAL)
+            port = port._replace(host_port=free)
+        return port, socks
+    shown = wanted.host_ip or ("::" if ":" in wanted.address else "0.0.0.0")
+    if wanted.low == wanted.high:
+        where = f"[{shown}]" if ":" in shown else shown
+        raise PortTaken(f"Bind for {where}:{wanted.low} failed: port is already allocated")
+    raise PortTaken("all ports are allocated")
+
+
+def choose_all(wanted: Iterable[Wanted]) -> Iterator[tuple[str, Published, list[socket.socket]]]:
+    """`choose` for several; both halves of a pair get the same number."""
+    last = 0
+    for each in wanted:
+        if each.twin and last:
+            each = each._replace(low=last, high=last)
+        port, socks = choose(each)
+        last = port.host_port
+        yield each.name, port, socks
+
+
+def reserve(port: Published) -> list[socket.socket]:
+    """Sockets that hold the port, port 0 for any; PortTaken when somebody has it.
+
+    No socket when this kernel does not know the protocol (SCTP): the filter still forwards it.
+    """
+    ipv6 = ":" in port.address
+    family = socket.AF_INET6 if ipv6 else socket.AF_INET
+    kind = _KINDS[port.protocol]
+    try:
+        sock = socket.socket(family, kind | socket.SOCK_CLOEXEC, PROTOCOLS[port.protocol])
+    except OSError as error:
+        if error.errno in (errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT, errno.EAFNOSUPPORT):
+            return []
+        raise KernelFault("open a socket to reserve a port", error.errno or 0) from None
+    try:
+        if ipv6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((port.host_ip or ("::" if ipv6 else "0.0.0.0"), port.host_port))
+    except OSError as error:
+        sock.close()
+        shown = port.host_ip or ("::" if ipv6 else "0.0.0.0")
+        if error.errno == errno.EADDRINUSE:
+            raise PortTaken(f"{shown}:{port.host_port} is in use") from None
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise Conflict(
+                f"failed to bind host port {shown}:{port.host_port}/{port.protocol}: "
+                "cannot assign requested address"
+            ) from None
+        raise KernelFault(
+            f"reserve {shown}:{port.host_port}/{port.protocol}", error.errno or 0
+        ) from None
+    return [sock]

@@ -15,12 +15,18 @@ MAX_PATTERNS: Final = 20_000
 MAX_PATTERN: Final = 4096
 
 
+_STAR: Final = "[^/]*"
+_DEEP: Final = "(?:.*/)?"
+_ALL: Final = ".*"
+_WILD: Final = (_STAR, _DEEP, _ALL)
+
+
 class Rule(NamedTuple):
     """One pattern. `regex` matches whole paths."""
 
     pattern: str
     exception: bool
-    regex: re.Pattern[str]
+    regex: "re.Pattern[str] | _States"
 
 
 class Matcher:
@@ -76,7 +82,7 @@ def _may_lie_below(pattern: list[str], parts: list[str]) -> bool:
             return False
         if "**" in pattern[number]:
             return True
-        if re.fullmatch(_translate(pattern[number]), part) is None:
+        if _translate(pattern[number]).fullmatch(part) is None:
             return False
     return len(pattern) > len(parts)
 
@@ -121,7 +127,7 @@ def compile_rules(patterns: Iterable[str]) -> Matcher:
             raise LimitExceeded(f"a pattern of .dockerignore is longer than {MAX_PATTERN}")
         bare = _clean(bare)
         try:
-            rules.append(Rule(bare, exception, re.compile(_translate(bare), re.DOTALL)))
+            rules.append(Rule(bare, exception, _translate(bare)))
         except re.error as error:
             raise InvalidInput(f"syntax error in pattern {given[:80]!r}: {error}") from None
         if len(rules) > MAX_PATTERNS:
@@ -135,9 +141,8 @@ def _clean(pattern: str) -> str:
     return "/" + cleaned.lstrip("/") if cleaned.startswith("//") else cleaned
 
 
-def _translate(pattern: str) -> str:
-    """A regular expression. Quantifiers are possessive where nothing else could match, and stars
-    beside each other are one, so that hostile patterns stay cheap."""
+def _tokens(pattern: str) -> list[str]:
+    """The pattern as regular expressions of one character each, and the three wildcards."""
     made: list[str] = []
     place = 0
     while place < len(pattern):
@@ -148,16 +153,13 @@ def _translate(pattern: str) -> str:
             while pattern[place : place + 1] == "*":
                 double = True
                 place += 1
-            if not double:
-                if made[-1:] != ["[^/]*"]:
-                    made.append("[^/]*")
-                continue
-            if pattern[place : place + 1] == "/":
-                place += 1
-            if place >= len(pattern):
-                made.append(".*")
-            elif made[-1:] != ["(?:.*/)?"]:
-                made.append("(?:.*/)?")
+            token = _STAR
+            if double:
+                if pattern[place : place + 1] == "/":
+                    place += 1
+                token = _DEEP if place < len(pattern) else _ALL
+            if made[-1:] != [token]:
+                made.append(token)
         elif char == "?":
             made.append("[^/]")
         elif char == "\\":
@@ -170,7 +172,79 @@ def _translate(pattern: str) -> str:
             made.append(text)
         else:
             made.append(re.escape(char))
-    return "".join(made)
+    return made
+
+
+def _translate(pattern: str) -> "re.Pattern[str] | _States":
+    """What matches whole paths, in time that grows with the path only.
+
+    A regular expression where it is safe: between two stars of one name the first fit is as good
+    as any (an atomic group says so), and a single `**` is tried once a position. Several of them
+    would be tried in every combination; those patterns are followed state by state.
+    """
+    tokens = _tokens(pattern)
+    if tokens.count(_DEEP) > 1:
+        return _States(tokens)
+    made: list[str] = []
+    chunk: list[str] = []
+    starred = False
+    for token in [*tokens, ""]:
+        if token not in _WILD and token != "/" and token:
+            chunk.append(token)
+            continue
+        # Atomic only if another star of the same name follows: it takes what is left.
+        text = "".join(chunk)
+        if starred:
+            text = f"(?>[^/]*?{text})" if token == _STAR else f"[^/]*{text}"
+        made.append(text)
+        chunk, starred = [], token == _STAR
+        if token and not starred:
+            made.append(token)
+    return re.compile("".join(made), re.DOTALL)
+
+
+class _States:
+    """A pattern followed through all its possibilities at once."""
+
+    def __init__(self, tokens: list[str]) -> None:
+        self._tokens = [
+            token if token in _WILD else re.compile(token, re.DOTALL) for token in tokens
+        ]
+
+    def fullmatch(self, path: str) -> "_States | None":
+        """Itself when the whole path matches."""
+        # (token, whether inside its `.*`): a _DEEP is left behind a slash only.
+        states = self._closed({(0, False)})
+        for char in path:
+            following: set[tuple[int, bool]] = set()
+            for at, _inside in states:
+                if at == len(self._tokens):
+                    continue
+                token = self._tokens[at]
+                if isinstance(token, re.Pattern):
+                    if token.fullmatch(char):
+                        following.add((at + 1, False))
+                elif token == _STAR:
+                    if char != "/":
+                        following.add((at, False))
+                elif token == _ALL:
+                    following.add((at, False))
+                else:
+                    following.add((at, True))
+                    if char == "/":
+                        following.add((at + 1, False))
+            states = self._closed(following)
+            if not states:
+                return None
+        return self if (len(self._tokens), False) in states else None
+
+    def _closed(self, states: set[tuple[int, bool]]) -> set[tuple[int, bool]]:
+        result = set(states)
+        for at, inside in states:
+            while not inside and at < len(self._tokens) and self._tokens[at] in _WILD:
+                at += 1
+                result.add((at, False))
+        return result
 
 
 def _class(pattern: str, place: int) -> tuple[str, int]:

@@ -15,6 +15,7 @@ from skerry.api.router import Route, Router
 from skerry.api.routes import (
     archive,
     build,
+    builds,
     containers,
     copying,
     execs,
@@ -58,6 +59,7 @@ def all_routes() -> list[Route]:
         image_archives,
         copying,
         build,
+        builds,
         transfer,
         trust,
         images,

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator
-from typing import Final
+from typing import Final, NamedTuple, Protocol
 
 from skerry.base.errors import NotFound
 from skerry.build.events import Tell
@@ -18,7 +18,22 @@ _WAIT: Final = 20.0
 _MAX: Final = 64
 _PIECE: Final = 64 << 10
 
-Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+class Peer(Protocol):
+    """The client's end of one connection."""
+
+    async def read(self) -> bytes:
+        """What the agent answers; empty at the end."""
+
+    async def write(self, data: bytes) -> None:
+        """Send to the agent."""
+
+
+class _Offer(NamedTuple):
+    """A connection that waits for the client, and one that has ended."""
+
+    peer: asyncio.Future[Peer]
+    over: asyncio.Future[None]
 
 
 class Agents:
@@ -26,7 +41,7 @@ class Agents:
 
     def __init__(self, tell: Tell) -> None:
         self._tell = tell
-        self._waiting: dict[int, asyncio.Future[Ends]] = {}
+        self._waiting: dict[int, _Offer] = {}
         self._count = 0
 
     @contextlib.asynccontextmanager
@@ -71,42 +86,45 @@ class Agents:
                 return
             self._count += 1
             number = self._count
-            self._waiting[number] = asyncio.get_running_loop().create_future()
-            self._tell({"kind": "ssh", "id": id, "connection": number})
+            loop = asyncio.get_running_loop()
+            offer = self._waiting[number] = _Offer(loop.create_future(), loop.create_future())
             try:
-                theirs = await asyncio.wait_for(self._waiting[number], _WAIT)
+                self._tell({"kind": "ssh", "id": id, "connection": number})
+                await _splice(reader, writer, await asyncio.wait_for(offer.peer, _WAIT))
             except TimeoutError:
                 return
             finally:
                 del self._waiting[number]
-            await splice((reader, writer), theirs)
+                if not offer.over.done():
+                    offer.over.set_result(None)
         finally:
             writer.close()
 
-    def join(self, number: int, ends: Ends) -> None:
-        """The client's stream for a connection it was told of. NotFound when nobody waits."""
-        waiting = self._waiting.get(number)
-        if waiting is None or waiting.done():
+    async def join(self, number: int, peer: Peer) -> None:
+        """Carry a connection that the client was told of to its end. NotFound if nobody waits."""
+        offer = self._waiting.get(number)
+        if offer is None or offer.peer.done():
             raise NotFound(f"no agent connection {number} is waiting")
-        waiting.set_result(ends)
+        offer.peer.set_result(peer)
+        await asyncio.shield(offer.over)
 
 
-async def splice(one: Ends, other: Ends) -> None:
+async def _splice(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Peer) -> None:
     """Carry bytes both ways until either side has ended."""
-    ways = [
-        asyncio.ensure_future(_carry(one[0], other[1])),
-        asyncio.ensure_future(_carry(other[0], one[1])),
-    ]
+
+    async def there() -> None:
+        while piece := await reader.read(_PIECE):
+            await peer.write(piece)
+
+    async def back() -> None:
+        while piece := await peer.read():
+            writer.write(piece)
+            await writer.drain()
+
+    ways = [asyncio.ensure_future(there()), asyncio.ensure_future(back())]
     try:
         await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for way in ways:
             way.cancel()
         await asyncio.gather(*ways, return_exceptions=True)
-        other[1].close()
-
-
-async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while piece := await reader.read(_PIECE):
-        writer.write(piece)
-        await writer.drain()

@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from skerry.base.errors import InvalidInput, NotFound
 from skerry.base.ids import new_id
-from skerry.build import context, workplace
+from skerry.base.references import parse_reference
+from skerry.build import context, outputs, remote_cache, workplace
 from skerry.build import solver as solving
 from skerry.build.agents import Agents
 from skerry.build.bases import Bases
@@ -17,9 +18,11 @@ from skerry.build.downloads import Downloads
 from skerry.build.events import Event, Tell, follow
 from skerry.build.inventory import Inventory
 from skerry.build.reading import Plan, read
-from skerry.build.request import Options
-from skerry.build.results import dated, make_image
+from skerry.build.remote_cache import Imports
+from skerry.build.request import Options, Output
+from skerry.build.results import dated, make_image, squashed
 from skerry.build.run_step import Runner
+from skerry.build.sessions import Session, Sessions
 from skerry.build.solver import NotRun, Solver
 from skerry.build.sources import Remote
 from skerry.build.state import State
@@ -28,7 +31,9 @@ from skerry.build.tree import Tree, resolve
 from skerry.build.trees import MAIN, Context, Trees
 from skerry.build.workplace import Workplace
 from skerry.engine.engine import Engine
+from skerry.store import Store
 from skerry.store.image import Image
+from skerry.store.steps import Step
 
 MAX_DOCKERFILE = 16 << 20
 
@@ -42,6 +47,7 @@ class Builder:
         self.downloads = Downloads(engine.store, engine.settings.root)
         self.inventory = Inventory(engine.store, self.mounts, self.downloads.folder)
         self.memory = Memory()
+        self.sessions = Sessions(self)
         self._running: dict[str, asyncio.Task[Any]] = {}
         workplace.sweep(engine.settings.run_root)
 
@@ -51,9 +57,11 @@ class Builder:
         contexts: Mapping[str, Context],
         *,
         id: str = "",
+        into: Session | None = None,
     ) -> AsyncIterator[Event]:
         """Build, and tell of it (docs/build.md). Closing the iterator cancels, and returns when
-        everything of the build is gone. The contexts stay the caller's."""
+        everything of the build is gone, but for what a session keeps. The contexts stay the
+        caller's."""
         id = id or new_id()
 
         async def work(tell: Tell) -> None:
@@ -61,7 +69,7 @@ class Builder:
             assert task is not None
             self._running[id] = task
             try:
-                await self._build(options, contexts, tell)
+                await self._build(options, contexts, tell, into)
             finally:
                 self._running.pop(id, None)
 
@@ -76,46 +84,68 @@ class Builder:
         task = self._running.get(id)
         return task is not None and task.cancel()
 
-    async def _build(self, options: Options, contexts: Mapping[str, Context], tell: Tell) -> None:
-        solving.check(options)
+    async def cancelled(self, id: str) -> None:
+        """End a build, and wait until it has cleaned up."""
+        task = self._running.get(id)
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _build(
+        self,
+        options: Options,
+        contexts: Mapping[str, Context],
+        tell: Tell,
+        session: Session | None,
+    ) -> None:
+        check(options)
         main = contexts.get(MAIN, Context()).tree
-        if main is None:
-            raise NotFound("the build has no context")
-        data = await asyncio.to_thread(dockerfile, main, options.dockerfile)
-        plan = read(data, options, contexts)
+        data = options.dockerfile_content
+        if data is None:
+            if main is None:
+                raise NotFound("the build has no context")
+            data = await asyncio.to_thread(dockerfile, main, options.dockerfile)
+        plan = read(data, options, [name for name in contexts if not name.startswith("cache:")])
         tell(plan_event(plan))
         begun = time.time()
-        async with contextlib.AsyncExitStack() as held:
-            held.enter_context(self.engine.store.leases.hold())
-            solver, images = self._solver(options, plan, contexts, held, tell)
-            held.push_async_callback(images.close)
+        async with contextlib.AsyncExitStack() as own:
+            # What a shell after a failure needs has to outlive the build.
+            held = session.held if session is not None and options.keep_failed else own
+            own.enter_context(self.engine.store.leases.hold())
+            one = await self._prepare(options, plan, contexts, held, tell)
+            own.push_async_callback(one.images.close)
+            own.push_async_callback(one.imports.close)
+            if session is not None:
+                session.agents = one.agents
+                session.one = one
             try:
-                state = await solver.run()
+                state = await one.solver.run()
             except NotRun:
                 return
             finally:
-                self.engine.store.steps.used(solver.used)
-            if not options.only_list:
-                image = await asyncio.to_thread(self._finish, state, options)
-                tell(
-                    {
-                        "kind": "result",
-                        "image": image.id,
-                        "tags": list(options.tags),
-                        "seconds": time.time() - begun,
-                    }
-                )
-                if options.tags:
-                    self.engine.archives.emit("tag", image)
+                self.engine.store.steps.used(one.solver.used)
+            if options.only_list:
+                return
+            built = await self._finish(state, options, one, plan, tell)
+            if session is not None:
+                session.built = built
+            tell(
+                {
+                    "kind": "result",
+                    "image": built.image,
+                    "tags": list(options.tags),
+                    "seconds": time.time() - begun,
+                }
+            )
 
-    def _solver(
+    async def _prepare(
         self,
         options: Options,
         plan: Plan,
         contexts: Mapping[str, Context],
         held: contextlib.AsyncExitStack,
         tell: Tell,
-    ) -> tuple[Solver, Bases]:
+    ) -> "One":
         engine = self.engine
         place = held.enter_context(Workplace(engine.settings.run_root, new_id()[:16]))
         images = Bases(
@@ -128,6 +158,12 @@ class Builder:
         trees = Trees(engine.store, contexts, images, plan.names)
         held.callback(trees.close)
         agents = Agents(tell)
+        imports = Imports(engine)
+        given = {name: each.tree for name, each in contexts.items() if each.tree is not None}
+        for source in options.cache_from:
+            if not await imports.add(source, options, given):
+                text = f"no build cache was found in {source.reference}"
+                tell({"kind": "warning", "rule": "CacheNotFound", "text": text, "line": 0})
 
         def output(step: str) -> Any:
             def write(stream: int, data: bytes) -> None:
@@ -136,19 +172,121 @@ class Builder:
             return write
 
         runner = Runner(engine, options, trees, place, self.mounts, agents, output)
-        steps = Steps(
-            engine, options, trees, runner, Remote(engine.store, self.downloads), self.memory
-        )
-        return Solver(engine, plan, options, contexts, steps, images, tell), images
+        remote = Remote(engine.store, self.downloads, engine.settings.root)
+        steps = Steps(engine, options, trees, runner, remote, self.memory)
+        solver = Solver(engine, plan, options, contexts, steps, images, imports, tell)
+        return One(solver, runner, images, imports, agents)
 
-    def _finish(self, state: State, options: Options) -> Image:
+    async def _finish(
+        self, state: State, options: Options, one: "One", plan: Plan, tell: Tell
+    ) -> "Built":
+        store = self.engine.store
+        steps = chosen_steps(store, one.solver, plan, everything=False)
+        notes = {}
+        if any(each.kind == "inline" for each in options.cache_to):
+            notes = remote_cache.inline(steps)
+        state, image = await asyncio.to_thread(self._image, state, options, notes)
+        if image is not None and options.tags:
+            self.engine.archives.emit("tag", image)
+        for output in options.outputs:
+            if output.kind == "registry":
+                await self._push(state, output, options, notes, tell)
+        caches = {}
+        for number, target in enumerate(options.cache_to):
+            if target.kind == "inline":
+                continue
+            wanted = chosen_steps(store, one.solver, plan, everything=target.mode == "max")
+            export = await asyncio.to_thread(remote_cache.prepare, store, wanted)
+            if target.kind == "registry":
+                await remote_cache.push(self.engine, export, target.reference, options)
+            else:
+                caches[number] = export
+        return Built(state, image.id if image is not None else "", caches)
+
+    def _image(
+        self, state: State, options: Options, notes: dict[str, str]
+    ) -> tuple[State, Image | None]:
+        store = self.engine.store
         if options.labels:
             labels = {**(state.config.get("Labels") or {}), **options.labels}
             state = state._replace(config={**state.config, "Labels": labels})
+        if options.squash:
+            state = squashed(store, state)
         if options.epoch is not None:
             rewrite = any(each.rewrite_timestamp for each in options.outputs)
-            state = dated(self.engine.store, state, options.epoch, rewrite=rewrite)
-        return make_image(self.engine.store, state, options.tags)
+            state = dated(store, state, options.epoch, rewrite=rewrite)
+        image = None
+        kept = [each for each in options.outputs if each.kind == "image"]
+        if kept or options.tags:
+            tags = [*options.tags, *(each.name for each in kept if each.name)]
+            compression = kept[0].compression if kept else "gzip"
+            image = make_image(store, state, tags, annotations=notes, compression=compression)
+        return state, image
+
+    async def _push(
+        self,
+        state: State,
+        output: Output,
+        options: Options,
+        notes: dict[str, str],
+        tell: Tell,
+    ) -> None:
+        reference = parse_reference(output.name)
+
+        def record() -> Image:
+            return make_image(
+                self.engine.store,
+                state,
+                [str(reference)],
+                annotations=notes,
+                compression=output.compression,
+            )
+
+        await asyncio.to_thread(record)
+        lines = self.engine.transfer.push(
+            reference.name, tag=reference.tag, credential=options.credential(reference.registry)
+        )
+        async with contextlib.aclosing(cast(Any, lines)) as stream:
+            async for message in stream:
+                tell({"kind": "push", "image": output.name, "message": message})
+
+
+class One(NamedTuple):
+    """The parts of one build that runs."""
+
+    solver: Solver
+    runner: Runner
+    images: Bases
+    imports: Imports
+    agents: Agents
+
+
+class Built(NamedTuple):
+    """What came out. `image` is empty when nothing was to be recorded; `caches` are those that the
+    client takes, by their place in the options."""
+
+    state: State
+    image: str
+    caches: dict[int, remote_cache.Export]
+
+
+def check(options: Options) -> None:
+    """InvalidInput for options that contradict one another or do not exist."""
+    solving.check(options)
+    for output in options.outputs:
+        outputs.check(output)
+
+
+def chosen_steps(store: Store, solver: Solver, plan: Plan, *, everything: bool) -> list[Step]:
+    """The recorded steps of the target and the stages that it goes on from, or of all stages."""
+    numbers: list[int] = []
+    number = plan.target
+    while number >= 0:
+        numbers.append(number)
+        number = plan.stages[number].base_stage
+    wanted = list(plan.stages) if everything else list(reversed(numbers))
+    keys = [key for number in wanted for key, _ in solver.keys.get(number, [])]
+    return [step for key in dict.fromkeys(keys) if (step := store.steps.find(key))]
 
 
 def dockerfile(tree: Tree, path: str) -> bytes:

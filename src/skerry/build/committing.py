@@ -164,10 +164,12 @@ def commit(store: Store, folder: str, *, compress: bool) -> str:
         os.close(upper)
 
 
-def note_blob(store: Store, diff_id: str, descriptor: Descriptor) -> None:
+def note_blob(
+    store: Store, diff_id: str, descriptor: Descriptor, compression: str = "gzip"
+) -> None:
     """Remember a layer's compressed form."""
     store.steps.set_blob(
-        diff_id,
+        _form(diff_id, compression),
         {
             "media_type": descriptor.media_type,
             "digest": descriptor.digest,
@@ -176,14 +178,19 @@ def note_blob(store: Store, diff_id: str, descriptor: Descriptor) -> None:
     )
 
 
-def blob_of(store: Store, diff_id: str) -> Descriptor:
+def _form(diff_id: str, compression: str) -> str:
+    return diff_id if compression == "gzip" else f"{diff_id}+{compression}"
+
+
+def blob_of(store: Store, diff_id: str, compression: str = "gzip") -> Descriptor:
     """A layer's compressed form, made if nobody needed it before."""
-    noted = store.steps.blob(diff_id)
+    noted = store.steps.blob(_form(diff_id, compression))
     if noted is not None and store.blobs.has(noted["digest"]):
         return Descriptor(**noted)
     folder = os.open(store.layers.path(diff_id), DIRECTORY)
     try:
-        descriptor, packed = store_layer(store.images, pack(folder, options_of(folder)))
+        plain = pack(folder, options_of(folder))
+        descriptor, packed = store_layer(store.images, plain, compression)
     finally:
         os.close(folder)
     if packed != diff_id:
@@ -191,5 +198,5 @@ def blob_of(store: Store, diff_id: str) -> Descriptor:
             f"layer {diff_id} was changed on the disk: it is {packed} now",
             hint="remove it with `skerry builder prune --all` and build again",
         )
-    note_blob(store, diff_id, descriptor)
+    note_blob(store, diff_id, descriptor, compression)
     return descriptor

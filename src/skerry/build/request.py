@@ -37,6 +37,8 @@ class Options(NamedTuple):
     """One build's options, after reading."""
 
     dockerfile: str = "Dockerfile"
+    dockerfile_content: bytes | None = None
+    """The Dockerfile itself, when it is not in the context."""
     target: str = ""
     tags: tuple[str, ...] = ()
     build_args: Mapping[str, str | None] = {}

@@ -4,6 +4,8 @@ import os
 from collections.abc import Iterable
 from typing import Any, Final
 
+import msgspec
+
 from skerry.base.digests import sha256
 from skerry.base.oci_image import (
     OCI_CONFIG,
@@ -16,6 +18,7 @@ from skerry.base.oci_image import (
     encode,
 )
 from skerry.build.committing import blob_of, note_blob, options_of
+from skerry.build.squashing import merge
 from skerry.build.state import State
 from skerry.store import Store
 from skerry.store.commit import store_layer, timestamp
@@ -40,7 +43,8 @@ def make_image(
         config = encode(document(state))
         digest = sha256(config)
         descriptors = [
-            state.blobs.get(diff_id) or blob_of(store, diff_id) for diff_id in state.layers
+            state.blobs.get(diff_id) or blob_of(store, diff_id, compression)
+            for diff_id in state.layers
         ]
         manifest = encode(
             Manifest(
@@ -107,3 +111,19 @@ def _rewritten(store: Store, diff_id: str, epoch: int) -> str:
     store.layers.unpack(descriptor, rewritten)
     note_blob(store, rewritten, descriptor)
     return rewritten
+
+
+def squashed(store: Store, state: State) -> State:
+    """The stage's own layers as one, as `docker build --squash`; the base's stay."""
+    own = state.layers[state.base :]
+    if len(own) < 2:
+        return state
+    layer = merge(store, own)
+    steps = [
+        msgspec.structs.replace(line, empty_layer=True)
+        for line in state.history[state.base_steps :]
+    ]
+    text = f"merge {len(own)} layers"
+    last = History(state.created, "", "", text, not layer)
+    layers = (*state.layers[: state.base], *([layer] if layer else []))
+    return state._replace(layers=layers, history=(*state.history[: state.base_steps], *steps, last))

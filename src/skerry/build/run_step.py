@@ -27,6 +27,8 @@ AGENT: Final = "/run/buildkit/ssh_agent.0"
 _EMPTY: Final = copying.Placement((0, 0))
 Prepared = tuple[dict[str, str], dict[str, str], Callable[[str, Overlay], Awaitable[None]]]
 Output = Callable[[int, bytes], None]
+Binds = dict[int, tuple[Tree, State | None]]
+"""By the mount's number: where its files come from, and the state that this is, if it is one."""
 
 
 class Runner:
@@ -50,6 +52,7 @@ class Runner:
         self._agents = agents
         self._output = output
         self._folders: dict[tuple[str, str], str] = {}
+        self._binds: dict[Run, Binds] = {}
 
     @contextlib.asynccontextmanager
     async def prepared(
@@ -58,7 +61,8 @@ class Runner:
         """Its key's parts, its files and the action."""
         self._check(operation, state)
         files: dict[str, str] = {}
-        binds: dict[int, tuple[Tree, State | None]] = {}
+        binds: Binds = {}
+        self._binds[operation] = binds
         for number, mount in enumerate(operation.mounts):
             if mount.kind != "bind" and not mount.from_:
                 continue
@@ -107,7 +111,7 @@ class Runner:
         self,
         operation: Run,
         state: State,
-        binds: dict[int, tuple[Tree, State | None]],
+        binds: Binds,
         id: str,
         overlay: Overlay,
         step: str,
@@ -138,6 +142,12 @@ class Runner:
                 )
             await blocking(lambda: committing.clean(overlay, made))
 
+    async def again(
+        self, operation: Run, held: contextlib.AsyncExitStack
+    ) -> tuple[list[MountPoint], list[str]]:
+        """The mounts and variables of a step that was prepared before, for a shell in its place."""
+        return await self.mount_points(operation, self._binds.get(operation, {}), held)
+
     def network(self, operation: Run) -> str:
         """Docker's network mode for a step."""
         wanted = operation.network
@@ -148,7 +158,7 @@ class Runner:
     async def mount_points(
         self,
         operation: Run,
-        binds: dict[int, tuple[Tree, State | None]],
+        binds: Binds,
         held: contextlib.AsyncExitStack,
     ) -> tuple[list[MountPoint], list[str]]:
         """What to mount until `held` is closed, and the variables that come with it."""

@@ -24,6 +24,7 @@ from skerry.build.keys import Key, note, why_missed
 from skerry.build.language.instructions import Instruction, Maintainer
 from skerry.build.operations import Configure, Copy, Operation, Run, Workdir
 from skerry.build.reading import Plan, Scope, Stage, triggers
+from skerry.build.remote_cache import Imports
 from skerry.build.request import Options
 from skerry.build.state import State, fingerprint
 from skerry.build.steps import Perform, Steps, Work
@@ -33,12 +34,13 @@ from skerry.engine.engine import Engine
 from skerry.store.commit import timestamp
 from skerry.store.steps import Step
 
+_KEPT = ("Env", "Shell", "User", "WorkingDir")
 SLOTS = max(2, os.cpu_count() or 1)
 """Steps that work at the same time, in one build."""
 
 
 class Failed(NamedTuple):
-    """A step that failed, and all that a shell in its state needs."""
+    """A step that failed. `layers` are the state's and what the program left."""
 
     step: str
     state: State
@@ -61,6 +63,7 @@ class Solver:
         contexts: Mapping[str, Context],
         steps: Steps,
         images: Bases,
+        imports: Imports,
         tell: Tell,
     ) -> None:
         self._engine = engine
@@ -70,6 +73,7 @@ class Solver:
         self._contexts = contexts
         self._steps = steps
         self._images = images
+        self._imports = imports
         self._tell = tell
         self._slots = asyncio.Semaphore(SLOTS)
         self._stages: dict[int, asyncio.Future[State]] = {}
@@ -228,7 +232,10 @@ class Solver:
         key = Key({"base": "" if linked else state.chain, **work.parts}, work.files, slot)
         digest = key.digest
         async with self._steps.alone(digest):
-            if not fresh and (known := self._store.steps.find(digest)):
+            known = None if fresh else self._store.steps.find(digest)
+            if known is None and not fresh:
+                known = await self._imports.find(digest)
+            if known is not None:
                 self.used.append(digest)
                 return known, True, ""
             if self._options.only_list:
@@ -260,7 +267,7 @@ class Solver:
                 if self._options.keep_failed and isinstance(operation, Run):
                     layer = await asyncio.to_thread(self._commit, overlay, False)
                     layers = (*state.layers, layer) if layer else state.layers
-                    self.failed = Failed(step, state, operation, layers)
+                    self.failed = self.failed or Failed(step, state, operation, layers)
                 raise
             layer = await asyncio.to_thread(self._commit, overlay, True)
         finally:
@@ -274,6 +281,7 @@ class Solver:
             time.time(),
             kind=work_kind(operation),
             chain=(*state.layers, layer) if layer else state.layers,
+            config={key: state.config[key] for key in _KEPT if state.config.get(key)},
         )
 
     def _commit(self, overlay: Overlay, compress: bool) -> str:

@@ -63,15 +63,14 @@ def is_remote(source: str) -> bool:
 class Remote:
     """Fetches for one build."""
 
-    def __init__(self, store: Store, downloads: Downloads) -> None:
+    def __init__(self, store: Store, downloads: Downloads, folder: str) -> None:
         self._store = store
+        self._folder = folder
         self._downloads = downloads
 
     def inline(self, operation: Copy, held: contextlib.AsyncExitStack) -> Tree:
         """Here-documents as files."""
-        tree = context.from_files(
-            dict(operation.files), "the here-documents", self._store.scratch.tmp
-        )
+        tree = context.from_files(dict(operation.files), "the here-documents", self._folder)
         held.callback(tree.close)
         return tree
 

@@ -36,6 +36,8 @@ class Step(msgspec.Struct, frozen=True, omit_defaults=True):
     """As BuildKit names it: regular, source.local, source.git.checkout, …"""
     chain: tuple[str, ...] = ()
     """The layers below and this one, bottom-most first: what a shell in this state needs."""
+    config: dict[str, Any] = {}
+    """Env, User, WorkingDir and Shell of the state, for the same."""
 
 
 StepList = list[Step]
@@ -107,5 +109,5 @@ class Steps:
     def forget_blobs(self, kept: set[str]) -> None:
         """Drop the notes about layers that are no longer here."""
         for each in self._records.all(_BLOB):
-            if each.id not in kept:
+            if each.id.partition("+")[0] not in kept:
                 self._records.delete(_BLOB, each.id)

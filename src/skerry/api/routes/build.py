@@ -9,13 +9,13 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from skerry.api.build_options import credentials, tag
 from skerry.api.build_stream import Classic
 from skerry.api.call import Call, line
 from skerry.api.errors import message_of
 from skerry.api.formats import rfc3339
 from skerry.api.router import Route
 from skerry.base.errors import GuestFault, InvalidInput, SkerryError, Unsupported
-from skerry.base.references import parse_reference
 from skerry.build.errors import StepFailed
 from skerry.build.inventory import Entry, Rule
 from skerry.build.receiving import remote_context
@@ -23,7 +23,7 @@ from skerry.build.request import CacheSource, Options
 from skerry.build.tree import Tree
 from skerry.build.trees import MAIN, Context
 from skerry.engine.archives import as_file, blocking
-from skerry.registry.auth import Credential, decode_auth_config
+from skerry.registry.auth import Credential
 
 _HEADER_LIMIT: Final = 64 << 10
 _LIMITS: Final = {
@@ -62,28 +62,16 @@ def registry_config(value: str) -> Mapping[str, Credential]:
         raise InvalidInput(f"X-Registry-Config: more than {_HEADER_LIMIT} bytes")
     try:
         data = json.loads(base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)))
-        if not isinstance(data, dict):
-            raise ValueError
-        pairs = [(key, each) for key, each in data.items() if isinstance(each, dict)]
     except (ValueError, RecursionError):
-        raise InvalidInput("X-Registry-Config: not base64 of a JSON object") from None
-    found: dict[str, Credential] = {}
-    for key, each in pairs:
-        host = key.partition("://")[2] or key
-        host = host.partition("/")[0]
-        found["docker.io" if host == "index.docker.io" else host] = decode_auth_config(each)
-    return found
+        data = None
+    if not isinstance(data, dict):
+        raise InvalidInput("X-Registry-Config: not base64 of a JSON object")
+    return credentials(data)
 
 
 def classic_options(call: Call) -> Options:
     """The query of POST /build. InvalidInput."""
-    tags = []
-    for text in call.query.getall("t", []):
-        if text:
-            reference = parse_reference(text)
-            if reference.digest:
-                raise InvalidInput("build tag cannot contain a digest")
-            tags.append(reference.familiar)
+    tags = [tag(text) for text in call.query.getall("t", []) if text]
     if call.text("version") == "2" or call.text("remote") == "client-session":
         raise Unsupported(
             "this engine does not speak BuildKit's protocol", hint="set DOCKER_BUILDKIT=0"

@@ -62,6 +62,7 @@ bench: setup-dev
 	$(BIN)/python -m bench
 
 docs: setup-dev
+	$(BIN)/python -m skerry.build.language.lint.manual > docs/build-lint.md
 	$(BIN)/python -m skerry.cli.reference > docs/cli.md
 	for shell in bash zsh fish; do $(BIN)/skerry completion $$shell > contrib/completion/skerry.$$shell; done
 

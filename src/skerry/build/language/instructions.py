@@ -202,11 +202,13 @@ class Stage(NamedTuple):
 
 
 class Check(NamedTuple):
-    """`# check=`: rules to leave out, and whether warnings are errors."""
+    """`# check=`: rules to leave out or to add, and whether warnings are errors. Names are in lower
+    case."""
 
     skip: frozenset[str] = frozenset()
     error: bool = False
     skip_all: bool = False
+    experimental: frozenset[str] = frozenset()
 
 
 class Remark(NamedTuple):

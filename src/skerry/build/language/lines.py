@@ -101,17 +101,24 @@ def _directives(physical: tuple[str, ...]) -> dict[str, str]:
 
 def _check(value: str) -> Check:
     skip: frozenset[str] = frozenset()
+    experimental: frozenset[str] = frozenset()
     skip_all = error = False
     for part in value.split(";"):
         key, _, given = part.strip().partition("=")
         if key.lower() == "skip":
-            skip = frozenset(name.strip().lower() for name in given.split(",") if name.strip())
+            skip = _names(given)
             skip_all = "all" in skip
+        elif key.lower() == "experimental":
+            experimental = _names(given)
         elif key.lower() == "error":
             error = given.strip().lower() in ("true", "1", "t")
         else:
             raise DockerfileFault(f"invalid check option {key!r}", Span(1, 1))
-    return Check(skip, error, skip_all)
+    return Check(skip, error, skip_all, experimental)
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(name.strip().lower() for name in text.split(",") if name.strip())
 
 
 class _Reader:

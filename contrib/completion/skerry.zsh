@@ -131,6 +131,13 @@ _skerry_options() {
     'vm display') echo '--help' ;;
     'vm screenshot') echo '--output -o --help' ;;
     'vm sendkey') echo '--text --help' ;;
+    'vm snapshot') echo '--name --comment --disk-only --format --quiet -q --help' ;;
+    'vm clone') echo '--linked --snapshot --help' ;;
+    'vm edit') echo '--memory -m --cpus --cpu --machine --accel --boot --video --vnc --vnc-password --usb --sound --tpm --autostart --nic --publish -p --share --name --add-disk --detach --resize --add-cdrom --disc --help' ;;
+    'vm export') echo '--output -o --help' ;;
+    'vm import') echo '--help' ;;
+    'vm stats') echo '--format --help' ;;
+    'vm ip') echo '--all -a --help' ;;
     'trust generate-key') echo '--type --encrypt --help' ;;
   esac
 }
@@ -672,6 +679,30 @@ _skerry_value() {
     'vm console --scrollback') echo 'any' ;;
     'vm screenshot --output'|'vm screenshot -o') echo 'any' ;;
     'vm sendkey --text') echo 'any' ;;
+    'vm snapshot --name') echo 'any' ;;
+    'vm snapshot --comment') echo 'any' ;;
+    'vm snapshot --format') echo 'any' ;;
+    'vm clone --snapshot') echo 'any' ;;
+    'vm edit --memory'|'vm edit -m') echo 'any' ;;
+    'vm edit --cpus') echo 'any' ;;
+    'vm edit --cpu') echo 'any' ;;
+    'vm edit --machine') echo 'any' ;;
+    'vm edit --accel') echo 'any' ;;
+    'vm edit --boot') echo 'any' ;;
+    'vm edit --video') echo 'any' ;;
+    'vm edit --vnc') echo 'any' ;;
+    'vm edit --vnc-password') echo 'any' ;;
+    'vm edit --nic') echo 'any' ;;
+    'vm edit --publish'|'vm edit -p') echo 'any' ;;
+    'vm edit --share') echo 'any' ;;
+    'vm edit --name') echo 'any' ;;
+    'vm edit --add-disk') echo 'files' ;;
+    'vm edit --detach') echo 'any' ;;
+    'vm edit --resize') echo 'any' ;;
+    'vm edit --add-cdrom') echo 'any' ;;
+    'vm edit --disc') echo 'any' ;;
+    'vm export --output'|'vm export -o') echo 'any' ;;
+    'vm stats --format') echo 'any' ;;
     'trust generate-key --type') echo 'any' ;;
   esac
 }
@@ -771,6 +802,13 @@ _skerry_arguments() {
     'vm display') echo 'machines' ;;
     'vm screenshot') echo 'machines' ;;
     'vm sendkey') echo 'machines' ;;
+    'vm snapshot') echo 'machines' ;;
+    'vm clone') echo 'machines' ;;
+    'vm edit') echo 'machines' ;;
+    'vm export') echo 'machines' ;;
+    'vm import') echo 'files' ;;
+    'vm stats') echo 'machines' ;;
+    'vm ip') echo 'machines' ;;
   esac
 }
 _skerry_words() {
@@ -794,7 +832,7 @@ _skerry_group() {
     system) echo 'df events info prune' ;;
     snapshot) echo 'create export import inspect ls restore rm tree' ;;
     volume) echo 'backup create export import inspect list ls prune remove rm' ;;
-    vm) echo 'console create discard display inspect logs ls pause reset resume rm save screenshot sendkey start stop' ;;
+    vm) echo 'clone console create discard display edit export import inspect ip logs ls pause reset resume rm save screenshot sendkey snapshot start stats stop' ;;
     trust) echo 'generate-key' ;;
   esac
 }

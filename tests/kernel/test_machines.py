@@ -3,6 +3,7 @@
 import os
 import re
 import struct
+import subprocess
 import time
 import urllib.request
 import zlib
@@ -141,6 +142,123 @@ def test_a_disk_boots_by_uefi(vm: Machines, medium: Path) -> None:
     assert "efi" in vm.runs("modern", "ls -d /sys/firmware/efi")
     vm("stop", "-f", "modern")
     assert vm.status("modern") == "off"
+
+
+def test_snapshots_are_a_tree_and_clones_stand_on_it(vm: Machines, medium: Path) -> None:
+    vm("create", "tree", "--cdrom", str(medium), "--disk", "32m", "--memory", "160m",
+       "--nic", "none", "--boot", "cdrom")  # fmt: skip
+    vm("start", "tree")
+    vm.log_in("tree")
+    note = "echo {0} > /tmp/note; echo {0} | dd of=/dev/vda conv=fsync 2>/dev/null"
+    look = "cat /tmp/note; dd if=/dev/vda bs=4 count=1 2>/dev/null"
+    vm.runs("tree", note.format("one"))
+    vm("snapshot", "create", "tree", "first")
+    vm.runs("tree", note.format("two"))
+    vm("snapshot", "create", "tree", "second", "--comment", "later")
+    vm("snapshot", "restore", "tree", "first")
+    assert vm.status("tree") == "running"
+    assert "one\none" in vm.runs("tree", look)
+    vm.runs("tree", note.format("six"))
+    vm("snapshot", "create", "tree", "branch", "--disk-only")
+    assert vm("snapshot", "tree", "tree") == (
+        "└─ first (full)\n   ├─ second (full)\n   └─ branch (disk)\n      └─ (now)\n"
+    )
+
+    vm("clone", "tree", "linked", "--linked", "--snapshot", "second")
+    vm("stop", "-f", "tree")
+    vm("clone", "tree", "whole")
+    vm("clone", "tree", "other", "--linked")
+    assert "tree has no snapshot" in vm("snapshot", "restore", "tree", "third", check=False)
+    assert first_bytes(vm, "linked", 0) == b"two\n"
+    assert first_bytes(vm, "whole", 0) == b"six\n"
+    assert first_bytes(vm, "other", 0) == b"six\n"
+
+    vm("snapshot", "restore", "tree", "second")
+    assert vm.status("tree") == "saved"
+    assert "goes on from snapshot second" in vm("snapshot", "rm", "tree", "second", check=False)
+    vm("start", "tree")
+    assert "two\ntwo" in vm.runs("tree", look)
+    vm("snapshot", "rm", "tree", "first", "second", "branch")
+    assert vm("snapshot", "tree", "tree") == "└─ (now)\n"
+    assert "two" in vm.runs("tree", look)
+    vm("rm", "-f", "tree")
+    assert first_bytes(vm, "linked", 0) == b"two\n"
+    assert first_bytes(vm, "other", 0) == b"six\n"
+    check_disks(vm)
+
+
+def test_packages_go_out_and_come_back(vm: Machines, medium: Path) -> None:
+    vm("create", "boxed", "--disk", f"{medium},bus=sata", "--disk", "24m,bus=scsi", "--nic", "none",
+       "--nic", "nat,model=e1000", "--firmware", "uefi", "--memory", "256m", "--cpus", "2",
+       "--cdrom", "", "--user", "me")  # fmt: skip
+    out = vm.engine.home / "out"
+    vm("export", "boxed", "-o", str(out / "boxed.ovf"))
+    assert {path.name for path in out.iterdir()} == {
+        *("boxed.ovf", "boxed-disk001.vmdk", "boxed-disk002.vmdk"),
+    }
+    vm("export", "boxed", "-o", str(out / "boxed.ova"))
+    vm("import", str(out / "boxed.ovf"), "again")
+    vm("import", str(out / "boxed.ova"), "third")
+    assert "already in use" in vm("import", str(out / "boxed.ova"), check=False)
+    for name in ("again", "third"):
+        form = "{{.hardware.memory}} {{.hardware.cpus}} {{.hardware.firmware}}"
+        assert vm("inspect", name, "-f", form).split() == [str(256 << 20), "2", "uefi"]
+        buses = vm("inspect", name, "-f", "{{range .hardware.disks}}{{.bus}} {{.size}} {{end}}")
+        assert buses.split() == ["sata", str(medium.stat().st_size), "scsi", str(24 << 20)]
+        assert first_bytes(vm, name, 0) == medium.read_bytes()[:4]
+
+    data = bytearray((out / "boxed.ova").read_bytes())
+    data[-5000] ^= 1
+    (out / "bad.ova").write_bytes(data)
+    assert "not what the manifest says" in vm("import", str(out / "bad.ova"), "bad", check=False)
+    check_disks(vm)
+
+
+def test_hostile_images_reach_nothing(vm: Machines, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"secret".ljust(1 << 20, b"!"))
+    tmp_path.chmod(0o755)
+    backed, flat = tmp_path / "backed.qcow2", tmp_path / "flat.vmdk"
+    make = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(secret), str(backed)]
+    subprocess.run(make, check=True)
+    flat.write_text(
+        "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\n"
+        f'createType="monolithicFlat"\nRW 2048 FLAT "{secret}" 0\n'
+    )
+    external = tmp_path / "external.qcow2"
+    subprocess.run(
+        [*("qemu-img", "create", "-q", "-f", "qcow2", "-o"), f"data_file={secret}", external, "1m"],
+        check=True,
+    )
+    for image in (backed, flat, external):
+        said = vm("create", "bad", "--disk", str(image), check=False)
+        assert "refers to another file" in said or "cannot be read as a disk image" in said
+    assert vm("ls", "-q") == ""
+    assert os.listdir(vm.engine.root / "vms") == []
+
+
+def first_bytes(vm: Machines, name: str, disk: int) -> bytes:
+    """What a machine that is off has at the beginning of a disk."""
+    layer = vm("inspect", name, "-f", f"{{{{(index .hardware.disks {disk}).layer}}}}").strip()
+    folder, _, file = layer.partition("/")
+    path = vm.engine.root / "vms" / folder / "disks" / f"{file}.qcow2"
+    target = vm.engine.home / "first"
+    subprocess.run(
+        [*("qemu-img", "dd", "-f", "qcow2", "-O", "raw", "bs=4", "count=1"),
+         f"if={path}", f"of={target}"],
+        check=True,
+        capture_output=True,
+    )  # fmt: skip
+    return target.read_bytes()[:4]
+
+
+def check_disks(vm: Machines) -> None:
+    """Every disk of every machine is whole."""
+    for path in (vm.engine.root / "vms").glob("*/disks/*.qcow2"):
+        done = subprocess.run(
+            ["qemu-img", "check", "-q", "-U", path], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def read(port: int) -> str:

@@ -124,7 +124,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
             *("create", "ls", "inspect", "start", "stop", "reset", "pause", "resume", "save"),
             *("discard", "rm", "logs", "console", "display", "screenshot", "sendkey"),
         )
-    },
+    }
+    | {"snapshot": ("vm_snapshot", "vm snapshot")}
+    | {name: ("vm_copy", f"vm {name}") for name in ("clone", "edit", "export", "import")}
+    | {name: ("vm_look", f"vm {name}") for name in ("stats", "ip")},
     "trust": {"generate-key": ("sign", "trust generate-key")},
 }
 """Group to its commands: module and the name in that module's COMMANDS."""

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -14,12 +15,20 @@ from skerry.engine.vms.console import SCROLLBACK
 from skerry.engine.vms.record import Live
 
 MAX_TEXT = 65536
+_T = TypeVar("_T")
 
 
 @contextlib.asynccontextmanager
 async def _held(call: Call) -> AsyncIterator[Live]:
     async with call.engine.vms.hold(call.params["id"]) as live:
         yield live
+
+
+def _body(data: dict[str, Any], kind: type[_T]) -> _T:
+    try:
+        return msgspec.convert(data, kind)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"invalid request: {error}") from None
 
 
 async def create(call: Call) -> web.StreamResponse:
@@ -83,6 +92,78 @@ async def _remove(call: Call, live: Live) -> None:
     await call.engine.vms.creation.remove(live, force=call.flag("force"))
 
 
+class _SnapshotBody(msgspec.Struct, forbid_unknown_fields=True):
+    name: str = ""
+    comment: str = ""
+    disk_only: bool = False
+
+
+async def snapshots(call: Call) -> web.StreamResponse:
+    """GET /skerry/vms/{id}/snapshots"""
+    vms = call.engine.vms
+    return call.json(vms.snapshots.listing(vms.shelf.get(call.params["id"])))
+
+
+async def snapshot(call: Call) -> web.StreamResponse:
+    """POST /skerry/vms/{id}/snapshots"""
+    wanted = _body(await call.body(), _SnapshotBody)
+    async with _held(call) as live:
+        made = await call.engine.vms.snapshots.create(
+            live, wanted.name, wanted.comment, disk_only=wanted.disk_only
+        )
+    return call.json({"Id": made.id, "Name": made.name}, 201)
+
+
+async def _restore(call: Call, live: Live) -> None:
+    await call.engine.vms.snapshots.restore(live, call.params["snapshot"])
+
+
+async def _remove_snapshot(call: Call, live: Live) -> None:
+    await call.engine.vms.snapshots.remove(live, call.params["snapshot"])
+
+
+class _CloneBody(msgspec.Struct, forbid_unknown_fields=True):
+    linked: bool = False
+    snapshot: str = ""
+
+
+async def clone(call: Call) -> web.StreamResponse:
+    """POST /skerry/vms/{id}/clone?name=…"""
+    wanted = _body(await call.body(), _CloneBody)
+    async with _held(call) as live:
+        record = await call.engine.vms.cloning.clone(
+            live, call.text("name"), linked=wanted.linked, snapshot=wanted.snapshot
+        )
+    return call.json({"Id": record.id, "Name": record.name}, 201)
+
+
+async def edit(call: Call) -> web.StreamResponse:
+    """POST /skerry/vms/{id}/update"""
+    body = await call.body()
+    async with _held(call) as live:
+        await call.engine.vms.editing.edit(live, body)
+    return no_content()
+
+
+async def export(call: Call) -> web.StreamResponse:
+    """GET /skerry/vms/{id}/export: an OVA."""
+    async with _held(call) as live:
+        chunks = call.engine.vms.exchange.export(live)
+        first = await anext(chunks)
+        response = await call.stream("application/x-tar")
+        await response.write(first)
+        async for chunk in chunks:
+            await response.write(chunk)
+        await response.write_eof()
+    return response
+
+
+async def take_in(call: Call) -> web.StreamResponse:
+    """POST /skerry/vms/import?name=…: the body is an OVA."""
+    record = await call.engine.vms.exchange.take_in(call.text("name"), call.chunks())
+    return call.json({"Id": record.id, "Name": record.name}, 201)
+
+
 async def wait(call: Call) -> web.StreamResponse:
     """POST /skerry/vms/{id}/wait: until it does not run."""
     live = call.engine.vms.shelf.get(call.params["id"])
@@ -123,6 +204,19 @@ async def screenshot(call: Call) -> web.StreamResponse:
     return web.Response(body=data, content_type="image/png")
 
 
+async def stats(call: Call) -> web.StreamResponse:
+    """GET /skerry/vms/{id}/stats: counters since the start."""
+    vms = call.engine.vms
+    reading = await vms.consoles.stats(vms.shelf.get(call.params["id"]))
+    return call.json(reading._asdict())
+
+
+async def addresses(call: Call) -> web.StreamResponse:
+    """GET /skerry/vms/{id}/addresses"""
+    vms = call.engine.vms
+    return call.json(await vms.consoles.addresses(vms.shelf.get(call.params["id"])))
+
+
 class _Keys(msgspec.Struct, forbid_unknown_fields=True):
     keys: list[str] = []
     text: str = ""
@@ -130,10 +224,7 @@ class _Keys(msgspec.Struct, forbid_unknown_fields=True):
 
 async def send_keys(call: Call) -> web.StreamResponse:
     """POST /skerry/vms/{id}/keys: `{"keys": ["ctrl-alt-f1"], "text": "root\\n"}`."""
-    try:
-        wanted = msgspec.convert(await call.body(), _Keys)
-    except msgspec.ValidationError as error:
-        raise InvalidInput(f"invalid keys: {error}") from None
+    wanted = _body(await call.body(), _Keys)
     if len(wanted.keys) > 1000 or len(wanted.text) > MAX_TEXT:
         raise LimitExceeded("too many keys at once")
     async with _held(call) as live:
@@ -153,10 +244,20 @@ ROUTES = [
     Route("POST", "/skerry/vms/{id}/save", _verb(_save)),
     Route("POST", "/skerry/vms/{id}/discard", _verb(_discard)),
     Route("DELETE", "/skerry/vms/{id}", _verb(_remove)),
+    Route("GET", "/skerry/vms/{id}/snapshots", snapshots),
+    Route("POST", "/skerry/vms/{id}/snapshots", snapshot),
+    Route("POST", "/skerry/vms/{id}/snapshots/{snapshot}/restore", _verb(_restore)),
+    Route("DELETE", "/skerry/vms/{id}/snapshots/{snapshot}", _verb(_remove_snapshot)),
+    Route("POST", "/skerry/vms/{id}/clone", clone),
+    Route("POST", "/skerry/vms/{id}/update", edit),
+    Route("GET", "/skerry/vms/{id}/export", export, streams=True),
+    Route("POST", "/skerry/vms/import", take_in, streams=True),
     Route("POST", "/skerry/vms/{id}/wait", wait, streams=True),
     Route("POST", "/skerry/vms/{id}/console", console, streams=True),
     Route("GET", "/skerry/vms/{id}/logs", logs),
     Route("GET", "/skerry/vms/{id}/display", display),
     Route("GET", "/skerry/vms/{id}/screenshot", screenshot),
     Route("POST", "/skerry/vms/{id}/keys", send_keys),
+    Route("GET", "/skerry/vms/{id}/stats", stats),
+    Route("GET", "/skerry/vms/{id}/addresses", addresses),
 ]

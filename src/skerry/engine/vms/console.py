@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import os
-from typing import Any
+import time
+from typing import Any, NamedTuple
 
 from skerry.base.errors import Conflict, LimitExceeded, SystemFault, Unavailable
+from skerry.engine.vms import cables
 from skerry.engine.vms.life import Life
 from skerry.engine.vms.record import Live
 from skerry.engine.vms.shelf import Shelf
@@ -45,6 +47,17 @@ class ConsoleStream:
         self._writer.close()
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
+
+
+class Reading(NamedTuple):
+    """Counters of a machine at a moment. Times in ns, memory and disks in bytes."""
+
+    at: int
+    cpu: int
+    memory: int
+    memory_limit: int
+    cpus: int
+    disks: dict[str, dict[str, int]]
 
 
 class Consoles:
@@ -94,6 +107,41 @@ class Consoles:
             "password": bool(live.record.vnc_password),
         }
 
+    async def stats(self, live: Live) -> Reading:
+        """What the machine has used since its start."""
+        monitor = self._life.running(live)
+        group = self._life.group(live.record)
+        counters = await asyncio.to_thread(group.stats) if group else {}
+        disks = {}
+        for each in await monitor.execute("query-blockstats"):
+            if each.get("qdev") and isinstance(each.get("stats"), dict):
+                found = each["stats"]
+                disks[_device(str(each["qdev"]))] = {
+                    "read": int(found.get("rd_bytes", 0)),
+                    "written": int(found.get("wr_bytes", 0)),
+                }
+        return Reading(
+            at=time.time_ns(),
+            cpu=int(counters.get("cpu", {}).get("usage_ns", 0)),
+            memory=int(counters.get("memory", {}).get("usage", 0)),
+            memory_limit=live.record.hardware.memory,
+            cpus=live.record.hardware.cpus,
+            disks=disks,
+        )
+
+    async def addresses(self, live: Live) -> list[dict[str, Any]]:
+        """Of each network card what is known; see `cables.addresses`."""
+        monitor = self._life.running(live)
+        usernet = ""
+        if any(nic.kind == "nat" for nic in live.record.hardware.nics):
+            usernet = await monitor.human("info usernet")
+        try:
+            with open("/proc/net/arp", encoding="ascii", errors="replace") as file:
+                arp = file.read(1 << 20)
+        except OSError:
+            arp = ""
+        return cables.addresses(live.record.hardware, usernet, arp)
+
     async def screenshot(self, live: Live) -> bytes:
         """The screen as a PNG."""
         monitor = self._life.running(live)
@@ -131,3 +179,9 @@ class Consoles:
             # Guests poll a keyboard that has a small buffer.
             await asyncio.sleep(_KEY_SECONDS)
         return len(strokes)
+
+
+def _device(path: str) -> str:
+    """A disk's name out of the path of its device, `/machine/peripheral/disk0/virtio-backend`."""
+    parts = [part for part in path.split("/") if part]
+    return parts[2] if parts[:2] == ["machine", "peripheral"] and len(parts) > 2 else path

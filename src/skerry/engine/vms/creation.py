@@ -132,7 +132,7 @@ class Creation:
             macs = [nic.mac for nic in record.hardware.nics]
             image = await asyncio.to_thread(seed.image, settings, record.name, record.id, macs)
             write_file(path, image)
-            record.seed = True
+            record.seed = settings
             drives.append(Cdrom(f"cd{len(drives)}", path))
         record.hardware = msgspec.structs.replace(record.hardware, cdroms=tuple(drives), **changes)
 
@@ -187,10 +187,6 @@ class Creation:
 
 def _hardware(wish: Wish, identity: str) -> Hardware:
     """Everything but disks, drives and firmware variables, which are files to be made."""
-    nics = tuple(
-        Nic(each.kind, (each.mac or new_mac()).lower(), each.network, each.model, each.forwards)
-        for each in wish.nics
-    )
     return Hardware(
         uuid=identity,
         memory=wish.memory,
@@ -200,7 +196,7 @@ def _hardware(wish: Wish, identity: str) -> Hardware:
         accel=wish.accel,
         firmware=wish.firmware,
         boot=wish.boot,
-        nics=nics,
+        nics=tuple(card(each) for each in wish.nics),
         shares=wish.shares,
         video=wish.video,
         vnc=wish.vnc,
@@ -218,6 +214,12 @@ def replace_disks(hardware: Hardware, wish: Wish) -> Hardware:
     )
     drives = tuple(Cdrom(f"cd{at}") for at in range(len(wish.cdroms) + bool(wish.cloud_init)))
     return msgspec.structs.replace(hardware, disks=disks_, cdroms=drives)
+
+
+def card(wish: NicWish, mac: str = "") -> Nic:
+    """The card that was asked for; `mac` when none was given."""
+    address = (wish.mac or mac or new_mac()).lower()
+    return Nic(wish.kind, address, wish.network, wish.model, wish.forwards)
 
 
 def new_mac() -> str:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from skerry.base.errors import Conflict, NotModified, SkerryError, SystemFault, Unavailable
+from skerry.engine.vms import cables
 from skerry.engine.vms.record import ABORTED, OFF, PAUSED, RUNNING, SAVED, Live, Machine
 from skerry.engine.vms.shelf import Shelf
 from skerry.kernel import kvm_probe
@@ -43,7 +44,8 @@ _PIDS = 512
 class Life:
     """The verbs that change a machine's state. Callers hold the machine's lock unless noted."""
 
-    def __init__(self, shelf: Shelf, events: "Events") -> None:
+    def __init__(self, root: str, shelf: Shelf, events: "Events") -> None:
+        self._root = root
         self._shelf = shelf
         self._events = events
         self._kvm: bool | None = None
@@ -105,7 +107,7 @@ class Life:
             uid=record.uid,
             accel=accel,
             chains=self._shelf.chains(hardware.layers()),
-            taps={},
+            taps=cables.cables(self._root, record, {}),
             cgroup=await asyncio.to_thread(self._make_group, record),
             groups=groups,
             incoming=incoming,

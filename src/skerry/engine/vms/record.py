@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from skerry.base.errors import SystemFault
+from skerry.machine.full.seed import CloudInit
 from skerry.machine.full.spec import Hardware
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Machine(msgspec.Struct):
     started_at: int = 0
     finished_at: int = 0
     exit_code: int | None = None
-    seed: bool = False
+    seed: CloudInit | None = None
     vnc_password: str = ""
 
     @property

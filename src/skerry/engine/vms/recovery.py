@@ -6,8 +6,9 @@ The record is the truth about what exists, /proc about what runs. In order, for 
    The record says `running`: its processors are let go if they are held. The record says anything
    else: it was killed before it had begun, or saved and not yet ended, so it is ended.
 2. It does not live: the keeper's exit record says how it ended, or nobody knows.
-3. What no record names is removed: folders, layers, control groups.
-4. Machines with autostart are started, once after each boot of the host.
+3. A snapshot that was being made is finished or undone (`snapshots`).
+4. What no record names is removed: folders, layers, control groups.
+5. Machines with autostart are started, once after each boot of the host.
 """
 
 import asyncio
@@ -16,9 +17,11 @@ import os
 
 from skerry.base.errors import SkerryError
 from skerry.base.settings import Settings
+from skerry.engine.vms import cables
 from skerry.engine.vms.life import Life
 from skerry.engine.vms.record import PAUSED, RUNNING, Live
 from skerry.engine.vms.shelf import Shelf
+from skerry.engine.vms.snapshots import Snapshots
 from skerry.machine.full import launching, qemu
 
 log = logging.getLogger(__name__)
@@ -27,10 +30,12 @@ log = logging.getLogger(__name__)
 class Recovery:
     """One run of it."""
 
-    def __init__(self, settings: Settings, shelf: Shelf, life: Life) -> None:
+    def __init__(self, settings: Settings, shelf: Shelf, life: Life, snapshots: Snapshots) -> None:
+        self._root = settings.root
         self._marker = os.path.join(settings.run_root, "vms", "autostarted")
         self._shelf = shelf
         self._life = life
+        self._snapshots = snapshots
 
     async def run(self) -> None:
         """All steps."""
@@ -41,7 +46,9 @@ class Recovery:
                 await self._find(live)
             except (SkerryError, OSError) as error:
                 log.warning("recovery of machine %s: %s", live.record.name, error)
+        await asyncio.to_thread(self._shelf.tidy)
         await asyncio.to_thread(self._shelf.sweep)
+        await asyncio.to_thread(cables.sweep, self._root)
         await self._autostart()
 
     async def _find(self, live: Live) -> None:
@@ -53,16 +60,24 @@ class Recovery:
                 self._life.ended(live, qemu.ended(places.run))
             else:
                 await asyncio.to_thread(self._clear, live)
+            await self._snapshots.resolve(live)
             return
         if not kept:
             group = self._life.group(record)
-            plan = launching.adoption(places, group.path if group else "", *process)
+            bridges = [
+                cables.internal_bridge(self._root, nic.network)
+                for nic in record.hardware.nics
+                if nic.kind == "internal"
+            ]
+            path = group.path if group else ""
+            plan = launching.adoption(places, path, bridges, *process)
             await qemu.start(plan)
         self._life.watch(live, process)
         if record.status not in (RUNNING, PAUSED):
             await self._life.end(live)
             return
         await self._life.join(live)
+        await self._snapshots.resolve(live)
         await self._life.settle(live)
 
     def _clear(self, live: Live) -> None:

@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from skerry.base.settings import Settings
+from skerry.engine.vms.cloning import Cloning
 from skerry.engine.vms.console import Consoles
 from skerry.engine.vms.creation import Creation
+from skerry.engine.vms.editing import Editing
+from skerry.engine.vms.exchange import Exchange
 from skerry.engine.vms.life import Life
 from skerry.engine.vms.record import Live, Machine
 from skerry.engine.vms.recovery import Recovery
 from skerry.engine.vms.shelf import Shelf
+from skerry.engine.vms.snapshots import Snapshots
 
 if TYPE_CHECKING:
     from skerry.engine.events import Events
@@ -24,10 +28,14 @@ class Vms:
 
     def __init__(self, settings: Settings, records: "Records", events: "Events") -> None:
         self.shelf = Shelf(settings, records)
-        self.life = Life(self.shelf, events)
+        self.life = Life(settings.root, self.shelf, events)
         self.creation = Creation(self.shelf, self.life)
         self.consoles = Consoles(self.shelf, self.life)
-        self._recovery = Recovery(settings, self.shelf, self.life)
+        self.snapshots = Snapshots(self.shelf, self.life)
+        self.editing = Editing(self.shelf, self.life, self.creation)
+        self.cloning = Cloning(self.shelf, self.life, self.creation, self.snapshots)
+        self.exchange = Exchange(self.shelf, self.creation, settings.root)
+        self._recovery = Recovery(settings, self.shelf, self.life, self.snapshots)
 
     async def recover(self) -> None:
         """Find everything again after a start of the engine."""
@@ -80,7 +88,7 @@ class Vms:
         """As plain data: the record, and what lives."""
         record = live.record
         data: dict[str, Any] = msgspec.to_builtins(record)
-        for secret in ("uid", "version", "vnc_password", "pending"):
+        for secret in ("uid", "version", "vnc_password", "pending", "seed"):
             data.pop(secret)
         places = self.shelf.places(record)
         data["pid"] = live.process.pid if live.process else 0

@@ -196,29 +196,46 @@ class Shelf:
             if name not in own and os.path.isdir(os.path.join(self._run, name)):
                 shutil.rmtree(os.path.join(self._run, name), ignore_errors=True)
         for name in _names(self._root):
-            if name not in own:
+            if name not in own and not name.startswith("import-"):
                 self._sweep_folder(os.path.join(self._root, name), keep_disks=name in hosts)
         for name in own | hosts:
             self._sweep_disks(name, kept)
+
+    def tidy(self) -> None:
+        """After a start of the engine: what verbs that were killed have left in the folders."""
+        for live in self._all.values():
+            places = self.places(live.record)
+            wanted = {"disks", "states", "tpm", "console.log", "console.log.1", "qemu.log"}
+            wanted |= {"seed.iso", live.record.saved}
+            _remove_others(places.state, wanted)
+            _remove_others(places.states, {each.id for each in live.record.snapshots})
+        for name in _names(self._root):
+            if name.startswith("import-"):
+                shutil.rmtree(os.path.join(self._root, name), ignore_errors=True)
 
     def _sweep_folder(self, path: str, *, keep_disks: bool) -> None:
         """A removed machine's folder: others may still stand on its disks."""
         if not keep_disks:
             shutil.rmtree(path, ignore_errors=True)
             return
-        for name in _names(path):
-            if name != "disks":
-                inner = os.path.join(path, name)
-                if os.path.isdir(inner) and not os.path.islink(inner):
-                    shutil.rmtree(inner, ignore_errors=True)
-                else:
-                    os.unlink(inner)
+        _remove_others(path, {"disks"})
 
     def _sweep_disks(self, folder: str, kept: set[str]) -> None:
         disks = os.path.join(self._root, folder, "disks")
         for name in _names(disks):
             if f"{folder}/{name.removesuffix('.qcow2')}" not in kept:
                 os.unlink(os.path.join(disks, name))
+
+
+def _remove_others(path: str, wanted: set[str]) -> None:
+    for name in _names(path):
+        if name in wanted:
+            continue
+        inner = os.path.join(path, name)
+        if os.path.isdir(inner) and not os.path.islink(inner):
+            shutil.rmtree(inner, ignore_errors=True)
+        else:
+            os.unlink(inner)
 
 
 def _names(path: str) -> list[str]:

@@ -28,7 +28,7 @@ import time
 from contextlib import suppress
 
 from skerry.base.errors import SkerryError
-from skerry.kernel import processes
+from skerry.kernel import processes, taps
 from skerry.kernel.cgroups import Cgroup, detect
 from skerry.kernel.descriptors import pidfd_open
 from skerry.machine.full import confine
@@ -59,6 +59,10 @@ class Opening(TypedDict, total=False):
     kind: str
     """listen (a unix socket), read (a file), helper (a socket joined to a program), tap."""
     path: str
+    """Of a tap its name."""
+    bridge: str
+    """What a tap is plugged into; made when it is missing and `ours`."""
+    ours: bool
     argv: list[str]
     """Of a helper; `{fd}` is replaced by its end of the socket, which listens when `listens`."""
     listens: bool
@@ -73,6 +77,8 @@ class Plan(TypedDict, total=False):
     openings: list[Opening]
     confined: confine.Confined
     cgroup: str
+    bridges: list[str]
+    """Removed at the end when nothing else is plugged into them."""
     adopt: list[int]
 
 
@@ -362,26 +368,18 @@ def _open(opening: Opening, helpers: Helpers, qemu_log: int) -> None:
         fd = os.open(opening["path"], os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(fd, True)
     elif kind == "tap":
-        fd = _tap(opening["path"])
+        if opening["ours"]:
+            taps.add_bridge(opening["bridge"])
+        fd = taps.open_tap(opening["path"])
+        try:
+            taps.join(opening["bridge"], opening["path"])
+        except BaseException:
+            os.close(fd)
+            raise
     else:
         fd = helpers.start(opening, qemu_log).detach()
     os.dup2(fd, opening["fd"], inheritable=False)
     os.close(fd)
-
-
-def _tap(name: str) -> int:
-    """A tap device that exists, opened for frames with virtio headers (linux/if_tun.h)."""
-    import fcntl
-    import struct
-
-    fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
-    flags = 0x0002 | 0x1000 | 0x4000  # IFF_TAP, IFF_NO_PI, IFF_VNET_HDR
-    try:
-        fcntl.ioctl(fd, 0x400454CA, struct.pack("16sH22x", name.encode(), flags))  # TUNSETIFF
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
 
 
 def _complain(source: int, log: int, written: int) -> int:
@@ -458,6 +456,9 @@ def _end(plan: Plan, pid: int, adopted: bool, helpers: Helpers) -> None:
         with suppress(SkerryError):
             group.kill_all()
             group.remove()
+    for bridge in plan.get("bridges", []):
+        with suppress(SkerryError, OSError):
+            taps.remove_empty_bridge(bridge)
     value = {"version": 1, "time": time.time(), "code": None, "signal": 0}
     if status is not None:
         value["code"] = os.waitstatus_to_exitcode(status)

@@ -58,7 +58,7 @@ class Places(NamedTuple):
 
 class Launch(NamedTuple):
     """What to start. `chains`: layer to its files, top-most first. `taps`: number of the network
-    card to the name of its tap device. `incoming`: the file of a saved state."""
+    card to (its tap device, the bridge, whether the bridge is ours). `incoming`: a saved state."""
 
     name: str
     hardware: Hardware
@@ -66,7 +66,7 @@ class Launch(NamedTuple):
     uid: int
     accel: str
     chains: dict[str, list[str]]
-    taps: dict[int, str]
+    taps: dict[int, tuple[str, str, bool]]
     cgroup: str = ""
     groups: tuple[int, ...] = ()
     network: str = "host"
@@ -103,7 +103,10 @@ def plan(launch: Launch) -> keeper.Plan:
         discs={
             drive.name: openings.file("read", drive.path) for drive in hardware.cdroms if drive.path
         },
-        taps={at: openings.file("tap", name) for at, name in launch.taps.items()},
+        taps={
+            at: openings.add({"kind": "tap", "path": tap, "bridge": bridge, "ours": ours})
+            for at, (tap, bridge, ours) in launch.taps.items()
+        },
         shares={
             share.tag: openings.add(_virtiofsd(at, places, share.path, readonly=share.readonly))
             for at, share in enumerate(hardware.shares)
@@ -131,16 +134,18 @@ def plan(launch: Launch) -> keeper.Plan:
         "openings": openings.all,
         "confined": confined,
         "cgroup": launch.cgroup,
+        "bridges": [bridge for _, bridge, ours in launch.taps.values() if ours],
     }
 
 
-def adoption(places: Places, cgroup: str, pid: int, start: int) -> keeper.Plan:
+def adoption(places: Places, cgroup: str, bridges: list[str], pid: int, start: int) -> keeper.Plan:
     """The plan of a keeper for a QEMU whose own was killed."""
     return {
         "run_dir": places.run,
         "console_log": places.console_log,
         "qemu_log": places.qemu_log,
         "cgroup": cgroup,
+        "bridges": bridges,
         "adopt": [pid, start],
     }
 

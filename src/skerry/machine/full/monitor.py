@@ -83,6 +83,16 @@ class Monitor:
             except (QMPError, OSError, TimeoutError) as error:
                 raise SystemFault(f"cannot give QEMU a descriptor: {error}") from None
 
+    async def add_fd(self, fd: int) -> int:
+        """Give QEMU a descriptor; the number of its set, `/dev/fdset/N`."""
+        async with self._lock:
+            try:
+                self._client.send_fd_scm(fd)
+                answer = await asyncio.wait_for(self._client.execute("add-fd", {}), SECONDS)
+            except (QMPError, OSError, TimeoutError) as error:
+                raise SystemFault(f"cannot give QEMU a descriptor: {error}") from None
+        return int(answer["fdset-id"])  # type: ignore[index]
+
     async def status(self) -> str:
         """RunState: running, paused, inmigrate, postmigrate, shutdown, …"""
         answer = await self.execute("query-status")

@@ -1,0 +1,87 @@
+"""Where machines' network cards lead: names of taps and bridges, and addresses that were given.
+
+An internal network is a bridge without an address that exists while a machine is plugged in. Its
+name is made of the engine's root and the network's name, so engines side by side share nothing.
+"""
+
+import hashlib
+import os
+import re
+from typing import Any
+
+from skerry.base.errors import NotFound
+from skerry.engine.vms.record import Machine
+from skerry.kernel import taps
+from skerry.machine.full.spec import Hardware
+
+_ADDRESS = re.compile(r"\b10\.0\.2\.[0-9]{1,3}\b")
+SLIRP_FIRST = "10.0.2.15"
+"""What QEMU's user network gives the first guest that asks by DHCP."""
+
+
+def prefix(root: str) -> str:
+    """Of all internal networks of an engine."""
+    return "ski" + hashlib.sha256(root.encode()).hexdigest()[:4]
+
+
+def internal_bridge(root: str, network: str) -> str:
+    """The bridge of an internal network: 15 characters."""
+    return prefix(root) + hashlib.sha256(network.encode()).hexdigest()[:8]
+
+
+def cables(root: str, record: Machine, bridges: dict[str, str]) -> dict[int, tuple[str, str, bool]]:
+    """Number of the network card to (tap, bridge, whether the bridge is made when missing).
+
+    `bridges` are the engine's networks by name; other names are bridges of the host. NotFound.
+    """
+    found = {}
+    for at, nic in enumerate(record.hardware.nics):
+        if nic.kind == "internal":
+            bridge, ours = internal_bridge(root, nic.network), True
+        elif nic.kind == "bridge":
+            bridge, ours = bridges.get(nic.network, nic.network), False
+            if not taps.is_bridge(bridge):
+                raise NotFound(f"no such bridge: {nic.network}")
+        else:
+            continue
+        found[at] = (f"skv{record.id[:9]}{at:x}", bridge, ours)
+    return found
+
+
+def sweep(root: str) -> None:
+    """Remove this engine's bridges into which nothing is plugged."""
+    if os.geteuid() != 0:
+        return
+    for name in os.listdir("/sys/class/net"):
+        if name.startswith(prefix(root)) and taps.is_bridge(name):
+            taps.remove_empty_bridge(name)
+
+
+def addresses(hardware: Hardware, usernet: str, arp: str) -> list[dict[str, Any]]:
+    """What is known of each card. `usernet` is QEMU's table of connections, `arp` proc(5)'s."""
+    by_mac: dict[str, list[str]] = {}
+    for line in arp.splitlines()[1:]:
+        words = line.split()
+        if len(words) >= 4:
+            by_mac.setdefault(words[3].lower(), []).append(words[0])
+    seen = [each for each in _ADDRESS.findall(usernet) if each not in ("10.0.2.2", "10.0.2.3")]
+    found = []
+    for at, nic in enumerate(hardware.nics):
+        given = by_mac.get(nic.mac, [])
+        if nic.kind == "nat":
+            given = sorted(set(seen)) or [SLIRP_FIRST]
+        forwards = [
+            f"{each.host_ip}:{each.host_port}->{each.guest_port}/{each.protocol}"
+            for each in nic.forwards
+        ]
+        found.append(
+            {
+                "nic": f"net{at}",
+                "kind": nic.kind,
+                "network": nic.network,
+                "mac": nic.mac,
+                "addresses": given,
+                "forwards": forwards,
+            }
+        )
+    return found

@@ -1,0 +1,174 @@
+"""Changing machines: most things while they are off, discs and names at any time."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from skerry.base.errors import InvalidInput, NotFound
+from skerry.base.ids import check_name
+from skerry.engine.vms.creation import (
+    Creation,
+    DiskWish,
+    NicWish,
+    card,
+    check_disc,
+    check_password,
+    must_be_off,
+)
+from skerry.engine.vms.life import Life
+from skerry.engine.vms.record import Live, Machine
+from skerry.engine.vms.shelf import Shelf
+from skerry.machine.full import spec
+from skerry.machine.full.spec import Cdrom, Disk, Hardware, Share
+
+
+class Changes(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of a request to change a machine; what is None stays. `discs` is drive to image,
+    "" ejects; `sizes` is disk to its new size; `nics` and `shares` replace those there are."""
+
+    name: str | None = None
+    autostart: bool | None = None
+    discs: dict[str, str] = {}
+    vnc_password: str | None = None
+    memory: int | None = None
+    cpus: int | None = None
+    machine: str | None = None
+    cpu: str | None = None
+    accel: str | None = None
+    boot: tuple[str, ...] | None = None
+    video: str | None = None
+    vnc: str | None = None
+    usb: bool | None = None
+    sound: bool | None = None
+    tpm: bool | None = None
+    nics: tuple[NicWish, ...] | None = None
+    shares: tuple[Share, ...] | None = None
+    add_disks: tuple[DiskWish, ...] = ()
+    add_cdroms: int = 0
+    sizes: dict[str, int] = {}
+    detach: tuple[str, ...] = ()
+
+
+_PLAIN = (
+    *("memory", "cpus", "machine", "cpu", "accel", "boot", "video", "vnc", "usb", "sound", "tpm"),
+    "shares",
+)
+
+
+class Editing:
+    """The service's half that changes. Callers hold the machine's lock."""
+
+    def __init__(self, shelf: Shelf, life: Life, creation: Creation) -> None:
+        self._shelf = shelf
+        self._life = life
+        self._creation = creation
+
+    async def edit(self, live: Live, body: Mapping[str, Any]) -> None:
+        """All changes or none. Conflict when one of them needs the machine off."""
+        wanted: Changes = spec.load(body, Changes)
+        record = live.record
+        if _needs_off(wanted):
+            must_be_off(live, "this change")
+        hardware = self._plain(record.hardware, wanted)
+        spec.check(hardware)
+        if wanted.name is not None:
+            check_name(wanted.name, "machine")
+        password = None if wanted.vnc_password is None else check_password(wanted.vnc_password)
+        before = msgspec.structs.replace(record)
+        with self._shelf.making(record):
+            try:
+                hardware = await self._disks(record, hardware, wanted)
+                spec.check(hardware)
+                for drive, path in wanted.discs.items():
+                    hardware = await self._insert(live, hardware, drive, path)
+                record.hardware = hardware
+                record.name = wanted.name or record.name
+                if wanted.autostart is not None:
+                    record.autostart = wanted.autostart
+                if password is not None:
+                    record.vnc_password = password
+                self._shelf.save(record)
+            except BaseException:
+                for field in record.__struct_fields__:
+                    setattr(record, field, getattr(before, field))
+                raise
+        self._life.tell(live, "update")
+
+    def _plain(self, hardware: Hardware, wanted: Changes) -> Hardware:
+        changes = {name: value for name in _PLAIN if (value := getattr(wanted, name)) is not None}
+        if wanted.nics is not None:
+            old = [nic.mac for nic in hardware.nics]
+            changes["nics"] = tuple(
+                card(each, old[at] if at < len(old) else "") for at, each in enumerate(wanted.nics)
+            )
+        return msgspec.structs.replace(hardware, **changes)
+
+    async def _disks(self, record: Machine, hardware: Hardware, wanted: Changes) -> Hardware:
+        known = {disk.name: disk for disk in hardware.disks}
+        for name in (*wanted.sizes, *wanted.detach):
+            if name not in known:
+                raise NotFound(f"machine {record.name} has no disk {name!r:.60}")
+        for name, size in wanted.sizes.items():
+            disk = known[name]
+            if spec.check_size(size) < disk.size:
+                raise InvalidInput(f"{name} has {disk.size} bytes and cannot become smaller")
+            await self._shelf.tools(record).grow(self._shelf.chain(disk.layer), size)
+            known[name] = Disk(name, disk.layer, size, disk.bus)
+        for name in wanted.detach:
+            del known[name]
+        for each in wanted.add_disks:
+            name = next(f"disk{at}" for at in range(1000) if f"disk{at}" not in known)
+            known[name] = await self._creation.new_disk(record, name, each)
+        drives = list(hardware.cdroms)
+        for _ in range(min(max(wanted.add_cdroms, 0), spec.MAX_DEVICES)):
+            taken = {drive.name for drive in drives}
+            drives.append(Cdrom(next(f"cd{at}" for at in range(99) if f"cd{at}" not in taken)))
+        return msgspec.structs.replace(hardware, disks=tuple(known.values()), cdroms=tuple(drives))
+
+    async def _insert(self, live: Live, hardware: Hardware, drive: str, path: str) -> Hardware:
+        if drive not in {each.name for each in hardware.cdroms}:
+            raise NotFound(f"machine {live.record.name} has no drive {drive!r:.60}")
+        check_disc(path)
+        if live.process is not None:
+            await self._exchange(live, drive, path)
+        drives = tuple(
+            Cdrom(each.name, path if each.name == drive else each.path) for each in hardware.cdroms
+        )
+        return msgspec.structs.replace(hardware, cdroms=drives)
+
+    async def _exchange(self, live: Live, drive: str, path: str) -> None:
+        """Of a running machine: open the tray, take the disc out, put another one in."""
+        monitor = self._life.running(live)
+        await monitor.execute("blockdev-open-tray", id=drive, force=True)
+        await monitor.execute("blockdev-remove-medium", id=drive)
+        for each in await monitor.execute("query-named-block-nodes", flat=True):
+            if str(each.get("node-name")).startswith(f"medium-{drive}"):
+                await monitor.execute("blockdev-del", node_name=each["node-name"])
+        if path:
+            node = f"medium-{drive}-{os.urandom(3).hex()}"
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                number = await monitor.add_fd(fd)
+            finally:
+                os.close(fd)
+            await monitor.execute(
+                "blockdev-add",
+                driver="raw",
+                node_name=node,
+                read_only=True,
+                file={"driver": "file", "filename": f"/dev/fdset/{number}"},
+            )
+            await monitor.execute("blockdev-insert-medium", id=drive, node_name=node)
+        await monitor.execute("blockdev-close-tray", id=drive)
+
+
+def _needs_off(wanted: Changes) -> bool:
+    free = {"name", "autostart", "discs", "vnc_password"}
+    return any(
+        getattr(wanted, field) not in (None, (), {}, 0)
+        or (isinstance(getattr(wanted, field), bool))
+        for field in wanted.__struct_fields__
+        if field not in free
+    ) or any(getattr(wanted, field) == () for field in ("nics", "shares"))

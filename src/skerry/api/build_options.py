@@ -108,6 +108,7 @@ def parse(data: Mapping[str, Any]) -> tuple[Body, Options]:
         cache_to=tuple(map(_cache, body.cache_to)),
         epoch=body.source_date_epoch,
         squash=body.squash,
+        only_check=body.check,
         only_list=body.list_steps,
         keep_failed=body.keep_failed,
         credentials=credentials(body.auth),

@@ -17,6 +17,8 @@ from skerry.build.cache_mounts import CacheMounts
 from skerry.build.downloads import Downloads
 from skerry.build.events import Event, Tell, follow
 from skerry.build.inventory import Inventory
+from skerry.build.language.lint import Warned
+from skerry.build.linting import warned
 from skerry.build.reading import Plan, read
 from skerry.build.remote_cache import Imports
 from skerry.build.request import Options, Output
@@ -105,7 +107,15 @@ class Builder:
             if main is None:
                 raise NotFound("the build has no context")
             data = await asyncio.to_thread(dockerfile, main, options.dockerfile)
-        plan = read(data, options, [name for name in contexts if not name.startswith("cache:")])
+        named = [name for name in contexts if not name.startswith("cache:")]
+        plan = read(data, options, named)
+        warnings = await asyncio.to_thread(warned, self.engine, plan, options, main, named)
+        # The classic stream has no place for them.
+        if session is not None:
+            for each in warnings:
+                tell(warning_event(each))
+        if options.only_check:
+            return
         tell(plan_event(plan))
         begun = time.time()
         async with contextlib.AsyncExitStack() as own:
@@ -297,6 +307,17 @@ def dockerfile(tree: Tree, path: str) -> bytes:
     if node.size > MAX_DOCKERFILE:
         raise InvalidInput(f"{path}: {node.size} bytes, at most {MAX_DOCKERFILE} are read")
     return b"".join(map(bytes, tree.data(node)))
+
+
+def warning_event(warning: Warned) -> Event:
+    """What the lint found."""
+    return {
+        "kind": "warning",
+        "rule": warning.rule,
+        "text": warning.text,
+        "line": warning.span.line,
+        "excerpt": warning.excerpt,
+    }
 
 
 def plan_event(plan: Plan) -> Event:

@@ -9,12 +9,12 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from skerry.base.errors import InvalidInput
+from skerry.base.ignore import compile_rules
 from skerry.build import mount_flags
 from skerry.build.copying import Excluded
 from skerry.build.language import instructions as words
 from skerry.build.language import lines, parser, stages
 from skerry.build.language.faults import DockerfileFault
-from skerry.build.language.ignore import compile_rules
 from skerry.build.language.instructions import Dockerfile, Instruction
 from skerry.build.language.lexer import Lexer
 from skerry.build.language.scope import Globals, platform_arguments

@@ -61,6 +61,8 @@ class Options(NamedTuple):
     cache_to: tuple[CacheSource, ...] = ()
     epoch: int | None = None
     squash: bool = False
+    only_check: bool = False
+    """Warn, and build nothing (--check)."""
     only_list: bool = False
     """Look every step up and run none (--list-steps)."""
     keep_failed: bool = False

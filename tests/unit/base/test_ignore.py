@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skerry.base.errors import InvalidInput
-from skerry.build.language.ignore import MAX_BYTES, _translate, compile_rules, read
+from skerry.base.ignore import MAX_BYTES, _translate, compile_rules, read
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,52 @@
+"""The lint over one build's Dockerfile, with what this build and this store know."""
+
+from collections.abc import Collection
+
+from skerry.base import ignore
+from skerry.base.errors import SkerryError
+from skerry.build.language.lint import Surroundings, Warned, lint, violation
+from skerry.build.reading import Plan
+from skerry.build.request import Options
+from skerry.build.state import variables
+from skerry.build.tree import Tree, resolve
+from skerry.engine.engine import Engine
+
+
+def warned(
+    engine: Engine, plan: Plan, options: Options, main: Tree | None, contexts: Collection[str]
+) -> list[Warned]:
+    """The warnings. DockerfileFault when `# check=error=true` makes errors of them."""
+    matcher = _ignored(main, options.dockerfile) if main is not None else None
+    bases = {stage.base: _names(engine, stage.base) for stage in plan.stages.values()}
+    around = Surroundings(
+        {name: value for name, value in options.build_args.items() if value is not None},
+        [name for name in contexts if name],
+        {
+            stage.base: names
+            for stage in plan.stages.values()
+            if (names := _names(engine, stage.base))
+        },
+        matcher.excluded if matcher else None,
+    )
+    found = lint(plan.dockerfile, around, options.dockerfile)
+    fault = violation(plan.dockerfile, found)
+    if fault is not None:
+        raise fault
+    return found
+
+
+def _names(engine: Engine, base: str) -> list[str]:
+    """The variables of a base that is here already; nothing is pulled for a warning."""
+    try:
+        config = engine.store.images.config(engine.images.get(base)).config
+    except SkerryError:
+        return []
+    return [*variables(dict(config or {})), "PATH"]
+
+
+def _ignored(tree: Tree, dockerfile: str) -> ignore.Matcher | None:
+    for path in (f"{dockerfile}.dockerignore", ".dockerignore"):
+        node = resolve(tree, path)
+        if node is not None and node.kind == "f" and node.size <= ignore.MAX_BYTES:
+            return ignore.compile_rules(ignore.read(b"".join(map(bytes, tree.data(node)))))
+    return None

@@ -21,11 +21,7 @@ def warned(
     around = Surroundings(
         {name: value for name, value in options.build_args.items() if value is not None},
         [name for name in contexts if name],
-        {
-            stage.base: names
-            for stage in plan.stages.values()
-            if (names := _names(engine, stage.base))
-        },
+        {base: names for base, names in bases.items() if names},
         matcher.excluded if matcher else None,
     )
     found = lint(plan.dockerfile, around, options.dockerfile)

@@ -9,7 +9,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-COMMANDS = {"skerry": "skerry.cli.main", "skerry-runtime": "skerry.runtime.main"}
+COMMANDS = {"skerry": "skerry.cli.start", "skerry-runtime": "skerry.runtime.main"}
 LONGEST_SHEBANG = 255
 """Bytes of a first line that the kernel reads (BINPRM_BUF_SIZE of linux/binfmts.h, less one)."""
 

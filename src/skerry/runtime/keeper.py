@@ -3,8 +3,9 @@
 Theory. The spawner forks a keeper for each start or exec and forgets it; it lives as long as its
 program, whatever becomes of the engine. It
 
-1. forks the `starter`, which does everything that is needed once, and takes over from it. Nobody
-   else has read the program's pipes, so its first byte finds the first client attached;
+1. forks the `starter`, which does everything that is needed once, and takes over from it (for an
+   exec it does that itself). Nobody else has read the program's pipes, so its first byte finds the
+   first client attached;
 2. sleeps until anything happens;
 3. copies: output to the log and to the clients, input to the program;
 4. when init has gone: kills what is left in the cgroup, drains the pipes into the log, removes the
@@ -52,8 +53,10 @@ LINGER = 2.0
 """Seconds to wait for the end of output that a descendant of an ended exec still holds open."""
 _DRAIN_READS = 64
 """Reads that surely empty a pipe (at most 1 MB, 64 KB a read) or a terminal that nobody fills."""
+_EXEC = b'{"op":"exec"'
 _HANDOVER = 64 * 1024
 _MAX_FDS = 8
+_MAX_FD = (1 << 31) - 1
 _c_signal, _prctl = libc.signal, libc.prctl
 _SIGCHLD, _SIGKILL = int(signal.SIGCHLD), int(signal.SIGKILL)
 # linux/prctl.h
@@ -318,6 +321,15 @@ def keep(datagram: bytes, fds: tuple[int, ...], programs: Programs) -> None:
     _c_signal(_SIGCHLD, None)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     _prctl(_PR_SET_NAME, b"skerry-keeper", 0, 0, 0)
+    if datagram.startswith(_EXEC, wire.HEADER):
+        started = starter.start_here(datagram, fds, programs)
+        if started is not None:
+            kept, named = started
+            used = fds[: 2 if kept.attach else 1]
+            _close_all_but({*used, *named.values()})
+            os.dup2(0, 2)
+            _run(kept, named, used, programs)
+        return
     mine, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     own = os.getpid()
     pid = os.fork()
@@ -342,9 +354,22 @@ def keep(datagram: bytes, fds: tuple[int, ...], programs: Programs) -> None:
     if data[2]:
         _sleep(received[data[0] :], fds[: data[1]])
     kept = Kept(*marshal.loads(data[3:]))
+    _run(kept, dict(zip(kept.fds, received, strict=True)), fds, programs)
+
+
+def _close_all_but(wanted: set[int]) -> None:
+    """The plan, the program's ends of its streams, whatever else the start has opened."""
+    above = 3
+    for fd in sorted(wanted):
+        os.closerange(above, fd)
+        above = fd + 1
+    os.closerange(above, _MAX_FD)
+
+
+def _run(kept: Kept, named: dict[str, int], fds: tuple[int, ...], programs: Programs) -> None:
     control = _socket.socket(fileno=fds[0])
     control.setblocking(False)
-    keeper = Keeper(kept, dict(zip(kept.fds, received, strict=True)), control, programs)
+    keeper = Keeper(kept, named, control, programs)
     try:
         keeper.run(fds[1] if kept.attach else -1)
     except Exception as error:

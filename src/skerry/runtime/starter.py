@@ -7,6 +7,9 @@ kept; the child's pages go with the child. The program's init becomes the keeper
 because the keeper is a child subreaper (prctl(2)). The starter dies with the keeper, and a
 half-made container with the starter.
 
+The keeper of an exec is its own starter: most execs are over in milliseconds, of which the second
+fork, its page faults and its end took three.
+
 Order, and what breaks when it is changed:
 
 1. say `taken`: from here on the request must not be repeated elsewhere;
@@ -24,6 +27,7 @@ import marshal
 import os
 import signal
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -108,22 +112,52 @@ class Parent(NamedTuple):
     """Takes what is handed over."""
 
 
+HandOver = Callable[[Kept, dict[str, int]], None]
+"""Takes what is kept, and the descriptors by their names."""
+
+
 def start(datagram: bytes, fds: tuple[int, ...], keeper: Parent, programs: Programs) -> None:
     """In the starter's process: carry out a request and hand over to the keeper."""
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != keeper.pid:
         return  # It was killed before the line above.
+
+    def hand_over(kept: Kept, kept_fds: dict[str, int]) -> None:
+        send_fds(keeper.sock, _packed(kept), tuple(kept_fds.values()))
+
+    _take(datagram, fds, keeper.pid, programs, hand_over)
+
+
+def start_here(
+    datagram: bytes, fds: tuple[int, ...], programs: Programs
+) -> tuple[Kept, dict[str, int]] | None:
+    """In the keeper's own process; None when it failed, which the engine has been told.
+
+    Descriptors that only the start needed are left open.
+    """
+    result: list[tuple[Kept, dict[str, int]]] = []
+    _take(datagram, fds, os.getpid(), programs, lambda *handed: result.append(handed))
+    return result[0] if result else None
+
+
+def _take(
+    datagram: bytes, fds: tuple[int, ...], keeper: int, programs: Programs, hand_over: HandOver
+) -> None:
     control = socket.socket(fileno=os.dup(fds[0]))
     _say(control, {"event": "taken"})
     try:
         message = wire.unpack(datagram, list(fds))
-        _start(message, control, keeper, programs)
+        _start(message, control, keeper, programs, hand_over)
     except Exception as error:
         _say(control, {"event": "failed", "error": wire.error_to_wire(error)})
 
 
 def _start(
-    message: wire.Message, control: socket.socket, keeper: Parent, programs: Programs
+    message: wire.Message,
+    control: socket.socket,
+    keeper: int,
+    programs: Programs,
+    hand_over: HandOver,
 ) -> None:
     head = message.head
     if head.get("version") != wire.VERSION:
@@ -132,7 +166,7 @@ def _start(
             hint="skerry was replaced while the engine ran: restart the engine",
         )
     run_dir = str(head["run_dir"])
-    lock = rundir.take_lock(run_dir, keeper.pid)
+    lock = rundir.take_lock(run_dir, keeper)
     launched = None
     try:
         listening = rundir.listen(run_dir)
@@ -143,7 +177,7 @@ def _start(
         driver, path, max_size, max_file = head["log"]
         if driver == "json-file" and path:
             kept_fds["log"] = open_log(path)
-        kept_fds["listener"] = listening.fileno()
+        kept_fds["listener"] = listening.detach()
         ends, console = _streams(head, kept_fds)
         launched = programs.launch(head, message.body, ends)
         kept_fds["pidfd"] = launched.pidfd
@@ -163,7 +197,7 @@ def _start(
             launched.poststop,
             tuple(kept_fds),
         )
-        send_fds(keeper.sock, _packed(kept), tuple(kept_fds.values()))
+        hand_over(kept, kept_fds)
     except BaseException:
         if launched is not None:
             _undo(launched, programs)

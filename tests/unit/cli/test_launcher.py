@@ -26,7 +26,7 @@ def make(installer: ModuleType, folder: Path, entry: str, python: Path | None = 
     """A launcher of a stand-in for the command line, whose `entry` has this body."""
     package = folder / "src" / "skerry" / "cli"
     package.mkdir(parents=True)
-    (package / "main.py").write_text(f"import os, sys, time\ndef entry():\n    {entry}\n")
+    (package / "start.py").write_text(f"import os, sys, time\ndef entry():\n    {entry}\n")
     template = (CONTRIB / "launcher.in").read_text()
     path = folder / "skerry"
     interpreter = python or Path(sys.executable)

@@ -50,10 +50,16 @@ def exec_(context: Context, parsed: Parsed) -> int:
             return 0
         return _attached(context, parsed, exec_id, tty=tty, stdin=stdin)
     except SkerryError as error:
-        from skerry.cli.commands.run import start_failure
+        return failed(error)
 
-        report(error)
-        return max(start_failure(error), 1) if start_failure(error) != 125 else 1
+
+def failed(error: SkerryError) -> int:
+    """Report why the command does not run; Docker's exit code for it."""
+    from skerry.cli.commands.run import start_failure
+
+    report(error)
+    code = start_failure(error)
+    return code if code != 125 else 1
 
 
 def _attached(context: Context, parsed: Parsed, exec_id: str, *, tty: bool, stdin: bool) -> int:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from skerry.base.errors import Conflict, GuestFault, SkerryError, Unavailable
 from skerry.base.isolation import Attach, ExecTask, Exit, Started, Stats, Task
+from skerry.base.oci_runtime import Spec
 from skerry.kernel import cgroups
 from skerry.runtime import bundle, plan, rundir, tiny_init, wire
 from skerry.runtime.driver import leftovers, readings
@@ -50,6 +51,8 @@ class RuntimeDriver:
         self._host_memory = readings.host_memory()
         self._kept: dict[str, _Kept] = {}
         self._containers: dict[str, _Kept] = {}
+        self._specs: dict[str, Spec] = {}
+        """Those of containers that an exec has been started in, as long as they run."""
         self._plans: dict[str, tuple[Task, plan.Plan]] = {}
         self._background: set[asyncio.Task[None]] = set()
 
@@ -123,7 +126,10 @@ class RuntimeDriver:
         container = self._containers.get(task.container_id)
         if container is None:
             raise Conflict(f"container {task.container_id} is not running")
-        spec = bundle.load(str(container.facts["state_dir"]))
+        spec = self._specs.get(task.container_id)
+        if spec is None:
+            spec = bundle.load(str(container.facts["state_dir"]))
+            self._specs[task.container_id] = spec
         process = plan.plan_process(bundle.parse_process(json.dumps(task.process).encode()), spec)
         head = {
             "op": "exec",
@@ -221,6 +227,7 @@ class RuntimeDriver:
         if kept is not None:
             if self._containers.get(kept.id) is kept:
                 del self._containers[kept.id]
+                self._specs.pop(kept.id, None)
             kept.control.close()
         return kept
 
@@ -301,6 +308,7 @@ class RuntimeDriver:
             kept.control.close()
         self._kept.clear()
         self._containers.clear()
+        self._specs.clear()
         for task in list(self._background):
             with suppress(SkerryError):
                 await task

@@ -7,8 +7,8 @@ so it reads from a pipe in a thread, and what it writes is fetched from it piece
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from typing import Any, BinaryIO, Final, TypeVar, cast
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar, cast
 
 from skerry.base.errors import InvalidInput
 from skerry.engine.events import Events
@@ -16,6 +16,9 @@ from skerry.engine.images import Progress, report
 from skerry.engine.transfer import parse_platform
 from skerry.store import Store
 from skerry.store.image import Image
+
+if TYPE_CHECKING:
+    from skerry.engine.signing import Gate
 
 PIECE: Final = 1 << 20
 _T = TypeVar("_T")
@@ -27,6 +30,17 @@ class Archives:
     def __init__(self, store: Store, events: Events) -> None:
         self._store = store
         self._events = events
+        self.policy: Gate | None = None
+
+    def admit(self, names: Sequence[str], what: str) -> None:
+        """Forbidden when the policy does not let in an image with these names from a file."""
+        if self.policy is not None:
+            self.policy.admit_file(names, what)
+
+    def admit_renamed(self, source: str, name: str) -> None:
+        """As `admit`, for an image that was let in as `source` and gets another name."""
+        if self.policy is not None and not self.policy.same_rule(source, name):
+            self.policy.admit_file([name], "copy")
 
     def load(self, stream: BinaryIO, tag: str = "") -> AsyncIterator[Progress]:
         """`docker load`, out of a blocking file: all images of the archive, or none."""
@@ -36,7 +50,10 @@ class Archives:
                 if line.startswith("passed over"):
                     tell({"stream": f"{line}\n"})
 
-            for image in self._store.images.load(stream, progress=note, tag=tag):
+            def admit(names: Sequence[str]) -> None:
+                self.admit(names, "load")
+
+            for image in self._store.images.load(stream, progress=note, tag=tag, admit=admit):
                 self.emit("load", image)
                 names = image.tags or (f"ID: {image.id}",)
                 for name in names:
@@ -65,6 +82,7 @@ class Archives:
     ) -> AsyncIterator[Progress]:
         """`docker import`: the id of the image is the only line."""
         place = parse_platform(platform)
+        self.admit([tag] if tag else [], "import")
 
         def work(tell: Callable[[Any], None]) -> None:
             image = self._store.images.import_rootfs(

@@ -74,6 +74,10 @@ class Copying:
         """Into this engine, as `name` or under the names it has."""
         with Intake(self._store.images, _what(source)) as intake:
             packed = _renamed(intake, await self._gather(intake, source), name, writing.DOCKER)
+            for each in packed if source.kind == ARCHIVE else ():
+                self._archives.admit(each.names, "copy")
+            if source.kind == REGISTRY and name:
+                self._archives.admit_renamed(source.reference, name)
             for image in await blocking(lambda: intake.record(packed)):
                 self._archives.emit("load", image)
                 for shown in [name] if name else image.tags or [image.id]:

@@ -103,6 +103,7 @@ class Engine:
         self.sbom = Sbom(self.store, self.transfer)
         self.archive = Archive(self.store, self.volumes)
         self.archives = Archives(self.store, self.events)
+        self.archives.policy = self.signing.gate
         self.copying = Copying(self.store, self.archives, self.transfer)
         self.system = System(settings, self.store, self.roster, self.host)
         self.accounts = Accounts(self.store, self.containers, self.images, self.volumes)

@@ -39,7 +39,8 @@ _MAX_REFERRERS: Final = 64
 
 
 class Gate:
-    """The policy on what may be pulled; `Transfer` asks it before it fetches layers."""
+    """The policy on what may come in; `Transfer` asks it before it fetches layers, whoever reads
+    archives before it records an image."""
 
     def __init__(self, root: str, system_file: str = SYSTEM_POLICY) -> None:
         self._files = (os.path.join(root, "policy.json"), system_file)
@@ -83,6 +84,34 @@ class Gate:
             f"{what}: rule signedBy {wanted}: {len(signers)} of {rule.threshold} signatures: "
             + "; ".join(dict.fromkeys(reasons or ["there is no signature"]))
         )
+
+    def admit_file(self, names: Sequence[str], what: str) -> None:
+        """Forbidden when the policy does not let in an image that comes as a file.
+
+        Each of its names has to be accepted by rule, the default's for an image without a name. A
+        file brings nobody's signature along.
+        """
+        policy = self.policy()
+        if policy is None:
+            return
+        rules = {name: policy.rule(parse_reference(name)) for name in names}
+        for name, rule in (rules or {"an image without a name": policy.default}).items():
+            if rule.verdict == "accept":
+                continue
+            refused = f"{what} {name:.200}: refused by {policy.path}, {rule.shown}: rule"
+            if rule.verdict == "reject":
+                raise Forbidden(f"{refused} reject", hint="an administrator can add a scope for it")
+            raise Forbidden(
+                f"{refused} signedBy: a file brings no signature",
+                hint="pull or copy it from the registry that holds its signatures",
+            )
+
+    def same_rule(self, one: str, other: str) -> bool:
+        """Whether one rule decides on two references; what met it as the one meets it as the
+        other."""
+        policy = self.policy()
+        first, second = (parse_reference(name) for name in (one, other))
+        return policy is None or policy.rule(first) == policy.rule(second)
 
 
 class Signing:

@@ -199,11 +199,17 @@ class Images:
         return load.import_layout(self, folder, progress)
 
     def load(
-        self, stream: BinaryIO, *, progress: Progress | None = None, tag: str = ""
+        self,
+        stream: BinaryIO,
+        *,
+        progress: Progress | None = None,
+        tag: str = "",
+        admit: load.Admit | None = None,
     ) -> ImageList:
         """`docker load`: an archive of images in any known format, plain or compressed; all of its
-        images or none. `tag` is one more name for the only image of an archive."""
-        return load.load(self, stream, progress, tag)
+        images or none. `tag` is one more name for the only image of an archive; `admit` raises
+        for the names of one that may not come in."""
+        return load.load(self, stream, progress, tag, admit)
 
     def import_rootfs(
         self,

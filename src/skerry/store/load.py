@@ -4,7 +4,7 @@
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from skerry.base.errors import InvalidInput, NotFound
@@ -23,17 +23,27 @@ if TYPE_CHECKING:
 
 ARCHIVE: Final = "image archive"
 ROOTFS: Final = "root file system"
+Admit = Callable[[tuple[str, ...]], None]
 
 
 def load(
-    images: "Images", stream: BinaryIO, progress: Progress | None, tag: str = ""
+    images: "Images",
+    stream: BinaryIO,
+    progress: Progress | None,
+    tag: str = "",
+    admit: Admit | None = None,
 ) -> list[Image]:
     """Take in every image of an archive, or none; InvalidInput when it is none.
 
-    `tag` names the image of an archive that holds one, besides the names it brings.
+    `tag` names the image of an archive that holds one, besides the names it brings. `admit` is
+    asked about each image's names and raises for one that may not come in.
     """
     with Intake(images, ARCHIVE, progress) as intake:
-        return intake.record(_named(intake, read(intake, stream, images.layers.limits), tag))
+        packed = _named(intake, read(intake, stream, images.layers.limits), tag)
+        if admit is not None:
+            for each in packed:
+                admit(each.names)
+        return intake.record(packed)
 
 
 def _named(intake: Intake, packed: list[Packed], tag: str) -> list[Packed]:

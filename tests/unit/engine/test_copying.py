@@ -11,10 +11,18 @@ from typing import Any, cast
 
 import pytest
 
-from skerry.base.errors import DigestMismatch, InvalidInput, NotFound, SkerryError, Unsupported
+from skerry.base.errors import (
+    DigestMismatch,
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    SkerryError,
+    Unsupported,
+)
 from skerry.engine.archives import Archives, as_file, in_pieces
 from skerry.engine.copying import ARCHIVE, IMAGE, Copying, Source
 from skerry.engine.events import Events
+from skerry.engine.signing import Gate
 from skerry.engine.transfer import Transfer
 from skerry.store import Store, open_store
 
@@ -182,3 +190,47 @@ async def test_an_error_comes_through() -> None:
     assert await anext(pieces) == b"x"
     with pytest.raises(NotFound, match="gone"):
         await anext(pieces)
+
+
+@pytest.mark.parametrize("way", ["load", "import", "copy"])
+async def test_files_meet_the_policy_too(copying: Copying, store: Store, way: str) -> None:
+    archives = copying._archives
+    root = Path(store.root)
+    archives.policy = Gate(str(root), str(root / "nowhere.json"))
+
+    async def bring() -> None:
+        if way == "load":
+            found = archives.load(io.BytesIO(docker_archive("team/app:1")))
+        elif way == "import":
+            found = archives.import_rootfs(io.BytesIO(tar({"a": b"b"})), {}, tag="team/app:1")
+        else:
+            found = copying.to_image(archive(docker_archive("other:1")), "team/app:1")
+        async for _ in found:
+            pass
+
+    def policy(scopes: dict[str, Any]) -> None:
+        (root / "policy.json").write_text(json.dumps({"version": 1, "scopes": scopes}))
+
+    for rule, said in (
+        ({"rule": "reject"}, "scope docker.io/team: rule reject"),
+        ({"rule": "signedBy", "keys": ["a.pub"]}, "a file brings no signature"),
+        (None, "default: rule reject"),
+    ):
+        policy({"docker.io/team": rule} if rule else {})
+        with pytest.raises(Forbidden, match=f"{way} .*team/app:1: refused by .*{said}"):
+            await bring()
+        assert not any(left(store))
+    policy({"docker.io/team": {"rule": "accept"}})
+    await bring()
+    assert store.images.get("team/app:1").tags == ("team/app:1",)
+
+
+def test_another_name_is_asked_about_when_another_rule_decides(tmp_path: Path) -> None:
+    gate = Gate(str(tmp_path), str(tmp_path / "nowhere.json"))
+    assert gate.same_rule("a.example/x", "b.example/y")
+    scopes = {"a.example": {"rule": "accept"}, "b.example/safe": {"rule": "reject"}}
+    default = {"rule": "accept"}
+    document = {"version": 1, "default": default, "scopes": scopes}
+    (tmp_path / "policy.json").write_text(json.dumps(document))
+    assert gate.same_rule("a.example/x:1", "a.example/y/z:2")
+    assert not gate.same_rule("a.example/x:1", "b.example/safe/x:1")

@@ -153,7 +153,7 @@ class Runner:
         wanted = operation.network
         if wanted == "default":
             wanted = self._options.network or "default"
-        return "default" if wanted == "bridge" else wanted
+        return "bridge" if wanted == "default" else wanted
 
     async def mount_points(
         self,

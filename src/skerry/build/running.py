@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 from skerry.base.errors import SystemFault
 from skerry.base.isolation import Attach, Exit, LogOptions, Overlay, Task
 from skerry.engine import facts, spec
+from skerry.engine.container import Container
 from skerry.engine.engine import Engine
 from skerry.engine.isolation import Stream
 from skerry.engine.record import MountPoint, Record
@@ -47,7 +48,7 @@ class Run(NamedTuple):
     user: str
     directory: str
     network: str
-    """none, host or bridge."""
+    """Docker's network mode: none, host, bridge or another network's name."""
     host: dict[str, Any]
     """Further fields of Docker's HostConfig."""
     mounts: tuple[MountPoint, ...] = ()
@@ -63,8 +64,17 @@ async def run(engine: Engine, what: Run, output: Output) -> Exit:
     os.makedirs(state_dir, 0o700, exist_ok=True)
     try:
         with contextlib.ExitStack() as held:
+            joined = await engine.endpoints.prepare(Container(saved))
+            held.callback(engine.endpoints.part, what.id)
             found = facts.gather(
-                saved, engine.roster, engine.host, what.overlay, state_dir, run_dir, held
+                saved,
+                engine.roster,
+                engine.host,
+                what.overlay,
+                state_dir,
+                run_dir,
+                held,
+                joined,
             )
             task = Task(
                 what.id,
@@ -99,6 +109,7 @@ def record_of(what: Run) -> Record:
             "PidsLimit": PIDS_LIMIT,
             **what.host,
         },
+        network={} if what.network.startswith("container:") else {what.network: {}},
         mounts=list(what.mounts),
     )
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import memory, rate, registry, report, speed, transfer, unpack
+from bench import build, memory, rate, registry, report, speed, transfer, unpack
 from bench.measure import Outcome, say
 from bench.world import World
 
@@ -23,6 +23,10 @@ BENCHMARKS: dict[str, Benchmark] = {
     "memory100": memory.memory100,
     "unpack": unpack.unpack,
     "transfer": transfer.transfer,
+    "build_cached": build.build_cached,
+    "build_runs": build.build_runs,
+    "build_fan_out": build.build_fan_out,
+    "build_context": build.build_context,
     "registry_pull": registry.registry_pull,
     "registry_push": registry.registry_push,
 }

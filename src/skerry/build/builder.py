@@ -191,9 +191,9 @@ class Builder:
         self, state: State, options: Options, one: "One", plan: Plan, tell: Tell
     ) -> "Built":
         store = self.engine.store
-        steps = chosen_steps(store, one.solver, plan, everything=False)
         notes = {}
         if any(each.kind == "inline" for each in options.cache_to):
+            steps = chosen_steps(store, one.solver, plan, everything=False)
             notes = remote_cache.inline(steps)
         state, image = await asyncio.to_thread(self._image, state, options, notes)
         if image is not None and options.tags:

@@ -17,6 +17,7 @@ from skerry.base.oci_image import (
     RootFS,
     encode,
 )
+from skerry.base.references import parse_reference
 from skerry.build.committing import blob_of, note_blob, options_of
 from skerry.build.squashing import merge
 from skerry.build.state import State
@@ -58,7 +59,9 @@ def make_image(
         known = next((each for each in store.images.list() if each.id == digest), None)
         if known is not None and known.manifest == sha256(manifest):
             for tag in tags:
-                known = store.images.tag(known.id, tag)
+                # Writing the index waits for the disk: only a name that moves is worth it.
+                if parse_reference(tag).familiar not in known.tags:
+                    known = store.images.tag(known.id, tag)
             return known
         store.blobs.put(config)
         return store.images.add(manifest, media_type=OCI_MANIFEST, tags=tags)

@@ -1,10 +1,10 @@
 """What a stage is at one point: its layers, its configuration, how it came about. Plain data."""
 
 import hashlib
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from skerry.base.oci_image import Descriptor, History
-from skerry.store.image import chain_ids
 
 COMMENT = "buildkit.dockerfile.v0"
 """What BuildKit writes beside each step of the history; tools know Dockerfile steps by it."""
@@ -34,7 +34,7 @@ class State(NamedTuple):
     @property
     def chain(self) -> str:
         """The layers' identity (image-spec config.md, ChainID); empty for none."""
-        return chain_ids(self.layers)[-1] if self.layers else ""
+        return _chain(self.layers)
 
     def step(self, layer: str, text: str, created: str) -> "State":
         """After a step that may have changed files; `layer` is empty when it did not."""
@@ -46,6 +46,14 @@ class State(NamedTuple):
         """After an instruction that concerns the configuration only."""
         line = History(self.created, text, "", COMMENT, True)
         return self._replace(config=config, history=(*self.history, line))
+
+
+@lru_cache(4096)
+def _chain(layers: tuple[str, ...]) -> str:
+    if len(layers) < 2:
+        return "".join(layers)
+    text = f"{_chain(layers[:-1])} {layers[-1]}"
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
 def variables(config: dict[str, Any]) -> dict[str, str]:

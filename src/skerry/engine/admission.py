@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from skerry.base.errors import InvalidInput, Unsupported
-from skerry.engine import etc, facts, resources, restart, security, spec
+from skerry.base.errors import InvalidInput
+from skerry.engine import etc, facts, resources, restart, security, spec, walls
 from skerry.engine.roster import Roster
 from skerry.engine.signals import parse_signal
 
@@ -31,11 +31,8 @@ def check(
     etc.resolv_conf("", host, shares_host=False)
     if config.get("StopSignal"):
         parse_signal(config["StopSignal"])
-    if host.get("Runtime") not in (None, "", "skerry", "runc", "io.containerd.runc.v2"):
-        raise InvalidInput(f"unknown or invalid runtime name: {host['Runtime']}")
     # Never run with a thinner wall than was asked for.
-    if host.get("Isolation") not in (None, "", "default", "container"):
-        raise Unsupported(f"this engine has no isolation {host['Isolation']!r}")
+    walls.wall_of(host)
     _check_modes(config, host, roster)
 
 

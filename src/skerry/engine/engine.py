@@ -7,7 +7,7 @@ import os
 
 from skerry.base.errors import SystemFault
 from skerry.base.settings import Settings
-from skerry.engine import facts, instance
+from skerry.engine import facts, instance, walls
 from skerry.engine.archive import Archive
 from skerry.engine.archives import Archives
 from skerry.engine.containers import Containers
@@ -56,10 +56,10 @@ class Engine:
         self.settings = settings
         make_folders(settings)
         self.store = store or open_store(settings.root)
-        self.driver = driver or _default_driver()
         self.host = host or facts.Host()
         self.events = Events()
         self.roster = Roster()
+        self.driver = driver or _default_driver(settings, self.roster)
         self.networks = Networks(
             self.store.records,
             self.events,
@@ -171,8 +171,20 @@ def make_folders(settings: Settings) -> None:
         ) from None
 
 
-def _default_driver() -> Driver:
-    # Imported late: the unit tests of the services need no runtime.
-    from skerry.runtime.driver import RuntimeDriver
+def _default_driver(settings: Settings, roster: Roster) -> Driver:
+    def containers() -> Driver:
+        # Imported late: the unit tests of the services need no runtime.
+        from skerry.runtime.driver import RuntimeDriver
 
-    return RuntimeDriver()
+        return RuntimeDriver()
+
+    def machines() -> Driver:
+        from skerry.machine.driver import MachineDriver
+
+        return MachineDriver(settings.root)
+
+    def choose(id: str) -> str:
+        container = roster.get(id)
+        return walls.wall_of(container.record.host) if container else ""
+
+    return walls.Walls({walls.CONTAINER: containers, walls.VM: machines}, choose)

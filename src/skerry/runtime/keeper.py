@@ -267,9 +267,9 @@ class Keeper:
             self._log = None
         self._log_fd = -1
         self._programs.clean_up(self._kept.cgroup, self._kept.poststop)
-        self._record(
-            Exit(code if code >= 0 else 128 - code, oom_killed, finished_at), max(0, -code)
-        )
+        oom_behind, error = self._programs.last_words(self._kept.run_dir)
+        end = Exit(code if code >= 0 else 128 - code, oom_killed or oom_behind, finished_at, error)
+        self._record(end, max(0, -code))
 
     def _record(self, end: Exit, killed_by: int = 0) -> None:
         """Write down the end, let go of the run directory, tell every controller."""

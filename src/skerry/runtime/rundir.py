@@ -78,31 +78,31 @@ def keeper_of(run_dir: str) -> Started | None:
     return Started(int(words[0]), int(words[1])) if len(words) == 2 else Started(0, 0)
 
 
-def listen(run_dir: str) -> socket.socket:
+def listen(run_dir: str, name: str = SOCKET) -> socket.socket:
     """The keeper's listening socket, SOCK_SEQPACKET, reachable by the same user only."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
     try:
         directory = os.open(run_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            remove(run_dir, SOCKET)
+            remove(run_dir, name)
             os.fchmod(sock.fileno(), 0o600)
-            sock.bind(f"/proc/self/fd/{directory}/{SOCKET}")
+            sock.bind(f"/proc/self/fd/{directory}/{name}")
         finally:
             os.close(directory)
         sock.listen(64)
     except OSError as error:
         sock.close()
-        raise KernelFault(f"listening on {run_dir}/{SOCKET}", error.errno or 0) from None
+        raise KernelFault(f"listening on {run_dir}/{name}", error.errno or 0) from None
     return sock
 
 
-def connect(run_dir: str) -> socket.socket | None:
+def connect(run_dir: str, name: str = SOCKET) -> socket.socket | None:
     """A connection to the keeper of `run_dir`, None when nobody listens there."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         directory = os.open(run_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            sock.connect(f"/proc/self/fd/{directory}/{SOCKET}")
+            sock.connect(f"/proc/self/fd/{directory}/{name}")
         finally:
             os.close(directory)
     except OSError:

@@ -79,6 +79,11 @@ class Programs:
         """Init has gone: end what it left behind. Whether the kernel killed for memory."""
         raise NotImplementedError
 
+    def last_words(self, run_dir: str) -> tuple[bool, str]:
+        """What the program's wall has left to say of its end: whether a kernel behind it killed
+        for memory, and why it ended if not by the program's own doing."""
+        return False, ""
+
     def clean_up(self, cgroup: str, poststop: bytes) -> None:
         """Remove what the launch made."""
         raise NotImplementedError

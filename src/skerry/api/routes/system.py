@@ -129,7 +129,10 @@ async def info(call: Call) -> web.StreamResponse:
             "Labels": [],
             "ExperimentalBuild": False,
             "ServerVersion": call.engine.system.version()["version"],
-            "Runtimes": {"skerry": {"path": "skerry-runtime"}},
+            "Runtimes": {
+                "skerry": {"path": "skerry-runtime"},
+                "skerry-vm": {"path": "skerry"},
+            },
             "DefaultRuntime": "skerry",
             "Swarm": {
                 "NodeID": "",

@@ -21,7 +21,7 @@ import os
 import resource
 
 from skerry.base.errors import KernelFault
-from skerry.kernel import mounts
+from skerry.kernel import capabilities, mounts, seccomp
 from skerry.kernel.cgroups import Cgroup, detect
 from skerry.kernel.descriptors import close_range
 from skerry.kernel.namespaces import loopback_up, setns, unshare
@@ -37,6 +37,7 @@ CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS = 0x00020000, 0x02000000, 0x04000000
 CLONE_NEWIPC, CLONE_NEWNET = 0x08000000, 0x40000000
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_SET_DUMPABLE = 4
+_PR_SET_PDEATHSIG = 1
 SYSTEM = ("/usr", "/etc/ld.so.cache", "/etc/resolv.conf", "/etc/hosts")
 """Read-only in every such root; resolv.conf is for QEMU's user network."""
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
@@ -69,6 +70,12 @@ class Confined(TypedDict, total=False):
     """Names of resource(3) without RLIMIT_, in lower case."""
     keep: list[int]
     """Descriptors that the program inherits, besides 0, 1 and 2."""
+    proc: bool
+    """Show the processes of the pid namespace, which then must be a new one."""
+    dies_with: int
+    """The parent's pid: the program is killed when that one goes. 0 for no bond."""
+    seccomp: bytes
+    """A classic BPF program; empty for none."""
 
 
 def execute(wanted: Confined) -> None:
@@ -78,15 +85,21 @@ def execute(wanted: Confined) -> None:
     uid = wanted.get("uid", 0)
     if uid:
         _namespaces(wanted.get("network", "host"))
-        _new_root(wanted["root"], wanted.get("binds", []))
+        _new_root(wanted["root"], wanted.get("binds", []), proc=wanted.get("proc", False))
     for name, value in wanted.get("limits", {}).items():
         _limit(getattr(resource, f"RLIMIT_{name.upper()}"), value)
     checked(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "set no_new_privs")
     if uid:
+        capabilities.drop_bounding(0)
         os.setgroups(wanted.get("groups", []))
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
     checked(libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "set dumpable")
+    if wanted.get("dies_with"):
+        # After the change of user, which takes the bond away.
+        checked(libc.prctl(_PR_SET_PDEATHSIG, 9, 0, 0, 0), "bind to the parent")
+    if wanted.get("seccomp"):
+        seccomp.load(wanted["seccomp"])
     _close_all_but(wanted.get("keep", []))
     os.umask(0o077)
     environment = {"PATH": "/usr/sbin:/usr/bin", "LANG": "C.UTF-8", "HOME": "/", "TMPDIR": "/tmp"}
@@ -112,7 +125,7 @@ def _namespaces(network: str) -> None:
     mounts.mount("", "/", flags=mounts.MS_REC | mounts.MS_PRIVATE)
 
 
-def _new_root(root: str, binds: list[Bind]) -> None:
+def _new_root(root: str, binds: list[Bind], *, proc: bool = False) -> None:
     mounts.mount("skerry-vm", root, "tmpfs", mounts.MS_NOSUID, "size=4m,mode=755")
     for path in SYSTEM:
         if os.path.exists(path):
@@ -126,6 +139,10 @@ def _new_root(root: str, binds: list[Bind]) -> None:
     for path in DEVICES:
         _bind(root, path, path, writable=True)
     os.mkdir(f"{root}/tmp", 0o1777)
+    if proc:
+        os.mkdir(f"{root}/proc")
+        guarded = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC
+        mounts.mount("proc", f"{root}/proc", "proc", guarded)
     for path, writable, at in binds:
         _bind(root, path, at or path, writable=writable)
     os.chdir(root)

@@ -118,6 +118,11 @@ class Control:
         """Resolves when the program that ran has ended."""
         self._link = Link(sock, self._message, self._end)
 
+    @property
+    def closed(self) -> bool:
+        """Nobody is at the other end any more."""
+        return self._link.closed
+
     def release(self) -> None:
         """From now on (not within this call) `on_exit` may be called."""
         if not self._released:

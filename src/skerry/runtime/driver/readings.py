@@ -1,6 +1,7 @@
 """Counters of a running container in Docker's terms (`base.isolation.Stats`)."""
 
 import time
+from typing import Any
 
 from skerry.base.isolation import Stats
 from skerry.kernel.cgroups import Cgroup
@@ -16,7 +17,12 @@ def stats(cgroup: Cgroup, pid: int, host_memory: int) -> Stats:
 
     A container without a memory limit has the host's memory for one, as in Docker.
     """
-    reading = cgroup.stats()
+    return stats_from(cgroup.stats(), _read(f"/proc/{pid}/net/dev"), host_memory)
+
+
+def stats_from(reading: dict[str, Any], net_dev: str, host_memory: int) -> Stats:
+    """The reading of `Cgroup.stats` and /proc/net/dev, wherever they were taken, in Docker's
+    terms."""
     cpu, memory, pids = reading["cpu"], reading["memory"], reading["pids"]
     return Stats(
         read_at=time.time(),
@@ -33,7 +39,7 @@ def stats(cgroup: Cgroup, pid: int, host_memory: int) -> Stats:
         memory_limit_bytes=min(_limit(memory["limit"], host_memory), host_memory),
         memory_stat=memory["stat"],
         block_io=tuple(tuple(row) for row in reading["io"]),
-        networks=networks(_read(f"/proc/{pid}/net/dev")),
+        networks=networks(net_dev),
     )
 
 

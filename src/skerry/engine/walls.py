@@ -1,0 +1,139 @@
+"""The thickness of a container's wall, and the driver that builds it.
+
+`Walls` is itself a `Driver`: it passes every call on to the driver of the container's wall, so the
+services know nothing of the choice. A driver is made when the first container asks for it.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from skerry.base.errors import InvalidInput, Unsupported
+from skerry.base.isolation import Attach, ExecTask, Exit, Started, Stats, Task
+from skerry.engine.isolation import Driver, OnExit, Stream
+
+CONTAINER, VM = "container", "vm"
+ANNOTATION = "io.skerry.isolation"
+"""The OCI annotation that asks for a wall, for clients that know no other way."""
+RUNTIMES = {"skerry": CONTAINER, "runc": CONTAINER, "io.containerd.runc.v2": CONTAINER,
+            "skerry-vm": VM}  # fmt: skip
+"""Docker's `--runtime`, by wall."""
+ISOLATIONS = {"default": CONTAINER, CONTAINER: CONTAINER, VM: VM}
+
+
+def wall_of(host: Mapping[str, Any]) -> str:
+    """The wall that a HostConfig asks for: `Isolation`, else the runtime, else an annotation.
+
+    InvalidInput and Unsupported for what nobody knows, and for two that contradict one another.
+    """
+    asked: set[str] = set()
+    if isolation := host.get("Isolation"):
+        if isolation not in ISOLATIONS:
+            raise Unsupported(f"this engine has no isolation {isolation!r}")
+        if isolation != "default":
+            asked.add(ISOLATIONS[isolation])
+    if runtime := host.get("Runtime"):
+        if runtime not in RUNTIMES:
+            raise InvalidInput(f"unknown or invalid runtime name: {runtime}")
+        if RUNTIMES[runtime] == VM or runtime != "skerry":
+            asked.add(RUNTIMES[runtime])
+    if annotated := (host.get("Annotations") or {}).get(ANNOTATION):
+        if annotated not in ISOLATIONS:
+            raise Unsupported(f"annotation {ANNOTATION}: no isolation {annotated!r}")
+        asked.add(ISOLATIONS[annotated])
+    if len(asked) > 1:
+        raise InvalidInput("the isolation, the runtime and the annotations contradict one another")
+    return asked.pop() if asked else CONTAINER
+
+
+class Walls:
+    """Drivers by wall. `choose` gives a container's wall; empty for one that is not known."""
+
+    name = "walls"
+
+    def __init__(
+        self, makers: Mapping[str, Callable[[], Driver]], choose: Callable[[str], str]
+    ) -> None:
+        self._makers = makers
+        self._choose = choose
+        self._drivers: dict[str, Driver] = {}
+
+    def driver(self, wall: str) -> Driver:
+        """The driver of a wall, made now if there is none."""
+        if wall not in self._drivers:
+            self._drivers[wall] = self._makers[wall]()
+        return self._drivers[wall]
+
+    def of(self, container_id: str) -> Driver:
+        """The driver of a container."""
+        return self.driver(self._choose(container_id) or CONTAINER)
+
+    def _at(self, run_dir: str) -> Driver:
+        """By `<run-root>/containers/<id>`, or a folder of an exec below it."""
+        parts = run_dir.split(os.sep)
+        at = len(parts) - 1 - parts[::-1].index("containers") if "containers" in parts else -2
+        return self.of(parts[at + 1] if at + 1 < len(parts) else "")
+
+    async def create(self, task: Task) -> None:
+        """See Driver."""
+        await self.of(task.id).create(task)
+
+    async def start(
+        self, task: Task, on_exit: OnExit, *, attach: Attach | None = None
+    ) -> tuple[Started, Stream | None]:
+        """See Driver."""
+        return await self.of(task.id).start(task, on_exit, attach=attach)
+
+    async def attach(self, container_id: str, run_dir: str, how: Attach) -> Stream:
+        """See Driver."""
+        return await self.of(container_id).attach(container_id, run_dir, how)
+
+    async def exec(
+        self, task: ExecTask, on_exit: OnExit, *, attach: Attach | None
+    ) -> tuple[Started, Stream | None]:
+        """See Driver."""
+        return await self.of(task.container_id).exec(task, on_exit, attach=attach)
+
+    async def resize(self, run_dir: str, rows: int, columns: int) -> None:
+        """See Driver."""
+        await self._at(run_dir).resize(run_dir, rows, columns)
+
+    async def signal(self, container_id: str, run_dir: str, signal: int) -> None:
+        """See Driver."""
+        await self.of(container_id).signal(container_id, run_dir, signal)
+
+    async def pause(self, container_id: str) -> None:
+        """See Driver."""
+        await self.of(container_id).pause(container_id)
+
+    async def resume(self, container_id: str) -> None:
+        """See Driver."""
+        await self.of(container_id).resume(container_id)
+
+    async def update(self, container_id: str, resources: dict[str, object]) -> None:
+        """See Driver."""
+        await self.of(container_id).update(container_id, resources)
+
+    async def stats(self, container_id: str) -> Stats:
+        """See Driver."""
+        return await self.of(container_id).stats(container_id)
+
+    async def pids(self, container_id: str) -> list[int]:
+        """See Driver."""
+        return await self.of(container_id).pids(container_id)
+
+    async def recover(
+        self, container_id: str, run_dir: str, on_exit: OnExit
+    ) -> Started | Exit | None:
+        """See Driver."""
+        return await self.of(container_id).recover(container_id, run_dir, on_exit)
+
+    async def delete(self, container_id: str, state_dir: str, run_dir: str) -> None:
+        """See Driver. What belongs to no record may be of any wall: what ends and removes a task
+        is the same for all."""
+        await self.of(container_id).delete(container_id, state_dir, run_dir)
+
+    async def close(self) -> None:
+        """See Driver."""
+        await asyncio.gather(*(driver.close() for driver in self._drivers.values()))

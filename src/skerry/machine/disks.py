@@ -1,0 +1,178 @@
+"""Disks of containers' machines: the image's layers as one erofs, the writable layer as a qcow2.
+
+    <root>/machines/layers/<key>.erofs    a chain of layers, made once, shared, read-only
+    <root>/machines/blank.raw             an empty ext4, sparse
+    <root>/machines/blank.qcow2           an empty overlay over it; copied for each container
+
+The key is over the layers' folders in their order. A chain is one file system because a machine has
+few slots for disks and images have many layers; what two images share is on disk twice.
+All of it blocks: callers use a thread. Files appear by rename only.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from skerry.base.errors import SystemFault, Unavailable
+from skerry.base.isolation import Overlay
+from skerry.machine.qemu import SLOT_SIZE
+
+_PATIENCE = 1800.0
+_HINTS = {
+    "mkfs.erofs": "install erofs-utils",
+    "mkfs.ext4": "install e2fsprogs",
+    "qemu-img": "install qemu-utils",
+}
+_MOUNT_AND_MAKE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from skerry.base.isolation import Overlay
+from skerry.kernel import mounts, namespaces
+import os
+target, place, lower = sys.argv[2], sys.argv[3], tuple(sys.argv[4:])
+namespaces.unshare(namespaces.FLAGS["mount"])
+mounts.mount("", "/", flags=mounts.MS_REC | mounts.MS_PRIVATE)
+if len(lower) == 1:
+    mounts.mount(lower[0], place, flags=mounts.MS_BIND)
+else:
+    mounts.mount_overlay(Overlay(lower), place)
+os.execvp("mkfs.erofs", ["mkfs.erofs", "--quiet", "-x1", "-T0", target, place])
+"""
+MAGIC = b"\xe2\xe1\xf5\xe0"
+"""Of erofs, at byte 1024."""
+
+
+class Disks:
+    """The disks below one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._layers = folder / "layers"
+
+    @property
+    def blank(self) -> Path:
+        """The empty file system."""
+        return self._folder / "blank.raw"
+
+    def prepare(self) -> None:
+        """Make the folder and the blank disks, unless they are there."""
+        self._layers.mkdir(mode=0o700, parents=True, exist_ok=True)
+        empty = self._folder / "blank.qcow2"
+        if empty.exists():
+            return
+        with self._locked():
+            if empty.exists():
+                return
+            fresh = self._folder / ".blank.new"
+            with open(fresh, "wb") as file:
+                file.truncate(SLOT_SIZE)
+            options = "lazy_itable_init=1,lazy_journal_init=1,nodiscard"
+            _run("mkfs.ext4", "-q", "-F", "-m", "0", "-J", "size=32", "-E", options, str(fresh))
+            fresh.rename(self.blank)
+            fresh = self._folder / ".qcow2.new"
+            _run(
+                "qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(self.blank),
+                str(fresh),
+            )  # fmt: skip
+            fresh.rename(empty)
+
+    def writable(self, path: Path) -> None:
+        """The writable disk at `path`, made if it is not there."""
+        if path.exists():
+            return
+        fresh = path.with_name(f".{path.name}.new")
+        shutil.copyfile(self._folder / "blank.qcow2", fresh)
+        fresh.chmod(0o600)
+        fresh.rename(path)
+
+    def layers(self, overlay: Overlay) -> Path:
+        """The erofs of a chain of layers, made now if it is not there."""
+        path = self._layers / f"{key_of(overlay)}.erofs"
+        if path.exists():
+            return path
+        with self._locked(path.name):
+            if not path.exists():
+                self._make(overlay, path)
+        return path
+
+    def _make(self, overlay: Overlay, path: Path) -> None:
+        import sys
+
+        import skerry
+
+        source = str(Path(os.path.abspath(skerry.__file__)).parents[1])
+        with tempfile.TemporaryDirectory(prefix=".make-", dir=self._folder) as scratch:
+            fresh, place = f"{scratch}/image", f"{scratch}/root"
+            os.mkdir(place)
+            _run(
+                sys.executable, "-ISE", "-c", _MOUNT_AND_MAKE, source, fresh, place, *overlay.lower,
+                needs="mkfs.erofs",
+            )  # fmt: skip
+            if os.path.getsize(fresh) > SLOT_SIZE:
+                raise SystemFault(f"an image of more than {SLOT_SIZE >> 30} GiB")
+            os.truncate(fresh, SLOT_SIZE)
+            os.rename(fresh, path)
+
+    def _locked(self, name: str = "blank") -> "_Lock":
+        return _Lock(self._folder / f".{name}.lock")
+
+    def usage(self) -> int:
+        """Bytes on disk."""
+        return sum(entry.stat().st_blocks * 512 for entry in self._folder.rglob("*"))
+
+    def keep_only(self, chains: list[Overlay]) -> int:
+        """Remove the layers' disks of other chains; the bytes that were freed."""
+        wanted = {f"{key_of(chain)}.erofs" for chain in chains}
+        freed = 0
+        for path in self._layers.glob("*.erofs"):
+            if path.name not in wanted:
+                freed += path.stat().st_blocks * 512
+                path.unlink()
+        return freed
+
+
+class _Lock:
+    """An exclusive lock on a file, for a `with` block; the file goes with it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = -1
+
+    def __enter__(self) -> None:
+        while True:
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if os.fstat(fd).st_nlink:
+                self._fd = fd
+                return
+            os.close(fd)
+
+    def __exit__(self, *exc: object) -> None:
+        self._path.unlink(missing_ok=True)
+        os.close(self._fd)
+
+
+def key_of(overlay: Overlay) -> str:
+    """The name of a chain: by its folders, and when each of them was made."""
+    digest = hashlib.sha256()
+    for path in overlay.lower:
+        status = os.stat(path)
+        digest.update(f"{path} {status.st_ino} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:40]
+
+
+def _run(*command: str, needs: str = "") -> None:
+    name = needs or command[0]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_PATIENCE, check=False,
+            env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Unavailable(f"cannot run {name}: {error}", hint=_HINTS.get(name, "")) from None
+    if done.returncode:
+        raise SystemFault(f"{name} failed: {done.stderr.strip()[-500:]}", hint=_HINTS.get(name, ""))

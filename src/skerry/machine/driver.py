@@ -1,0 +1,270 @@
+"""`MachineDriver`: containers in machines of their own, by the same contract as `RuntimeDriver`.
+
+The life cycle, the keepers and their recovery are the runtime driver's; what differs is the program
+that a keeper keeps (`warden`) and who is asked about what goes on behind the wall.
+"""
+
+import asyncio
+import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from skerry.base.errors import Conflict, InvalidInput, KernelFault, Unavailable
+from skerry.base.isolation import Attach, ExecTask, Exit, Started, Stats, Task
+from skerry.kernel import cgroups
+from skerry.machine import planning, warden
+from skerry.machine.disks import Disks
+from skerry.machine.templates import Templates
+from skerry.runtime import bundle, plan, rundir
+from skerry.runtime.driver import RuntimeDriver, leftovers
+from skerry.runtime.driver.driver import CONFIG
+from skerry.runtime.driver.link import Control
+from skerry.runtime.driver.readings import stats_from
+from skerry.runtime.driver.spawning import Spawner
+from skerry.runtime.driver.streams import AttachStream
+from skerry.runtime.steps import process_to_wire
+
+OnExit = Callable[[str, Exit], None]
+DISK = "disk.qcow2"
+ANSWER_SECONDS = 20.0
+_BOOT = """
+import os, sys
+os.close(int(sys.argv[2]))
+sys.path.insert(1, sys.argv[3])
+from skerry.machine.spawner import main
+main(int(sys.argv[1]))
+"""
+
+
+class MachineDriver(RuntimeDriver):
+    """Containers in microVMs."""
+
+    name = "vm"
+
+    def __init__(self, root: str, *, cgroup_parent: str = "/skerry", kernel: str = "") -> None:
+        """`root` is the engine's; kits, templates and disks are kept below it."""
+        super().__init__(cgroup_parent=cgroup_parent, spawner=Spawner(_BOOT))
+        self.templates = Templates(Path(root), kernel=kernel)
+        self.disks = Disks(Path(root, "machines"))
+        self._guests: dict[str, tuple[Task, planning.Guest]] = {}
+        self._lines: dict[str, Control] = {}
+
+    # Life cycle
+
+    async def create(self, task: Task) -> None:
+        """Check and plan, write the bundle; InvalidInput when the spec cannot be run here."""
+        self._guests[task.id] = (task, self._guest(task))
+        self._spawner.ensure()
+
+    def _guest(self, task: Task) -> planning.Guest:
+        made = planning.guest_for(
+            self._with_init(task),
+            container_id=task.id,
+            state_dir=task.state_dir,
+            has_layers=task.rootfs is not None,
+            host_cpus=os.cpu_count() or 1,
+        )
+        os.makedirs(task.state_dir, 0o700, exist_ok=True)
+        leftovers.write_file(task.state_dir, CONFIG, json.dumps(task.spec).encode())
+        return made
+
+    def _with_init(self, task: Task) -> dict[str, Any]:
+        return dict(task.spec)
+
+    def _host_cgroup(self, task: Task) -> str:
+        named = task.spec.get("linux", {}).get("cgroupsPath")
+        path = named or f"{self._cgroup_parent}/{task.id}"
+        return cgroups.container_path(path, task.id, self._layout)
+
+    async def start(
+        self, task: Task, on_exit: OnExit, *, attach: Attach | None = None
+    ) -> tuple[Started, AttachStream | None]:
+        """Clone the template and run the container in it; as `Driver.start`."""
+        planned, guest = self._guests.pop(task.id, (None, None))
+        if guest is None or planned != task:
+            guest = self._guest(task)
+        frozen, layers = await asyncio.gather(
+            self.templates.get(guest.shape), asyncio.to_thread(self._prepare_disks, task)
+        )
+        cgroup, accel = self._host_cgroup(task), self.templates.accel
+        process = guest.plan.process
+        assert process is not None
+        conf = warden.Conf(
+            id=task.id,
+            run_dir=task.run_dir,
+            cgroup=cgroup,
+            jail=os.path.join(task.run_dir, "jail"),
+            ram=f"/proc/{os.getpid()}/fd/{frozen.ram}",
+            share=False,
+            state=frozen.state,
+            layers=layers,
+            writable=str(disk_of(task)),
+            blank=str(self.disks.blank),
+            shape=(guest.shape.memory, guest.shape.cpus),
+            accel=(accel.name, accel.cpu, accel.tsc_khz),
+            network=guest.network,
+            files=await asyncio.to_thread(_read_files, guest.files),
+            cards=[],
+            hostname=guest.hostname,
+            terminal=process.terminal,
+            size=(process.rows, process.columns),
+            open_stdin=task.open_stdin,
+        )
+        head = {
+            "op": "start",
+            "run_dir": task.run_dir,
+            "log": task.log,
+            "terminal": process.terminal,
+            "open_stdin": task.open_stdin,
+            "stdin_once": task.stdin_once,
+            "attach": attach,
+            "limits": guest.limits,
+            "facts": {
+                "id": task.id,
+                "container": task.id,
+                "cgroup": cgroup,
+                "state_dir": task.state_dir,
+            },
+        }
+        body = warden.pack_conf(conf, guest.plan.to_wire())
+        return await self._run(task.id, head, body, on_exit, attach)
+
+    def _prepare_disks(self, task: Task) -> str:
+        self.disks.prepare()
+        self.disks.writable(disk_of(task))
+        if task.rootfs is None or not task.rootfs.lower:
+            return ""
+        return str(self.disks.layers(task.rootfs))
+
+    async def exec(
+        self, task: ExecTask, on_exit: OnExit, *, attach: Attach | None
+    ) -> tuple[Started, AttachStream | None]:
+        """Run a further process in the machine; errors as `start`."""
+        container = self._containers.get(task.container_id)
+        if container is None:
+            raise Conflict(f"container {task.container_id} is not running")
+        spec = bundle.load(str(container.facts["state_dir"]))
+        process = plan.plan_process(bundle.parse_process(json.dumps(task.process).encode()), spec)
+        head = {
+            "op": "exec",
+            "id": task.id,
+            "run_dir": task.run_dir,
+            "machine": container.run_dir,
+            "log": ["none", "", 0, 0],
+            "terminal": process.terminal,
+            "size": [process.rows, process.columns],
+            "open_stdin": task.open_stdin,
+            "stdin_once": True,
+            "attach": attach,
+            "facts": {
+                "id": task.id,
+                "container": task.container_id,
+                "exec": True,
+                "machine": container.run_dir,
+            },
+        }
+        return await self._run(task.id, head, process_to_wire(process), on_exit, attach)
+
+    async def delete(self, container_id: str, state_dir: str, run_dir: str) -> None:
+        """Kill what still runs and remove every trace but the caller's own files."""
+        self._guests.pop(container_id, None)
+        self._hang_up(run_dir)
+        await super().delete(container_id, state_dir, run_dir)
+
+    async def close(self) -> None:
+        """Let go of everything without ending any task."""
+        for run_dir in list(self._lines):
+            self._hang_up(run_dir)
+        await super().close()
+        self.templates.close()
+
+    # Behind the wall
+
+    def _hang_up(self, run_dir: str) -> None:
+        line = self._lines.pop(run_dir, None)
+        if line is not None:
+            line.close()
+
+    async def ask(self, container_id: str, op: str, **words: Any) -> dict[str, Any]:
+        """Ask the warden of a running container; Conflict when it does not run, Unavailable when
+        the guest does not answer in time."""
+        kept = self._containers.get(container_id)
+        if kept is None:
+            raise Conflict(f"container {container_id} is not running")
+        line = self._lines.get(kept.run_dir)
+        if line is None or line.closed:
+            sock = rundir.connect(kept.run_dir, warden.SOCKET)
+            if sock is None:
+                raise Conflict(f"container {container_id} is not running")
+            line = self._lines[kept.run_dir] = Control(sock, lambda _: None)
+        try:
+            return await asyncio.wait_for(line.request(op, **words), ANSWER_SECONDS)
+        except TimeoutError:
+            raise Unavailable(f"the machine of {container_id} does not answer") from None
+
+    async def signal(self, container_id: str, run_dir: str, signal: int) -> None:
+        """Send a signal to the init, or to an exec; with SIGKILL the whole task ends."""
+        kept = self._kept.get(run_dir)
+        if kept is None:
+            raise Conflict(f"cannot signal {container_id or run_dir}: it is not running")
+        is_exec = bool(kept.facts.get("exec"))
+        id_ = kept.id if is_exec else "main"
+        try:
+            await self.ask(kept.facts["container"], "signal", id=id_, signal=int(signal))
+        except Unavailable:
+            if signal != 9:
+                raise
+            # The machine is ending, or does not listen: its keeper's program is the warden.
+            with suppress(Conflict):
+                await super().signal(container_id, run_dir, signal)
+
+    async def pause(self, container_id: str) -> None:
+        """Stop the machine."""
+        await self.ask(container_id, "pause")
+
+    async def resume(self, container_id: str) -> None:
+        """Let it go on."""
+        await self.ask(container_id, "resume")
+
+    async def update(self, container_id: str, resources: dict[str, object]) -> None:
+        """Change limits of a running task; `resources` is OCI `linux.resources`."""
+        if container_id not in self._containers:
+            raise Conflict(f"container {container_id} is not running")
+        checked = bundle.parse_resources(json.dumps(resources).encode())
+        mine, guests = planning.split_limits(dict(checked))
+        if mine:
+            await super().update(container_id, mine)
+        path = f"/skerry/{container_id}"
+        writes = cgroups.plan(path, guests, planning.GUEST_LAYOUT, devices=False)
+        if writes:
+            rows = [list(write) for write in writes]
+            await self.ask(container_id, "update", writes=rows)
+
+    async def stats(self, container_id: str) -> Stats:
+        """One reading of the counters: the guest's own of the container."""
+        answer = await self.ask(container_id, "stats")
+        shown = self._host_memory
+        return stats_from(answer["stats"], str(answer["network"]), shown)
+
+
+def disk_of(task: Task) -> Path:
+    """The writable disk: beside the upper folder whose part it plays, so that it lives as long."""
+    return Path(os.path.dirname(task.rootfs.upper) if task.rootfs else task.state_dir, DISK)
+
+
+def _read_files(files: dict[str, str]) -> dict[str, str]:
+    """The contents of small files for the guest. InvalidInput for one that is not small."""
+    found = {}
+    for name, path in files.items():
+        try:
+            with open(path, encoding="utf-8", errors="surrogateescape") as file:
+                text = file.read(planning.MOST_FILE + 1)
+        except OSError as error:
+            raise KernelFault(f"read {path}", error.errno or 0) from None
+        if len(text) > planning.MOST_FILE:
+            raise InvalidInput(f"{path} is too large for the guest's /etc")
+        found[name] = text
+    return found

@@ -1,0 +1,1 @@
+"""What runs inside the machine: the agent, as process 1 of the guest."""

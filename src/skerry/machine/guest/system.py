@@ -1,0 +1,224 @@
+"""The guest's own system: file systems, modules, identity, disks, the network card.
+
+Everything here runs as process 1 of a kernel that nobody else uses, before and beside the
+container. Sources: init_module(2), random(4), netdevice(7), rtnetlink(7).
+"""
+
+import ctypes
+import fcntl
+import os
+import socket
+import struct
+import time
+from contextlib import suppress
+from typing import Any
+
+from skerry.kernel import mounts
+from skerry.kernel.syscalls import libc, syscall
+
+_NR_FINIT_MODULE = 313 if os.uname().machine == "x86_64" else 273
+MODULES = "/modules"
+PORTS = "/sys/class/virtio-ports"
+# linux/reboot.h
+_POWER_OFF = 0x4321FEDC
+# linux/random.h
+_RNDADDENTROPY, _RNDRESEEDCRNG = 0x40085203, 0x5207
+# linux/fs.h
+_BLKFLSBUF = 0x1261
+# linux/sockios.h
+_SIOCADDRT = 0x890B
+_SIOCSIFFLAGS, _SIOCSIFADDR, _SIOCSIFNETMASK = 0x8914, 0x8916, 0x891C
+_SIOCSIFMTU, _SIOCSIFNAME, _SIOCSIFHWADDR = 0x8922, 0x8923, 0x8924
+_SIOCGIFINDEX = 0x8933
+_IFF_UP = 1
+_ARPHRD_ETHER = 1
+_RTF_UP, _RTF_GATEWAY = 1, 2
+
+
+def mount_basics() -> None:
+    """/dev, /proc, /sys and the control groups; then make the initramfs a root that can be left."""
+    for source, target, fstype, data in (
+        ("devtmpfs", "/dev", "devtmpfs", "mode=755"),
+        ("proc", "/proc", "proc", ""),
+        ("sysfs", "/sys", "sysfs", ""),
+        ("tmpfs", "/run", "tmpfs", "mode=755"),
+        ("tmpfs", "/tmp", "tmpfs", "mode=1777"),
+    ):
+        mounts.mount(source, target, fstype, 0, data)
+    # The first root can neither be unmounted nor pivoted away from (pivot_root(2)); a bind mount
+    # of it over itself can.
+    mounts.mount("/", "/r", flags=mounts.MS_BIND | mounts.MS_REC)
+    os.chdir("/r")
+    mounts.mount(".", "/", flags=mounts.MS_MOVE)
+    os.chroot(".")
+    os.chdir("/")
+
+
+def mount_rest() -> None:
+    """What is needed only once a container comes."""
+    mounts.mount("cgroup2", "/sys/fs/cgroup", "cgroup2")
+    os.makedirs("/dev/pts", exist_ok=True)
+    os.makedirs("/dev/mqueue", exist_ok=True)
+    mounts.mount("devpts", "/dev/pts", "devpts", 0, "ptmxmode=0666,mode=0620,gid=5")
+    for folder in ("/layers", "/rw", "/volumes", "/run/files"):
+        os.makedirs(folder, exist_ok=True)
+
+
+def load_modules(names: list[str]) -> None:
+    """Load modules in this order."""
+    for name in names:
+        fd = os.open(f"{MODULES}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            syscall(_NR_FINIT_MODULE, fd, ctypes.c_char_p(b""), 0, action=f"load {name}")
+        finally:
+            os.close(fd)
+
+
+def open_port() -> int:
+    """The agent's virtio-serial port, non-blocking. There is one."""
+    while True:
+        for name in os.listdir("/dev"):
+            if name.startswith("vport"):
+                # The node is there a moment before the port can be opened.
+                with suppress(OSError):
+                    return os.open(f"/dev/{name}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        time.sleep(0.002)
+
+
+def reseed(seed: bytes) -> None:
+    """Mix `seed` into the kernel's generator, credit it, and have the generator start anew from it;
+    a clone would otherwise go on with its siblings' numbers."""
+    fd = os.open("/dev/urandom", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(fd, _RNDADDENTROPY, struct.pack("ii", len(seed) * 8, len(seed)) + seed)
+        fcntl.ioctl(fd, _RNDRESEEDCRNG)
+    finally:
+        os.close(fd)
+
+
+def set_clock(nanoseconds: int) -> None:
+    """The time of day."""
+    time.clock_settime_ns(time.CLOCK_REALTIME, nanoseconds)
+
+
+def device_by_serial(serial: str) -> str:
+    """The block device that carries this serial; disks are never told apart by their names."""
+    for _ in range(500):
+        for name in os.listdir("/sys/block"):
+            try:
+                with open(f"/sys/block/{name}/serial") as file:
+                    if file.read().strip() == serial:
+                        return f"/dev/{name}"
+            except OSError:
+                continue
+        time.sleep(0.01)
+    raise FileNotFoundError(f"no disk with the serial {serial}")
+
+
+def flush_buffers(device: str) -> None:
+    """Forget what was read of the disk that was there when the template was frozen."""
+    fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(fd, _BLKFLSBUF)
+    finally:
+        os.close(fd)
+
+
+def attach_disks(layers: str, writable: str) -> None:
+    """Mount the image's layers and the writable layer, by the serials of their disks."""
+    if layers:
+        device = device_by_serial(layers)
+        flush_buffers(device)
+        mounts.mount(device, "/layers", "erofs", mounts.MS_RDONLY)
+    device = device_by_serial(writable)
+    flush_buffers(device)
+    mounts.mount(device, "/rw", "ext4", mounts.MS_NOATIME)
+    for name in ("upper", "work"):
+        os.makedirs(f"/rw/{name}", exist_ok=True)
+
+
+def detach_disks() -> None:
+    """Write everything back and let go of the writable disk."""
+    libc.sync()
+    mounts.umount("/rw", mounts.MNT_DETACH)
+    libc.sync()
+
+
+def write_files(files: dict[str, str]) -> None:
+    """Small files of the host (/etc/hosts and its like): name below /run/files to contents."""
+    for name, text in files.items():
+        path = f"/run/files/{os.path.basename(name)}"
+        with open(path, "w") as file:
+            file.write(text)
+
+
+def loopback() -> None:
+    """Bring `lo` up."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
+
+
+def _kernel_name(mac: str) -> str:
+    for name in os.listdir("/sys/class/net"):
+        with open(f"/sys/class/net/{name}/address") as file:
+            if file.read().strip() == mac:
+                return name
+    raise FileNotFoundError(f"no network card with the address {mac}")
+
+
+def configure_network(card: dict[str, Any]) -> None:
+    """Name, hardware address, addresses and routes of one card.
+
+    `{"slot": "52:54:…", "name": "eth0", "mac": "02:…", "mtu": 1500,
+    "addresses": ["10.0.0.2/24"], "gateway": "10.0.0.1"}`; `slot` is the address it booted with.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        name = _kernel_name(card["slot"])
+        if name != card["name"]:
+            request = struct.pack("16s16s", name.encode(), card["name"].encode())
+            fcntl.ioctl(sock, _SIOCSIFNAME, request)
+            name = card["name"]
+        label = struct.pack("16s", name.encode())
+        mac = bytes.fromhex(card["mac"].replace(":", ""))
+        fcntl.ioctl(sock, _SIOCSIFHWADDR, label + struct.pack("H14s", _ARPHRD_ETHER, mac))
+        if card.get("mtu"):
+            fcntl.ioctl(sock, _SIOCSIFMTU, label + struct.pack("i12x", card["mtu"]))
+        fcntl.ioctl(sock, _SIOCSIFFLAGS, label + struct.pack("h14x", _IFF_UP))
+        for address in card.get("addresses", ()):
+            host, _, prefix = address.partition("/")
+            if ":" in host:
+                _add_v6(name, host, int(prefix))
+                continue
+            mask = (0xFFFFFFFF << (32 - int(prefix))) & 0xFFFFFFFF
+            fcntl.ioctl(sock, _SIOCSIFADDR, label + _inet(socket.inet_aton(host)))
+            fcntl.ioctl(sock, _SIOCSIFNETMASK, label + _inet(struct.pack(">I", mask)))
+        if card.get("gateway"):
+            # struct rtentry (linux/route.h), destination and mask zero.
+            gateway = _inet(socket.inet_aton(card["gateway"]))
+            nothing = _inet(b"\0\0\0\0")
+            flags = _RTF_UP | _RTF_GATEWAY
+            route = struct.pack("Q", 0) + nothing + gateway + nothing
+            route += struct.pack("HhQQHhPQQH6x", flags, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+            fcntl.ioctl(sock, _SIOCADDRT, route)
+
+
+def _inet(address: bytes) -> bytes:
+    return struct.pack("HH4s8x", socket.AF_INET, 0, address)
+
+
+def _add_v6(name: str, host: str, prefix: int) -> None:
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+        index = socket.if_nametoindex(name)
+        request = struct.pack("16sIi", socket.inet_pton(socket.AF_INET6, host), prefix, index)
+        fcntl.ioctl(sock, _SIOCSIFADDR, request)
+
+
+def power_off() -> None:
+    """End the machine at once (reboot(2))."""
+    libc.reboot(_POWER_OFF)
+
+
+def net_counters() -> str:
+    """/proc/net/dev (proc_pid_net(5))."""
+    with open("/proc/net/dev") as file:
+        return file.read()

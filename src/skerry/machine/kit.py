@@ -1,0 +1,229 @@
+"""The guest kit: a kernel and an initramfs that holds the agent. Made on first use, kept, checked.
+
+    <root>/kit/<digest>/{vmlinux,initramfs,manifest.json}
+    <root>/kit/linux-image-…/               the distribution's package, unpacked
+
+The agent runs on the interpreter that runs the engine, with exactly the modules that it imports, so
+the plans that both exchange are of one version. `<digest>` is over everything that goes in: another
+kernel, interpreter or skerry makes another kit. The manifest holds the files' SHA-256; whoever
+opens a kit compares them, and starts machines from the very descriptors it has read.
+"""
+
+import fcntl
+import hashlib
+import io
+import json
+import os
+import py_compile
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import zstandard
+
+import skerry
+from skerry.base.errors import DigestMismatch, SystemFault
+from skerry.machine import linux
+from skerry.machine.cpio import Archive
+
+EARLY_MODULES = ("virtio_pci", "virtio_console")
+"""Until the agent can speak."""
+MODULES = ("virtio_blk", "virtio_net", "erofs", "ext4", "overlay", "virtiofs", "virtio_balloon")
+"""Loaded while the template is made."""
+_AGENT = "skerry.machine.guest.agent"
+_LATE = ("encodings.idna", "traceback")
+"""What the library imports only when it needs it."""
+_LEFT_OUT = ("skerry.kernel.kvm_probe", "skerry.kernel.host_probe", "skerry.kernel.seccomp_")
+_INIT = """#!/usr/bin/python3 -ISE
+import sys
+sys.path.insert(0, "/usr/lib/skerry")
+from skerry.machine.guest.agent import main
+main()
+"""
+_LEVEL = 12
+VMLINUX, INITRAMFS, MANIFEST = "vmlinux", "initramfs", "manifest.json"
+
+
+class Kit(NamedTuple):
+    """A kit whose files were checked. The descriptors belong to the caller."""
+
+    digest: str
+    kernel: int
+    initramfs: int
+    late_modules: list[str]
+
+    def close(self) -> None:
+        """Close both."""
+        os.close(self.kernel)
+        os.close(self.initramfs)
+
+
+def open_kit(folder: Path, kernel: str = "") -> Kit:
+    """The kit below `folder`, made now if there is none for what is installed; blocks.
+
+    `kernel` is the user's own (bzImage or vmlinux, whose drivers are built in), empty for the
+    distribution's. DigestMismatch when a file is not what it was when it was made.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        digest = _digest(folder, kernel)
+        target = folder / digest
+        if not (target / MANIFEST).exists():
+            _make(folder, target, kernel)
+    return _checked(target, digest)
+
+
+def _checked(target: Path, digest: str) -> Kit:
+    manifest = json.loads((target / MANIFEST).read_bytes())
+    fds: list[int] = []
+    try:
+        for name in (VMLINUX, INITRAMFS):
+            fds.append(os.open(target / name, os.O_RDONLY | os.O_CLOEXEC))
+            if _sha256(fds[-1]) != manifest[name]:
+                raise DigestMismatch(
+                    f"{target / name} is not what it was when it was made",
+                    hint=f"remove {target}: it is made anew at the next start",
+                )
+    except BaseException:
+        for fd in fds:
+            os.close(fd)
+        raise
+    return Kit(digest, fds[0], fds[1], list(manifest["late_modules"]))
+
+
+def _sha256(fd: int) -> str:
+    with open(fd, "rb", closefd=False) as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    os.lseek(fd, 0, os.SEEK_SET)
+    return found
+
+
+def _digest(folder: Path, kernel: str) -> str:
+    """Over what a kit is made of, by names, sizes and times."""
+    found = hashlib.sha256(f"1 {sys.version} {_LEVEL}".encode())
+    here = sorted(folder.glob("linux-image-*"))
+    source = Path(kernel) if kernel else (linux.unpacked(here[-1]).image if here else None)
+    if source is None:
+        source = linux.fetch(folder).image
+    paths = [source, Path(os.path.realpath(sys.executable))]
+    ours = Path(os.path.abspath(skerry.__file__)).parent
+    for part in ("base", "kernel", "runtime", "machine"):
+        paths += sorted((ours / part).rglob("*.py"))
+    for path in paths:
+        status = path.stat()
+        found.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return found.hexdigest()[:32]
+
+
+def _make(folder: Path, target: Path, kernel: str) -> None:
+    package = linux.fetch(folder)
+    source = Path(kernel) if kernel else package.image
+    fresh = Path(tempfile.mkdtemp(prefix=".new-", dir=folder))
+    try:
+        (fresh / VMLINUX).write_bytes(linux.elf_image(source.read_bytes()))
+        early = [] if kernel else package.module_files(EARLY_MODULES)
+        late = [] if kernel else package.module_files((*EARLY_MODULES, *MODULES))
+        late = [module for module in late if module not in early]
+        buffer = io.BytesIO()
+        _write_initramfs(Archive(buffer), early, late)
+        packed = zstandard.ZstdCompressor(level=_LEVEL).compress(buffer.getvalue())
+        (fresh / INITRAMFS).write_bytes(packed)
+        manifest: dict[str, object] = {"late_modules": [module.name for module in late]}
+        for name in (VMLINUX, INITRAMFS):
+            manifest[name] = hashlib.sha256((fresh / name).read_bytes()).hexdigest()
+        (fresh / MANIFEST).write_text(json.dumps(manifest))
+        shutil.rmtree(target, ignore_errors=True)
+        fresh.rename(target)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _write_initramfs(archive: Archive, early: list[Path], late: list[Path]) -> None:
+    folders = ("proc", "sys", "dev", "run", "tmp", "r", "etc", "usr/bin", "usr/lib", "layers")
+    for folder in (*folders, "rw", "volumes"):
+        archive.folder(folder)
+    for name in ("bin", "lib", "lib64"):
+        archive.link(name, f"usr/{name}")
+    archive.data("init", _INIT.encode(), 0o755)
+    archive.data("modules/early", "\n".join(module.name for module in early).encode())
+    for module in (*early, *late):
+        archive.data(f"modules/{module.name}", module.read_bytes())
+    interpreter = os.path.realpath(sys.executable)
+    needed = [interpreter]
+    for path, content in _modules():
+        archive.data(path, content)
+        if path.endswith(".so"):
+            needed.append(path)
+    archive.data(interpreter, Path(interpreter).read_bytes(), 0o755)
+    archive.link("usr/bin/python3", interpreter)
+    for library in _shared_libraries(needed):
+        # Written below the link /lib64, it would go nowhere.
+        real = f"{os.path.realpath(os.path.dirname(library))}/{os.path.basename(library)}"
+        archive.data(real, Path(library).read_bytes(), 0o755)
+    archive.close()
+
+
+def _own_modules() -> list[str]:
+    """Every module that the agent's code may import only when it needs it."""
+    ours = Path(os.path.abspath(skerry.__file__)).parent
+    files = [*ours.glob("kernel/*.py"), *ours.glob("runtime/*.py"), *ours.glob("runtime/init/*.py")]
+    names = (".".join(("skerry", *path.relative_to(ours).with_suffix("").parts)) for path in files)
+    return sorted(
+        name
+        for name in names
+        if not name.endswith(("__init__", "__main__")) and not name.startswith(_LEFT_OUT)
+    )
+
+
+def _modules() -> Iterator[tuple[str, bytes]]:
+    """(path in the guest, contents) of every module that the agent imports, compiled."""
+    ours = os.path.dirname(os.path.dirname(os.path.abspath(skerry.__file__)))
+    wanted = (_AGENT, *_LATE, *_own_modules())
+    code = (
+        f"import sys; sys.path.insert(0, {ours!r}); import importlib; "
+        f"[importlib.import_module(name) for name in {wanted!r}]; "
+        "print(*sorted({m.__file__ for m in sys.modules.values() if getattr(m, '__file__', '')}),"
+        " sep='\\n')"
+    )
+    done = subprocess.run(
+        [os.path.realpath(sys.executable), "-ISE", "-c", code],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise SystemFault(f"the agent cannot be loaded here: {done.stderr.strip()[-500:]}")
+    with tempfile.NamedTemporaryFile(suffix=".pyc") as compiled:
+        for path in done.stdout.split():
+            if path.endswith(".so"):
+                yield path, Path(path).read_bytes()
+                continue
+            place = path
+            if path.startswith(ours):
+                place = f"/usr/lib/skerry{path[len(ours) :]}"
+            py_compile.compile(
+                path,
+                cfile=compiled.name,
+                dfile=place,
+                optimize=2,
+                doraise=True,
+                invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+            )
+            yield f"{place}c", Path(compiled.name).read_bytes()
+    # The interpreter looks for its library by this file.
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    library = os.path.dirname(os.__file__)
+    yield f"{library}/os.py", b""
+    yield f"{library}/lib-dynload/.keep", version.encode()
+
+
+def _shared_libraries(programs: list[str]) -> list[str]:
+    """What the dynamic linker would load (ldd(1)), and the linker itself."""
+    said = subprocess.run(["ldd", *programs], capture_output=True, text=True, check=False).stdout
+    return sorted(set(re.findall(r"(?:=> |^\s+)(/[^\s]+)", said, re.MULTILINE)))

@@ -1,0 +1,164 @@
+"""The guest's kernel: Debian's cloud kernel, fetched by apt without privileges, or the user's own.
+
+The package is unpacked into a folder of ours and never installed: the host's /boot, its boot loader
+and its list of packages stay as they are. apt checks the package against the archive's signature.
+"""
+
+import ctypes
+import os
+import re
+import shutil
+import struct
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from skerry.base.errors import InvalidInput, SystemFault, Unavailable
+
+PACKAGE = "linux-image-cloud-amd64"
+_PATIENCE = 600.0
+# Documentation/arch/x86/boot.rst
+_SETUP_SECTS, _MAGIC_AT, _PAYLOAD_AT = 0x1F1, 0x202, 0x248
+_LZ4_LEGACY = b"\x02\x21\x4c\x18"
+_LZ4_BLOCK = 8 << 20
+_ELF = b"\x7fELF"
+_MOST_KERNEL = 256 << 20
+
+
+class Linux(NamedTuple):
+    """An unpacked kernel."""
+
+    image: Path
+    """A bzImage, or an ELF vmlinux."""
+    modules: Path
+    """`lib/modules/<release>`."""
+
+    def module_files(self, names: Iterable[str]) -> list[Path]:
+        """The modules with those they depend on, in the order in which they load; built-in ones
+        are left out."""
+        every = {
+            path.name.removesuffix(".ko").replace("-", "_"): path
+            for path in self.modules.rglob("*.ko")
+        }
+        ordered: list[Path] = []
+
+        def add(name: str) -> None:
+            path = every.get(name.replace("-", "_"))
+            if path is None or path in ordered:
+                return
+            found = re.search(rb"\0depends=([^\0]*)\0", path.read_bytes())
+            for needed in found[1].decode().split(",") if found else ():
+                add(needed)
+            ordered.append(path)
+
+        for name in names:
+            add(name)
+        return ordered
+
+
+def unpacked(folder: Path) -> Linux:
+    """The kernel of an unpacked package; NotFound-like InvalidInput when there is none."""
+    images = sorted(folder.glob("boot/vmlinuz-*"))
+    modules = sorted([*folder.glob("lib/modules/*"), *folder.glob("usr/lib/modules/*")])
+    if not images or not modules:
+        raise InvalidInput(f"no kernel in {folder}")
+    return Linux(images[-1], modules[-1])
+
+
+def fetch(folder: Path) -> Linux:
+    """Download and unpack the distribution's kernel below `folder`, unless it is there.
+
+    Unavailable when apt cannot get it. Blocks for the time of a download (some 60 MB).
+    """
+    here = sorted(folder.glob("linux-image-*"))
+    if here:
+        return unpacked(here[-1])
+    package = _versioned_package()
+    target, fresh = folder / package, folder / f".{package}.{os.getpid()}"
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    try:
+        _run("apt-get", "-q", "download", package, cwd=fresh)
+        (archive,) = fresh.glob("*.deb")
+        _run("dpkg-deb", "-x", str(archive), str(fresh))
+        archive.unlink()
+        if not target.is_dir():
+            fresh.rename(target)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return unpacked(target)
+
+
+def _versioned_package() -> str:
+    asked = _run("apt-cache", "depends", PACKAGE)
+    found = re.search(r"Depends: (linux-image-[0-9][^\s]*)", asked)
+    if not found:
+        raise Unavailable(
+            f"apt knows no package {PACKAGE}",
+            hint="run `apt-get update`, or give a kernel with --kernel",
+        )
+    return found[1]
+
+
+def _run(*command: str, cwd: Path | None = None) -> str:
+    try:
+        done = subprocess.run(
+            command,
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=_PATIENCE,
+            check=False,
+            env={**os.environ, "LC_ALL": "C"},
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Unavailable(f"cannot run {command[0]}: {error}") from None
+    if done.returncode:
+        raise Unavailable(
+            f"{command[0]} failed: {done.stderr.strip()[-500:]}",
+            hint="the guest's kernel comes from the distribution's packages",
+        )
+    return done.stdout
+
+
+def elf_image(data: bytes) -> bytes:
+    """The vmlinux within a bzImage, which boots without the decompressor; `data` itself when it is
+    ELF already or packed in another way than LZ4.
+
+    InvalidInput when it is no kernel at all.
+    """
+    if data.startswith(_ELF):
+        return data
+    if len(data) < 0x260 or data[_MAGIC_AT : _MAGIC_AT + 4] != b"HdrS":
+        raise InvalidInput("not a Linux kernel: neither a bzImage nor ELF")
+    offset, length = struct.unpack_from("<II", data, _PAYLOAD_AT)
+    start = (max(data[_SETUP_SECTS], 1) + 1 if data[_SETUP_SECTS] else 5) * 512 + offset
+    # The last four bytes are the size of the contents, for the decompressor in the kernel.
+    payload = data[start : start + length - 4]
+    if not payload.startswith(_LZ4_LEGACY):
+        return data
+    image = _unpack_lz4(payload[4:])
+    return image if image.startswith(_ELF) else data
+
+
+def _unpack_lz4(payload: bytes) -> bytes:
+    """LZ4's legacy frame: blocks of 8 MiB, each with its length in front."""
+    try:
+        library = ctypes.CDLL("liblz4.so.1")
+    except OSError:
+        return b""
+    out = ctypes.create_string_buffer(_LZ4_BLOCK)
+    parts: list[bytes] = []
+    at = 0
+    while at + 4 <= len(payload) and len(parts) * _LZ4_BLOCK < _MOST_KERNEL:
+        (size,) = struct.unpack_from("<I", payload, at)
+        block = payload[at + 4 : at + 4 + size]
+        at += 4 + size
+        if not size or len(block) != size:
+            break
+        made = library.LZ4_decompress_safe(block, out, size, _LZ4_BLOCK)
+        if made < 0:
+            raise SystemFault("the kernel's LZ4 payload is damaged")
+        parts.append(out.raw[:made])
+    return b"".join(parts)

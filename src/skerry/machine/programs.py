@@ -1,0 +1,161 @@
+"""What keepers keep here: a warden with its machine, or the client of an exec in one."""
+
+import os
+import select
+import signal
+import socket
+import termios
+from contextlib import suppress
+from typing import Any
+
+from skerry.base.errors import Conflict, InvalidInput, SkerryError, SystemFault
+from skerry.kernel import cgroups
+from skerry.kernel.cgroups import Cgroup, Layout
+from skerry.kernel.descriptors import pidfd_open
+from skerry.kernel.syscalls import libc
+from skerry.machine import warden
+from skerry.runtime import rundir, wire
+from skerry.runtime.containers import Containers
+from skerry.runtime.starter import Ends, Launched
+
+_PR_SET_NAME = 15
+_ = termios
+
+
+class Machines(Containers):
+    """Launches machines. A request's `op` is `start` (the body is `warden.pack_conf`'s) or `exec`
+    (a ProcessPlan for the guest)."""
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__(layout)
+        self._layout = layout
+
+    def launch(self, head: dict[str, Any], body: bytes, ends: Ends) -> Launched:
+        """Run the program in its machine; errors as `launch.create`, and the machine's own."""
+        match head.get("op"):
+            case "start":
+                return self._start_machine(head, body, ends)
+            case "exec":
+                return _exec(head, body, ends)
+        raise InvalidInput(f"a keeper cannot {head.get('op')!r}")
+
+    def _start_machine(self, head: dict[str, Any], body: bytes, ends: Ends) -> Launched:
+        conf, plan = warden.unpack_conf(body)
+        rundir.remove(conf.run_dir, warden.LAST_WORDS, warden.SOCKET)
+        group = Cgroup(conf.cgroup, self._layout)
+        limits = cgroups.plan(conf.cgroup, head.get("limits"), self._layout, devices=False)
+        group.create(limits)
+        try:
+            listening, telling = os.pipe2(os.O_CLOEXEC)
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    os.close(listening)
+                    warden.keep(conf, plan, ends, telling, self._layout)
+                finally:
+                    os._exit(255)
+            os.close(telling)
+            try:
+                _hear(listening)
+            except BaseException:
+                with suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                raise
+            finally:
+                os.close(listening)
+            return Launched(pid, pidfd_open(pid), cgroup=conf.cgroup)
+        except BaseException:
+            with suppress(SkerryError):
+                group.kill_all()
+                group.remove()
+            raise
+
+    def last_words(self, run_dir: str) -> tuple[bool, str]:
+        """See Programs.last_words."""
+        with suppress(SkerryError):
+            if words := rundir.read_json(run_dir, warden.LAST_WORDS):
+                return bool(words.get("oom")), str(words.get("error", ""))
+        return False, ""
+
+
+def _hear(fd: int) -> None:
+    """How a warden's start went; raises what it reports."""
+    import json
+
+    said = b""
+    while data := os.read(fd, 65536):
+        said += data
+        if said == b".":
+            return
+    if not said:
+        raise SystemFault("the machine's warden died while it was starting")
+    raise wire.error_from_wire(json.loads(said))
+
+
+def _exec(head: dict[str, Any], body: bytes, ends: Ends) -> Launched:
+    sock = rundir.connect(str(head["machine"]), warden.SOCKET)
+    if sock is None:
+        raise Conflict("the container's machine is not running")
+    slave = -1
+    if ends.console >= 0:
+        slave = warden._terminal(ends.console, tuple(head["size"]))
+        fds: tuple[int, ...] = (os.dup(slave),)
+    else:
+        fds = (ends.stdout, ends.stderr)
+        if head["open_stdin"]:
+            fds = (*fds, ends.stdin)
+    request = {"op": "exec", "seq": 1, "id": str(head["id"]), "terminal": slave >= 0}
+    wire.send(sock, request, body, fds)
+    if slave >= 0:
+        os.close(fds[0])
+    answer = wire.receive(sock)
+    if answer is None:
+        raise Conflict("the container's machine has ended")
+    if "error" in answer.head:
+        raise wire.error_from_wire(answer.head["error"])
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _wait_for_end(sock, slave, str(head["id"]))
+        finally:
+            os._exit(128 + signal.SIGKILL)
+    sock.close()
+    if slave >= 0:
+        os.close(slave)
+    return Launched(pid, pidfd_open(pid))
+
+
+def _wait_for_end(sock: socket.socket, slave: int, id_: str) -> None:
+    """The exec's client: ends as the guest's program ends; tells changes of the terminal's size."""
+    os.setsid()
+    libc.prctl(_PR_SET_NAME, b"skerry-exec", 0, 0, 0)
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    keeping = {0, 1, 2, sock.fileno(), slave}
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) not in keeping:
+            with suppress(OSError):
+                os.close(int(name))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    wake = -1
+    if slave >= 0:
+        wake, waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        warden.follow_size(slave, waker)
+        poll.register(wake, select.POLLIN)
+    while True:
+        ready = {fd for fd, _ in poll.poll()}
+        if wake in ready:
+            os.read(wake, 64)
+            rows, columns = warden.window_size(slave)
+            wire.send(sock, {"op": "resize", "id": id_, "rows": rows, "columns": columns})
+        if sock.fileno() in ready:
+            message = wire.receive(sock)
+            if message is None:
+                warden.die_as(-int(signal.SIGKILL))
+            elif message.head.get("event") == "exit":
+                number = int(message.head["signal"])
+                warden.die_as(-number if number else int(message.head["code"]))

@@ -1,0 +1,237 @@
+"""Templates: a machine that booted once for its shape and was frozen when its agent was ready.
+
+    <root>/templates/<key>/{ram,state,manifest.json}
+
+`ram` is the guest's memory, sparse; `state` what QEMU says of its devices (migration stream without
+the RAM, capability x-ignore-shared). A clone maps the memory privately, so what nobody writes to is
+shared by all. The clone's QEMU opens it for writing all the same, as QEMU wants it; therefore it
+gets a sealed memfd (memfd_create(2), F_SEAL_WRITE), which nobody can write to any more.
+
+A template is made in a process of its own, a lean interpreter (`main`), because it forks.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import sys
+import time
+from typing import Any, NamedTuple
+
+from skerry.base.errors import DigestMismatch, KernelFault, SkerryError, SystemFault
+from skerry.kernel import namespaces
+from skerry.machine import hypervisor, qemu
+from skerry.machine.channel import MOST_FROM_GUEST, Line, Message
+from skerry.machine.qemu import Accel
+from skerry.machine.shape import Shape
+from skerry.machine.tap import open_tap
+from skerry.runtime import wire
+from skerry.runtime.loop import Loop
+
+RAM, STATE, MANIFEST = "ram", "state", "manifest.json"
+BOOT_SECONDS = 120.0
+_CHUNK = 4 << 20
+# linux/fcntl.h
+_F_ADD_SEALS = 1033
+_SEALS = 0x0001 | 0x0002 | 0x0004 | 0x0008
+"""F_SEAL_SEAL, SHRINK, GROW, WRITE."""
+
+
+class Wanted(NamedTuple):
+    """What a template is made from; plain data for the process that makes it."""
+
+    target: str
+    """The folder to make; it must not exist."""
+    kernel: int
+    initramfs: int
+    late_modules: list[str]
+    shape: Shape
+    accel: Accel
+
+
+class Frozen(NamedTuple):
+    """A template in use: a sealed memfd with its memory, and where its state is."""
+
+    ram: int
+    state: str
+    key: str
+
+
+def key_of(kit: str, shape: Shape, accel: Accel) -> str:
+    """The name of the template for a kit, a shape and the QEMU that is installed."""
+    status = os.stat(qemu.BINARY)
+    arguments = devices(hypervisor.numbers([]), shape, accel, ram=0, share=True, tap=0)
+    words = (kit, shape, accel.name, accel.cpu, status.st_size, status.st_mtime_ns, arguments)
+    return hashlib.sha256(repr(words).encode()).hexdigest()[:32]
+
+
+def devices(
+    lines: hypervisor.Lines, shape: Shape, accel: Accel, *, ram: int, share: bool, tap: int
+) -> list[str]:
+    """What a template's arguments and its clones' have in common, but for the disks."""
+    first = qemu.common(
+        shape, accel, ram=ram, share=share, agent=lines.agent, qmp=lines.qmp, console=lines.console
+    )
+    return [*first, *qemu.ports(), *qemu.network(tap)]
+
+
+def load(folder: str, key: str) -> Frozen:
+    """Read a template into a sealed memfd; DigestMismatch when it was changed. Blocks."""
+    with open(os.path.join(folder, MANIFEST), "rb") as file:
+        manifest = json.load(file)
+    ram = os.memfd_create("skerry-template", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(ram, int(manifest["memory"]))
+        with open(os.path.join(folder, RAM), "rb") as file:
+            digest = copy_sparse(file.fileno(), ram, int(manifest["memory"]))
+        if digest != manifest[RAM]:
+            raise DigestMismatch(
+                f"the template {folder} is not what it was when it was made",
+                hint="remove it: it is made anew at the next start",
+            )
+        fcntl.fcntl(ram, _F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(ram)
+        raise
+    return Frozen(ram, os.path.join(folder, STATE), key)
+
+
+def copy_sparse(source: int, target: int, size: int) -> str:
+    """Copy what is not a hole; the SHA-256 of the data with their places."""
+    digest = hashlib.sha256()
+    at = 0
+    while at < size:
+        try:
+            start = os.lseek(source, at, os.SEEK_DATA)
+        except OSError:
+            break  # ENXIO: holes up to the end.
+        end = min(os.lseek(source, start, os.SEEK_HOLE), size)
+        digest.update(b"%d %d\n" % (start, end))
+        while start < end:
+            data = os.pread(source, min(_CHUNK, end - start), start)
+            if not data:
+                raise SystemFault("a template's memory is cut short")
+            digest.update(data)
+            os.pwrite(target, data, start)
+            start += len(data)
+        at = end
+    return digest.hexdigest()
+
+
+class Talk:
+    """Question and answer with an agent, for a process that does nothing else meanwhile."""
+
+    def __init__(self, machine: hypervisor.Hypervisor) -> None:
+        self._loop = Loop()
+        self._messages: list[Message] = []
+        self._lost = ""
+        self._machine = machine
+        self._line = Line(
+            self._loop, machine.agent, self._messages.append, self._lose,
+            most_message=MOST_FROM_GUEST,
+        )  # fmt: skip
+
+    def _lose(self, reason: str) -> None:
+        self._lost = reason
+
+    def next(self, seconds: float) -> Message:
+        """The next message of the agent; SystemFault when it dies or takes longer."""
+        deadline = time.monotonic() + seconds
+        while not self._messages:
+            if self._lost:
+                raise SystemFault(f"the guest has ended: {self._machine.complaint() or self._lost}")
+            if time.monotonic() > deadline:
+                raise SystemFault("the guest's agent does not answer in time")
+            self._loop.turn(deadline)
+        return self._messages.pop(0)
+
+    def ask(self, op: str, *, seconds: float, **words: Any) -> dict[str, Any]:
+        """Ask, and wait for the answer."""
+        self._line.say({"op": op, "seq": 1, **words})
+        head = self.next(seconds).head
+        if "error" in head:
+            raise wire.error_from_wire(head["error"])
+        return head
+
+    def close(self) -> None:
+        """Let go of the loop."""
+        self._loop.close()
+
+
+def make(wanted: Wanted) -> None:
+    """Boot, freeze, write; nothing is left when it fails."""
+    fresh = f"{wanted.target}.{os.getpid()}.{secrets.token_hex(4)}"
+    os.makedirs(fresh, 0o700)
+    # A network namespace of its own, for the tap: the card's far end is nowhere.
+    namespaces.unshare(namespaces.FLAGS["network"])
+    ram = os.memfd_create("skerry-ram", os.MFD_CLOEXEC)
+    os.ftruncate(ram, wanted.shape.memory)
+    tap = open_tap("tap0")
+    names = ["ram", "tap", "kernel", "initramfs", "state"]
+    lines = hypervisor.numbers(names)
+    fd = lines.more
+    state = os.open(os.path.join(fresh, STATE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    arguments = [
+        *devices(lines, wanted.shape, wanted.accel, ram=fd["ram"], share=True, tap=fd["tap"]),
+        *qemu.empty_disks(),
+        *qemu.boot(fd["kernel"], fd["initramfs"], wanted.accel),
+    ]
+    fds = [ram, tap, wanted.kernel, wanted.initramfs, state]
+    started = time.monotonic()
+    machine = hypervisor.start(arguments, fds, id_=fresh, root=f"{fresh}/root")
+    try:
+        talk = Talk(machine)
+        if talk.next(BOOT_SECONDS).head.get("event") != "ready":
+            raise SystemFault("the guest's agent does not say that it is ready")
+        ready = time.monotonic() - started
+        talk.ask("prepare", seconds=BOOT_SECONDS, modules=wanted.late_modules)
+        talk.close()
+        monitor = machine.monitor
+        monitor.execute("stop")
+        capabilities = [{"capability": "x-ignore-shared", "state": True}]
+        monitor.execute("migrate-set-capabilities", capabilities=capabilities)
+        monitor.give_fd("state", state)
+        monitor.execute("migrate", uri="fd:state")
+        await_migration(machine)
+        machine.quit()
+    except BaseException:
+        machine.end()
+        raise
+    with open(os.path.join(fresh, RAM), "wb") as file:
+        file.truncate(wanted.shape.memory)
+        digest = copy_sparse(ram, file.fileno(), wanted.shape.memory)
+    manifest = {"memory": wanted.shape.memory, RAM: digest, "boot_seconds": round(ready, 3)}
+    with open(os.path.join(fresh, MANIFEST), "w") as text:
+        json.dump(manifest, text)
+    os.rmdir(os.path.join(fresh, "root"))
+    os.rename(fresh, wanted.target)
+
+
+def await_migration(machine: hypervisor.Hypervisor, seconds: float = 60.0) -> None:
+    """Until a migration has completed; SystemFault when it fails."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = machine.monitor.execute("query-migrate")
+        status = found.get("status")
+        if status == "completed":
+            return
+        if status in ("failed", "cancelled"):
+            raise SystemFault(
+                f"QEMU cannot save or load the machine: {found.get('error-desc', '')!s:.500} "
+                f"{machine.complaint()}"
+            )
+        time.sleep(0.002)
+    raise SystemFault("QEMU does not finish saving the machine")
+
+
+def main() -> None:
+    """`Wanted` as JSON in the first argument; an error as JSON on standard output."""
+    given = json.loads(sys.argv[1])
+    given.update(shape=Shape(*given["shape"]), accel=Accel(*given["accel"]))
+    try:
+        make(Wanted(**given))
+    except (SkerryError, OSError) as error:
+        fault = error if isinstance(error, SkerryError) else KernelFault("", error.errno or 0)
+        sys.stdout.write(json.dumps(wire.error_to_wire(fault)))
+        sys.exit(1)

@@ -1,0 +1,132 @@
+"""The engine's side of templates: which exist, which are being made, which are loaded."""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import skerry
+from skerry.base.errors import DigestMismatch, SystemFault
+from skerry.machine import accel, kit, template
+from skerry.machine.qemu import Accel
+from skerry.machine.shape import Shape
+from skerry.runtime import wire
+
+_BOOT = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); "
+    "from skerry.machine.template import main; main()"
+)
+
+
+class Templates:
+    """Templates below one folder. Concurrent starts share one making."""
+
+    def __init__(self, root: Path, *, kernel: str = "") -> None:
+        """`kernel` is the user's own, empty for the distribution's."""
+        self._kits = root / "kit"
+        self._folder = root / "templates"
+        self._kernel = kernel
+        self._making: dict[Shape, asyncio.Task[template.Frozen]] = {}
+        self._loaded: dict[Shape, template.Frozen] = {}
+        self._accel: Accel | None = None
+
+    @property
+    def accel(self) -> Accel:
+        """The accelerator; known once a template was asked for."""
+        if self._accel is None:
+            raise SystemFault("no template was asked for yet")
+        return self._accel
+
+    async def get(self, shape: Shape) -> template.Frozen:
+        """The template for a shape, made now if there is none; errors as `open_kit` and `make`."""
+        if loaded := self._loaded.get(shape):
+            return loaded
+        making = self._making.get(shape)
+        if making is None:
+            making = asyncio.get_running_loop().create_task(self._get(shape))
+            self._making[shape] = making
+            making.add_done_callback(lambda _: self._making.pop(shape, None))
+        return await asyncio.shield(making)
+
+    async def _get(self, shape: Shape) -> template.Frozen:
+        self._accel = await asyncio.to_thread(accel.choose)
+        found = await asyncio.to_thread(kit.open_kit, self._kits, self._kernel)
+        try:
+            key = template.key_of(found.digest, shape, self._accel)
+            folder = self._folder / key
+            for _ in range(2):
+                if not (folder / template.MANIFEST).exists():
+                    await self._make(found, shape, folder)
+                try:
+                    loaded = await asyncio.to_thread(template.load, str(folder), key)
+                    break
+                except (DigestMismatch, ValueError, OSError):
+                    # Changed or cut short: a template can always be made again.
+                    await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            else:
+                raise SystemFault(f"the template {folder} cannot be loaded")
+        finally:
+            found.close()
+        self._loaded[shape] = loaded
+        return loaded
+
+    async def _make(self, found: kit.Kit, shape: Shape, folder: Path) -> None:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        wanted = template.Wanted(
+            str(folder), found.kernel, found.initramfs, found.late_modules, shape, self.accel
+        )
+        source = os.path.dirname(os.path.dirname(os.path.abspath(skerry.__file__)))
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-ISE", "-c", _BOOT, source, json.dumps(wanted._asdict())),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            pass_fds=(found.kernel, found.initramfs),
+        )
+        try:
+            said, _ = await process.communicate()
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+            raise
+        if process.returncode:
+            self._remove_halves()
+            if said:
+                raise wire.error_from_wire(json.loads(said))
+            raise SystemFault("the process that makes templates died")
+
+    def _remove_halves(self) -> None:
+        for half in self._folder.glob("*.*"):
+            shutil.rmtree(half, ignore_errors=True)
+
+    def prune(self) -> int:
+        """Remove what was left half made and the templates that no engine of this version uses;
+        the bytes that were freed."""
+        self._remove_halves()
+        wanted = {loaded.key for loaded in self._loaded.values()}
+        freed = 0
+        for folder in self._folder.glob("*"):
+            if folder.name not in wanted:
+                freed += usage(folder)
+                shutil.rmtree(folder, ignore_errors=True)
+        return freed
+
+    def usage(self) -> int:
+        """Bytes on disk, kits included."""
+        return usage(self._folder) + usage(self._kits)
+
+    def close(self) -> None:
+        """Let go of the memory; running machines keep theirs."""
+        for making in self._making.values():
+            making.cancel()
+        for loaded in self._loaded.values():
+            os.close(loaded.ram)
+        self._loaded.clear()
+
+
+def usage(folder: Path) -> int:
+    """Bytes on disk below a folder."""
+    return sum(entry.lstat().st_blocks * 512 for entry in folder.rglob("*"))

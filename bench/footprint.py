@@ -17,6 +17,10 @@ CGROUPS = Path("/sys/fs/cgroup")
 _ENGINE_GROUP = re.compile(r"/skerry/[0-9a-f]{64}(/|$)")
 
 
+FIRST = ("-p", "127.0.0.1::80")
+"""Options for a first container, after which an engine has everything that it keeps."""
+
+
 class Footprint(NamedTuple):
     """Everything that has to go when containers go; each entry reads as a line of a report."""
 

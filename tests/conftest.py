@@ -111,8 +111,9 @@ def _need_root() -> None:
 def no_leaks(engine: Skerry) -> Iterator[None]:
     """Fails the module when its containers leave mounts, cgroups, processes or run-time files."""
     engine.remove_containers()
-    # The engine starts its spawner with the first container and keeps it.
-    engine.docker("run", "--rm", "--network", "none", "busybox", "true")
+    # The engine starts its spawner, its bridge and the network helper with the first container
+    # that needs them and keeps them.
+    engine.docker("run", "--rm", *footprint.FIRST, "busybox", "true")
     before = footprint.take(engine.folders, [engine.run_root])
     yield
     engine.remove_containers()

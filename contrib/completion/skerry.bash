@@ -1,12 +1,13 @@
 # bash completion for skerry; made by `skerry completion bash`
 _skerry_options() {
   case "$1" in
-    'run') echo '--add-host --annotation --attach -a --blkio-weight --blkio-weight-device --cap-add --cap-drop --cgroup-parent --cgroupns --cidfile --cpu-period --cpu-quota --cpu-rt-period --cpu-rt-runtime --cpu-shares -c --cpus --cpuset-cpus --cpuset-mems --device --device-cgroup-rule --device-read-bps --device-read-iops --device-write-bps --device-write-iops --dns --dns-option --dns-search --domainname --entrypoint --env -e --env-file --expose --gpus --group-add --health-cmd --health-interval --health-retries --health-start-interval --health-start-period --health-timeout --hostname -h --init --interactive -i --ip --ip6 --ipc --isolation --label -l --label-file --link --log-driver --log-opt --mac-address --memory -m --memory-reservation --memory-swap --memory-swappiness --mount --name --net --net-alias --network --network-alias --no-healthcheck --oom-kill-disable --oom-score-adj --pid --pids-limit --platform --privileged --publish -p --publish-all -P --pull --quiet -q --read-only --restart --rm --runtime --security-opt --shm-size --stop-signal --stop-timeout --storage-opt --sysctl --tmpfs --tty -t --ulimit --user -u --userns --uts --volume -v --volume-driver --volumes-from --workdir -w --detach -d --detach-keys --sig-proxy --help' ;;
-    'create') echo '--add-host --annotation --attach -a --blkio-weight --blkio-weight-device --cap-add --cap-drop --cgroup-parent --cgroupns --cidfile --cpu-period --cpu-quota --cpu-rt-period --cpu-rt-runtime --cpu-shares -c --cpus --cpuset-cpus --cpuset-mems --device --device-cgroup-rule --device-read-bps --device-read-iops --device-write-bps --device-write-iops --dns --dns-option --dns-search --domainname --entrypoint --env -e --env-file --expose --gpus --group-add --health-cmd --health-interval --health-retries --health-start-interval --health-start-period --health-timeout --hostname -h --init --interactive -i --ip --ip6 --ipc --isolation --label -l --label-file --link --log-driver --log-opt --mac-address --memory -m --memory-reservation --memory-swap --memory-swappiness --mount --name --net --net-alias --network --network-alias --no-healthcheck --oom-kill-disable --oom-score-adj --pid --pids-limit --platform --privileged --publish -p --publish-all -P --pull --quiet -q --read-only --restart --rm --runtime --security-opt --shm-size --stop-signal --stop-timeout --storage-opt --sysctl --tmpfs --tty -t --ulimit --user -u --userns --uts --volume -v --volume-driver --volumes-from --workdir -w --help' ;;
+    'run') echo '--add-host --annotation --attach -a --blkio-weight --blkio-weight-device --cap-add --cap-drop --cgroup-parent --cgroupns --cidfile --cpu-period --cpu-quota --cpu-rt-period --cpu-rt-runtime --cpu-shares -c --cpus --cpuset-cpus --cpuset-mems --device --device-cgroup-rule --device-read-bps --device-read-iops --device-write-bps --device-write-iops --dns --dns-option --dns-search --domainname --entrypoint --env -e --env-file --expose --gpus --group-add --health-cmd --health-interval --health-retries --health-start-interval --health-start-period --health-timeout --hostname -h --init --interactive -i --ip --ip6 --ipc --isolation --label -l --label-file --link-local-ip --link --log-driver --log-opt --mac-address --memory -m --memory-reservation --memory-swap --memory-swappiness --mount --name --net --net-alias --network --network-alias --no-healthcheck --oom-kill-disable --oom-score-adj --pid --pids-limit --platform --privileged --publish -p --publish-all -P --pull --quiet -q --read-only --restart --rm --runtime --security-opt --shm-size --stop-signal --stop-timeout --storage-opt --sysctl --tmpfs --tty -t --ulimit --user -u --userns --uts --volume -v --volume-driver --volumes-from --workdir -w --detach -d --detach-keys --sig-proxy --help' ;;
+    'create') echo '--add-host --annotation --attach -a --blkio-weight --blkio-weight-device --cap-add --cap-drop --cgroup-parent --cgroupns --cidfile --cpu-period --cpu-quota --cpu-rt-period --cpu-rt-runtime --cpu-shares -c --cpus --cpuset-cpus --cpuset-mems --device --device-cgroup-rule --device-read-bps --device-read-iops --device-write-bps --device-write-iops --dns --dns-option --dns-search --domainname --entrypoint --env -e --env-file --expose --gpus --group-add --health-cmd --health-interval --health-retries --health-start-interval --health-start-period --health-timeout --hostname -h --init --interactive -i --ip --ip6 --ipc --isolation --label -l --label-file --link-local-ip --link --log-driver --log-opt --mac-address --memory -m --memory-reservation --memory-swap --memory-swappiness --mount --name --net --net-alias --network --network-alias --no-healthcheck --oom-kill-disable --oom-score-adj --pid --pids-limit --platform --privileged --publish -p --publish-all -P --pull --quiet -q --read-only --restart --rm --runtime --security-opt --shm-size --stop-signal --stop-timeout --storage-opt --sysctl --tmpfs --tty -t --ulimit --user -u --userns --uts --volume -v --volume-driver --volumes-from --workdir -w --help' ;;
     'exec') echo '--detach -d --detach-keys --env -e --env-file --interactive -i --privileged --tty -t --user -u --workdir -w --help' ;;
     'attach') echo '--detach-keys --no-stdin --sig-proxy --help' ;;
     'ps') echo '--all -a --filter -f --format --last -n --latest -l --no-trunc --quiet -q --size -s --help' ;;
     'logs') echo '--details --follow -f --since --tail -n --timestamps -t --until --help' ;;
+    'port') echo '--help' ;;
     'start') echo '--attach -a --detach-keys --interactive -i --sig-proxy --help' ;;
     'stop') echo '--signal -s --time -t --timeout --help' ;;
     'restart') echo '--signal -s --time -t --timeout --help' ;;
@@ -53,7 +54,7 @@ _skerry_options() {
     'container attach') echo '--detach-keys --no-stdin --sig-proxy --help' ;;
     'container commit') echo '--author -a --change -c --message -m --pause -p --help' ;;
     'container cp') echo '--archive -a --follow-link -L --quiet -q --help' ;;
-    'container create') echo '--add-host --annotation --attach -a --blkio-weight --blkio-weight-device --cap-add --cap-drop --cgroup-parent --cgroupns --cidfile --cpu-period --cpu-quota --cpu-rt-period --cpu-rt-runtime --cpu-shares -c --cpus --cpuset-cpus --cpuset-mems --device --device-cgroup-rule --device-read-bps --device-read-iops --device-write-bps --device-write-iops --dns --dns-option --dns-search --domainname --entrypoint --env -e --env-file --expose --gpus --group-add --health-cmd --health-interval --health-retries --health-start-interval --health-start-period --health-timeout --hostname -h --init --interactive -i --ip --ip6 --ipc --isolation --label -l --label-file --link --log-driver --log-opt --mac-address --memory -m --memory-reservation --memory-swap --memory-swappiness --mount --name --net --net-alias --network --network-alias --no-healthcheck --oom-kill-disable --oom-score-adj --pid --pids-limit --platform --privileged --publish -p --publish-all -P --pull --quiet -q --read-only --restart --rm --runtime --security-opt --shm-size --stop-signal --stop-timeout --storage-opt --sysctl --tmpfs --tty -t --ulimit --user -u --userns --uts --volume -v --volume-driver --volumes-from --workdir -w --help' ;;
+    'container create') echo '--add-host --annotation --attach -a --blkio-weight --blkio-weight-device --cap-add --cap-drop --cgroup-parent --cgroupns --cidfile --cpu-period --cpu-quota --cpu-rt-period --cpu-rt-runtime --cpu-shares -c --cpus --cpuset-cpus --cpuset-mems --device --device-cgroup-rule --device-read-bps --device-read-iops --device-write-bps --device-write-iops --dns --dns-option --dns-search --domainname --entrypoint --env -e --env-file --expose --gpus --group-add --health-cmd --health-interval --health-retries --health-start-interval --health-start-period --health-timeout --hostname -h --init --interactive -i --ip --ip6 --ipc --isolation --label -l --label-file --link-local-ip --link --log-driver --log-opt --mac-address --memory -m --memory-reservation --memory-swap --memory-swappiness --mount --name --net --net-alias --network --network-alias --no-healthcheck --oom-kill-disable --oom-score-adj --pid --pids-limit --platform --privileged --publish -p --publish-all -P --pull --quiet -q --read-only --restart --rm --runtime --security-opt --shm-size --stop-signal --stop-timeout --storage-opt --sysctl --tmpfs --tty -t --ulimit --user -u --userns --uts --volume -v --volume-driver --volumes-from --workdir -w --help' ;;
     'container diff') echo '--help' ;;
     'container exec') echo '--detach -d --detach-keys --env -e --env-file --interactive -i --privileged --tty -t --user -u --workdir -w --help' ;;
     'container export') echo '--output -o --help' ;;
@@ -61,10 +62,11 @@ _skerry_options() {
     'container kill') echo '--signal -s --help' ;;
     'container logs') echo '--details --follow -f --since --tail -n --timestamps -t --until --help' ;;
     'container pause') echo '--help' ;;
+    'container port') echo '--help' ;;
     'container rename') echo '--help' ;;
     'container restart') echo '--signal -s --time -t --timeout --help' ;;
     'container rm') echo '--force -f --link --volumes -v --help' ;;
-    'container run') echo '--add-host --annotation --attach -a --blkio-weight --blkio-weight-device --cap-add --cap-drop --cgroup-parent --cgroupns --cidfile --cpu-period --cpu-quota --cpu-rt-period --cpu-rt-runtime --cpu-shares -c --cpus --cpuset-cpus --cpuset-mems --device --device-cgroup-rule --device-read-bps --device-read-iops --device-write-bps --device-write-iops --dns --dns-option --dns-search --domainname --entrypoint --env -e --env-file --expose --gpus --group-add --health-cmd --health-interval --health-retries --health-start-interval --health-start-period --health-timeout --hostname -h --init --interactive -i --ip --ip6 --ipc --isolation --label -l --label-file --link --log-driver --log-opt --mac-address --memory -m --memory-reservation --memory-swap --memory-swappiness --mount --name --net --net-alias --network --network-alias --no-healthcheck --oom-kill-disable --oom-score-adj --pid --pids-limit --platform --privileged --publish -p --publish-all -P --pull --quiet -q --read-only --restart --rm --runtime --security-opt --shm-size --stop-signal --stop-timeout --storage-opt --sysctl --tmpfs --tty -t --ulimit --user -u --userns --uts --volume -v --volume-driver --volumes-from --workdir -w --detach -d --detach-keys --sig-proxy --help' ;;
+    'container run') echo '--add-host --annotation --attach -a --blkio-weight --blkio-weight-device --cap-add --cap-drop --cgroup-parent --cgroupns --cidfile --cpu-period --cpu-quota --cpu-rt-period --cpu-rt-runtime --cpu-shares -c --cpus --cpuset-cpus --cpuset-mems --device --device-cgroup-rule --device-read-bps --device-read-iops --device-write-bps --device-write-iops --dns --dns-option --dns-search --domainname --entrypoint --env -e --env-file --expose --gpus --group-add --health-cmd --health-interval --health-retries --health-start-interval --health-start-period --health-timeout --hostname -h --init --interactive -i --ip --ip6 --ipc --isolation --label -l --label-file --link-local-ip --link --log-driver --log-opt --mac-address --memory -m --memory-reservation --memory-swap --memory-swappiness --mount --name --net --net-alias --network --network-alias --no-healthcheck --oom-kill-disable --oom-score-adj --pid --pids-limit --platform --privileged --publish -p --publish-all -P --pull --quiet -q --read-only --restart --rm --runtime --security-opt --shm-size --stop-signal --stop-timeout --storage-opt --sysctl --tmpfs --tty -t --ulimit --user -u --userns --uts --volume -v --volume-driver --volumes-from --workdir -w --detach -d --detach-keys --sig-proxy --help' ;;
     'container start') echo '--attach -a --detach-keys --interactive -i --sig-proxy --help' ;;
     'container stats') echo '--all -a --format --no-stream --no-trunc --help' ;;
     'container stop') echo '--signal -s --time -t --timeout --help' ;;
@@ -96,6 +98,15 @@ _skerry_options() {
     'system prune') echo '--filter --force -f --all -a --volumes --help' ;;
     'system info') echo '--format -f --help' ;;
     'system events') echo '--filter -f --format --since --until --help' ;;
+    'network create') echo '--attachable --aux-address --driver -d --gateway --internal --ip-range --ipam-driver --ipam-opt --ipv4 --ipv6 --label --opt -o --subnet --help' ;;
+    'network ls') echo '--filter -f --format --no-trunc --quiet -q --help' ;;
+    'network list') echo '--filter -f --format --no-trunc --quiet -q --help' ;;
+    'network inspect') echo '--format -f --help' ;;
+    'network rm') echo '--force -f --help' ;;
+    'network remove') echo '--force -f --help' ;;
+    'network prune') echo '--filter --force -f --help' ;;
+    'network connect') echo '--alias --driver-opt --gw-priority --ip --ip6 --link --link-local-ip --help' ;;
+    'network disconnect') echo '--force -f --help' ;;
     'snapshot create') echo '--name --comment -m --help' ;;
     'snapshot ls') echo '--format --no-trunc --quiet -q --help' ;;
     'snapshot tree') echo '--help' ;;
@@ -189,6 +200,7 @@ _skerry_value() {
     'run --isolation') echo 'any' ;;
     'run --label'|'run -l') echo 'any' ;;
     'run --label-file') echo 'files' ;;
+    'run --link-local-ip') echo 'any' ;;
     'run --link') echo 'any' ;;
     'run --log-driver') echo 'any' ;;
     'run --log-opt') echo 'any' ;;
@@ -274,6 +286,7 @@ _skerry_value() {
     'create --isolation') echo 'any' ;;
     'create --label'|'create -l') echo 'any' ;;
     'create --label-file') echo 'files' ;;
+    'create --link-local-ip') echo 'any' ;;
     'create --link') echo 'any' ;;
     'create --log-driver') echo 'any' ;;
     'create --log-opt') echo 'any' ;;
@@ -441,6 +454,7 @@ _skerry_value() {
     'container create --isolation') echo 'any' ;;
     'container create --label'|'container create -l') echo 'any' ;;
     'container create --label-file') echo 'files' ;;
+    'container create --link-local-ip') echo 'any' ;;
     'container create --link') echo 'any' ;;
     'container create --log-driver') echo 'any' ;;
     'container create --log-opt') echo 'any' ;;
@@ -540,6 +554,7 @@ _skerry_value() {
     'container run --isolation') echo 'any' ;;
     'container run --label'|'container run -l') echo 'any' ;;
     'container run --label-file') echo 'files' ;;
+    'container run --link-local-ip') echo 'any' ;;
     'container run --link') echo 'any' ;;
     'container run --log-driver') echo 'any' ;;
     'container run --log-opt') echo 'any' ;;
@@ -633,6 +648,28 @@ _skerry_value() {
     'system events --format') echo 'any' ;;
     'system events --since') echo 'any' ;;
     'system events --until') echo 'any' ;;
+    'network create --aux-address') echo 'any' ;;
+    'network create --driver'|'network create -d') echo 'any' ;;
+    'network create --gateway') echo 'any' ;;
+    'network create --ip-range') echo 'any' ;;
+    'network create --ipam-driver') echo 'any' ;;
+    'network create --ipam-opt') echo 'any' ;;
+    'network create --label') echo 'any' ;;
+    'network create --opt'|'network create -o') echo 'any' ;;
+    'network create --subnet') echo 'any' ;;
+    'network ls --filter'|'network ls -f') echo 'any' ;;
+    'network ls --format') echo 'any' ;;
+    'network list --filter'|'network list -f') echo 'any' ;;
+    'network list --format') echo 'any' ;;
+    'network inspect --format'|'network inspect -f') echo 'any' ;;
+    'network prune --filter') echo 'any' ;;
+    'network connect --alias') echo 'any' ;;
+    'network connect --driver-opt') echo 'any' ;;
+    'network connect --gw-priority') echo 'any' ;;
+    'network connect --ip') echo 'any' ;;
+    'network connect --ip6') echo 'any' ;;
+    'network connect --link') echo 'any' ;;
+    'network connect --link-local-ip') echo 'any' ;;
     'snapshot create --name') echo 'any' ;;
     'snapshot create --comment'|'snapshot create -m') echo 'any' ;;
     'snapshot ls --format') echo 'any' ;;
@@ -712,6 +749,7 @@ _skerry_arguments() {
     'exec') echo 'running none' ;;
     'attach') echo 'running' ;;
     'logs') echo 'containers' ;;
+    'port') echo 'running' ;;
     'start') echo 'stopped' ;;
     'stop') echo 'running' ;;
     'restart') echo 'containers' ;;
@@ -754,6 +792,7 @@ _skerry_arguments() {
     'container kill') echo 'running' ;;
     'container logs') echo 'containers' ;;
     'container pause') echo 'running' ;;
+    'container port') echo 'running' ;;
     'container rename') echo 'containers none' ;;
     'container restart') echo 'containers' ;;
     'container rm') echo 'containers' ;;
@@ -777,6 +816,11 @@ _skerry_arguments() {
     'image push') echo 'images' ;;
     'image save') echo 'images' ;;
     'image import') echo 'files' ;;
+    'network inspect') echo 'networks' ;;
+    'network rm') echo 'networks' ;;
+    'network remove') echo 'networks' ;;
+    'network connect') echo 'networks containers' ;;
+    'network disconnect') echo 'networks containers' ;;
     'snapshot create') echo 'containers' ;;
     'snapshot ls') echo 'containers' ;;
     'snapshot tree') echo 'containers' ;;
@@ -813,22 +857,22 @@ _skerry_arguments() {
 _skerry_words() {
   case "$1" in
     bases) echo 'busybox debian:bookworm debian:trixie alpine:latest' ;;
-    kinds) echo 'container image' ;;
-    networks) echo 'none host' ;;
+    kinds) echo 'container image volume network' ;;
     pull) echo 'always missing never' ;;
     restart) echo 'no on-failure always unless-stopped' ;;
     shells) echo 'bash zsh fish' ;;
     signals) echo 'HUP INT QUIT KILL USR1 USR2 TERM CONT STOP WINCH' ;;
     streams) echo 'stdin stdout stderr' ;;
     capabilities) echo 'ALL AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL MKNOD NET_ADMIN NET_BIND_SERVICE NET_RAW SETFCAP SETGID SETPCAP SETUID SYS_ADMIN SYS_CHROOT SYS_NICE SYS_PTRACE SYS_TIME' ;;
-    commands) echo 'run create exec attach ps logs start stop restart kill pause unpause wait rename rm update top stats inspect events cp diff commit fork export save load import copy images rmi tag history pull push login logout search sign verify sbom bootstrap info version doctor engine registry completion help container image system snapshot volume vm trust' ;;
+    commands) echo 'run create exec attach ps logs port start stop restart kill pause unpause wait rename rm update top stats inspect events cp diff commit fork export save load import copy images rmi tag history pull push login logout search sign verify sbom bootstrap info version doctor engine registry completion help container image system network snapshot volume vm trust' ;;
   esac
 }
 _skerry_group() {
   case "$1" in
-    container) echo 'attach commit cp create diff exec export fork inspect kill list logs ls pause prune ps rename restart rm run start stats stop top unpause update wait' ;;
+    container) echo 'attach commit cp create diff exec export fork inspect kill list logs ls pause port prune ps rename restart rm run start stats stop top unpause update wait' ;;
     image) echo 'copy exists history import inspect list load ls prune pull push remove rm save tag' ;;
     system) echo 'df events info prune' ;;
+    network) echo 'connect create disconnect inspect list ls prune remove rm' ;;
     snapshot) echo 'create export import inspect ls restore rm tree' ;;
     volume) echo 'backup create export import inspect list ls prune remove rm' ;;
     vm) echo 'clone console create discard display edit export import inspect ip logs ls pause reset resume rm save screenshot sendkey snapshot start stats stop' ;;
@@ -837,7 +881,7 @@ _skerry_group() {
 }
 _skerry_candidates() {
   case "$1" in
-    containers|running|stopped|paused|images|volumes|machines) skerry __names "$1" 2>/dev/null ;;
+    containers|running|stopped|paused|images|networks|volumes|machines) skerry __names "$1" 2>/dev/null ;;
     containers,images) skerry __names containers 2>/dev/null; skerry __names images 2>/dev/null ;;
     *) _skerry_words "$1" ;;
   esac

@@ -37,8 +37,9 @@ def leaves_nothing(daemon: Daemon) -> Iterator[None]:
     """Fails the module when its containers leave mounts, cgroups, processes or files."""
     run_roots = [daemon.run_root] if isinstance(daemon, Skerry) else []
     daemon.remove_containers()
-    # The engine starts its spawner with the first container and keeps it.
-    daemon.docker("run", "--rm", "--network", "none", "busybox", "true")
+    # The engine starts its spawner, its bridge and the network helper with the first container
+    # that needs them and keeps them.
+    daemon.docker("run", "--rm", *footprint.FIRST, "busybox", "true")
     before = footprint.take(daemon.folders, run_roots)
     yield
     daemon.remove_containers()

@@ -11,8 +11,7 @@ from skerry.cli.registry import COMMANDS, GROUPS, every
 
 WORDS = {
     "bases": "busybox debian:bookworm debian:trixie alpine:latest",
-    "kinds": "container image",
-    "networks": "none host",
+    "kinds": "container image volume network",
     "pull": "always missing never",
     "restart": "no on-failure always unless-stopped",
     "shells": "bash zsh fish",
@@ -24,7 +23,7 @@ WORDS = {
     "commands": " ".join([*COMMANDS, *GROUPS]),
 }
 """Values that are known beforehand, by the tables' `complete`."""
-ASKED = ("containers", "running", "stopped", "paused", "images", "volumes", "machines")
+ASKED = ("containers", "running", "stopped", "paused", "images", "networks", "volumes", "machines")
 
 
 def script(shell: str) -> str:

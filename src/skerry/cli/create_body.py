@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from skerry.base.errors import InvalidInput
 from skerry.cli import mounts
+from skerry.cli.networks import networking
 from skerry.cli.values import (
     environment,
     key_values,
@@ -91,10 +92,11 @@ def create_body(parsed: Parsed, attached: tuple[bool, bool, bool]) -> dict[str, 
     """
     body = _config(parsed, attached)
     body["HostConfig"] = _host_config(parsed)
-    endpoint = _endpoint(parsed)
-    if endpoint:
-        network = body["HostConfig"].get("NetworkMode", "default")
-        body["NetworkingConfig"] = {"EndpointsConfig": {network: endpoint}}
+    mode, endpoints = networking(parsed)
+    if mode:
+        body["HostConfig"]["NetworkMode"] = mode
+    if endpoints:
+        body["NetworkingConfig"] = {"EndpointsConfig": endpoints}
     return body
 
 
@@ -208,9 +210,6 @@ def _host_views(parsed: Parsed, host: dict[str, Any]) -> None:
         host["Mounts"] = [mounts.parse_mount(item) for item in parsed.many("mount")]
     if parsed.many("tmpfs"):
         host["Tmpfs"] = mounts.parse_tmpfs(parsed.many("tmpfs"))
-    network = parsed.text("network") or parsed.text("net")
-    if network:
-        host["NetworkMode"] = network
     if parsed.many("publish"):
         host["PortBindings"] = mounts.parse_ports(parsed.many("publish"))
 
@@ -336,21 +335,6 @@ def _gpus(text: str) -> dict[str, Any]:
         else:
             raise InvalidInput(f"unexpected key {name!r} in --gpus {text!r}")
     return request
-
-
-def _endpoint(parsed: Parsed) -> dict[str, Any]:
-    endpoint: dict[str, Any] = {}
-    addresses = {}
-    if parsed.text("ip"):
-        addresses["IPv4Address"] = parsed.text("ip")
-    if parsed.text("ip6"):
-        addresses["IPv6Address"] = parsed.text("ip6")
-    if addresses:
-        endpoint["IPAMConfig"] = addresses
-    aliases = parsed.many("network-alias") or parsed.many("net-alias")
-    if aliases:
-        endpoint["Aliases"] = aliases
-    return endpoint
 
 
 def attached_streams(parsed: Parsed) -> tuple[bool, bool, bool]:

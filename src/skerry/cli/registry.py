@@ -15,6 +15,7 @@ COMMANDS: dict[str, str] = {
     "attach": "attach",
     "ps": "ps",
     "logs": "logs",
+    "port": "networks",
     "start": "lifecycle",
     "stop": "lifecycle",
     "restart": "lifecycle",
@@ -66,8 +67,8 @@ HIDDEN: dict[str, str] = {"__names": "names"}
 
 _CONTAINER_VERBS = (
     *("attach", "commit", "cp", "create", "diff", "exec", "export", "fork", "kill", "logs"),
-    *("pause", "rename", "restart", "rm", "run", "start", "stats", "stop", "top", "unpause"),
-    *("update", "wait"),
+    *("pause", "port", "rename", "restart", "rm", "run", "start", "stats", "stop", "top"),
+    *("unpause", "update", "wait"),
 )
 
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
@@ -102,6 +103,17 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "info": ("system", "info"),
         "events": ("events", "events"),
     },
+    "network": {
+        "create": ("networks", "network create"),
+        "ls": ("networks", "network ls"),
+        "list": ("networks", "network ls"),
+        "inspect": ("inspect", "network inspect"),
+        "rm": ("networks", "network rm"),
+        "remove": ("networks", "network rm"),
+        "prune": ("prune", "network prune"),
+        "connect": ("networks", "network connect"),
+        "disconnect": ("networks", "network disconnect"),
+    },
     "snapshot": {
         name: ("snapshot", f"snapshot {name}")
         for name in ("create", "ls", "tree", "inspect", "restore", "rm", "export", "import")
@@ -135,6 +147,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
 GROUP_SUMMARIES = {
     "container": "Manage containers",
     "image": "Manage images",
+    "network": "Manage networks",
     "snapshot": "Manage snapshots of containers",
     "system": "Manage the engine and its disk space",
     "vm": "Manage full machines",

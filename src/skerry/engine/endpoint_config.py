@@ -87,7 +87,7 @@ def check_settings(
                 f"{network.name}: invalid endpoint settings: no configured subnet or ip-range "
                 f"contain the IP address {text}"
             )
-        if network.is_default or network.chosen:
+        if network.is_default or pool.chosen:
             raise InvalidInput(
                 f"invalid config for network {network.name}: invalid endpoint settings: "
                 "user specified IP address is supported "

@@ -310,6 +310,7 @@ class Endpoints:
                         "" if unspecified else host_ip,
                         binding.low,
                         binding.high,
+                        network.link,
                         twin,
                     )
                 )
@@ -347,6 +348,11 @@ class Endpoints:
             reference, _, alias = text.partition(":")
             other = self._roster.find(reference.removeprefix("/"))
             sandbox = self._live.get(other.id)
+            if BRIDGE not in endpoint_config.names(other.record):
+                raise Conflict(
+                    f"Cannot link to /{other.record.name}, as it does not belong to the default "
+                    "network"
+                )
             if sandbox is None:
                 raise Conflict(
                     f"Cannot link to a non running container: /{other.record.name} AS "
@@ -483,7 +489,7 @@ class Endpoints:
             for each in wanted
         ]
         fabric = await self._networks.need()
-        moved = await fabric.call(fabric.republish, before, after, wanted)
+        moved = await fabric.call(fabric.republish, before, after, self._segments(after), wanted)
         self._write(moved)
         self._live[container.id] = moved
 

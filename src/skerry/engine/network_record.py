@@ -39,6 +39,8 @@ class PoolConfig(msgspec.Struct, omit_defaults=True):
     gateway: str = ""
     ip_range: str = ""
     aux: dict[str, str] = {}
+    chosen: bool = False
+    """The engine chose the subnet."""
 
 
 class Network(msgspec.Struct):
@@ -58,8 +60,6 @@ class Network(msgspec.Struct):
     options: dict[str, str] = {}
     ipam_options: dict[str, str] = {}
     own_link: bool = True
-    chosen: bool = False
-    """The engine chose the subnets."""
     version: int = VERSION
 
     @property

@@ -328,8 +328,7 @@ class Networks:
         for version, wanted in ((4, network.ipv4), (6, network.ipv6)):
             if wanted and network.pool(version) is None:
                 subnet = self._choose(version, [*ours, *survey.routes])
-                network.pools.append(PoolConfig(str(subnet)))
-                network.chosen = True
+                network.pools.append(PoolConfig(str(subnet), chosen=True))
         for pool in network.pools:
             if not pool.gateway and not (network.internal and network.driver != "bridge"):
                 pool.gateway = str(_pool(pool).first())
@@ -444,8 +443,8 @@ class Networks:
         fabric = await self.need()
         survey = await fabric.call(fabric.survey)
         for network in list(self._networks.values()):
-            movable = network.is_default and network.chosen and network.id not in set(busy)
-            if not movable or network.link in survey.links:
+            movable = all(pool.chosen for pool in network.pools) and network.id not in set(busy)
+            if not network.is_default or not movable or network.link in survey.links:
                 continue
             subnets = [ipaddress.ip_network(pool.subnet) for pool in network.pools]
             if any(

@@ -42,7 +42,7 @@ _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK = 1, 3, 4, 5
 _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_NET_NS_FD = 10, 18, 20, 28
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
 _IFLA_BR_FORWARD_DELAY, _IFLA_BR_STP_STATE = 1, 5
-_IFLA_BRPORT_ISOLATED = 33
+_IFLA_BRPORT_MODE, _IFLA_BRPORT_ISOLATED = 4, 33
 _IFLA_MACVLAN_MODE = 1
 _IFLA_IPVLAN_MODE, _IFLA_IPVLAN_FLAGS = 1, 2
 _IFLA_VLAN_ID = 1
@@ -152,12 +152,14 @@ def add_dummy(name: str, *, alias: str) -> Message:
     return _new(name, "dummy", b"", text(_IFLA_IFALIAS, alias), up=True)
 
 
-def isolate(index: int) -> Message:
-    """Let a bridge's port talk to the bridge itself only, not to other isolated ports."""
+def set_port(name: str, *, isolated: bool, hairpin: bool) -> Message:
+    """How a bridge treats a port: one that is isolated talks to the bridge itself only, not to
+    other isolated ones; with hairpin, frames may leave where they came in."""
     info = text(_IFLA_INFO_SLAVE_KIND, "bridge")
-    info += nested(_IFLA_INFO_SLAVE_DATA, u8(_IFLA_BRPORT_ISOLATED, 1))
-    body = _ifinfo(index) + nested(_IFLA_LINKINFO, info)
-    return Message(_RTM_NEWLINK, 0, body, f"isolate the port {index}")
+    data = u8(_IFLA_BRPORT_ISOLATED, isolated) + u8(_IFLA_BRPORT_MODE, hairpin)
+    info += nested(_IFLA_INFO_SLAVE_DATA, data)
+    body = _ifinfo() + text(_IFLA_IFNAME, name) + nested(_IFLA_LINKINFO, info)
+    return Message(_RTM_NEWLINK, 0, body, f"set up the bridge port {name}")
 
 
 def delete_link(index: int, name: str) -> Message:

@@ -196,9 +196,12 @@ def _expression(name: str, *attrs: bytes) -> bytes:
     return nested(1, text(1, name), nested(2, *attrs))
 
 
+_META = {"iifname": 6, "oifname": 7, "nfproto": 15, "l4proto": 16, "iifkind": 26, "oifkind": 27}
+
+
 def meta(key: str, register: int = 1) -> bytes:
-    """Load iifname, oifname, nfproto or l4proto."""
-    number = {"iifname": 6, "oifname": 7, "nfproto": 15, "l4proto": 16}[key]
+    """Load iifname, oifname, nfproto, l4proto, or iifkind and oifkind (the link's type)."""
+    number = _META[key]
     return _expression("meta", be32(1, register), be32(2, number))
 
 

@@ -258,7 +258,7 @@ class Fabric:
             was_closed = self._closed
             self._forward([segment])
             if self._closed and not was_closed:
-                self._filter.commit([self._table.add_rule("forward", nft.verdict(nft.DROP))])
+                self._filter.commit([self._table.add_rule("forward", firewall.CLOSED)])
             self._filter.commit(firewall.add(self._table, elements))
         self._raise(segment)
 
@@ -383,7 +383,7 @@ class Fabric:
         self._links.request(
             [self._plug(each, segments[each.network_id], fd) for each in sandbox.endpoints]
         )
-        self._isolate(sandbox.endpoints, segments)
+        self._set_ports(sandbox, sandbox.endpoints, segments)
         with namespaces.inside(fd, self._home):
             self._furnish(sandbox, sandbox.endpoints)
             socks = list(namespaces.resolver_sockets()) if sandbox.resolver else []
@@ -396,13 +396,22 @@ class Fabric:
                 raise
             self._hold(f"dns/{sandbox.container_id}", "dns", socks)
 
-    def _isolate(self, endpoints: Iterable[Endpoint], segments: dict[str, Segment]) -> None:
-        messages = []
-        for each in endpoints:
-            segment = segments[each.network_id]
-            if segment.driver == "bridge" and not segment.icc:
-                messages.append(links.isolate(links.index_of(each.outside)))
-        self._links.request(messages)
+    def _set_ports(
+        self, sandbox: Sandbox, endpoints: Iterable[Endpoint], segments: dict[str, Segment]
+    ) -> None:
+        """Bridge ports that are not plain ones: of containers that must not talk to one another,
+        or that may reach themselves through a published port."""
+        self._links.request(
+            [
+                links.set_port(
+                    each.outside,
+                    isolated=not segments[each.network_id].icc,
+                    hairpin=bool(sandbox.ports),
+                )
+                for each in endpoints
+                if each.outside and (sandbox.ports or not segments[each.network_id].icc)
+            ]
+        )
 
     def _plug(self, endpoint: Endpoint, segment: Segment, fd: int) -> netlink.Message:
         """The message that makes an endpoint's link."""
@@ -465,7 +474,7 @@ class Fabric:
         fd = namespaces.enter_path(sandbox.path)
         try:
             self._links.request([self._plug(endpoint, segments[endpoint.network_id], fd)])
-            self._isolate([endpoint], segments)
+            self._set_ports(sandbox, [endpoint], segments)
             with namespaces.inside(fd, self._home):
                 self._drop_routes()
                 self._furnish(sandbox, [endpoint])
@@ -504,7 +513,13 @@ class Fabric:
         self._helper.tell("leave", network=endpoint.network_id, endpoint=endpoint.id)
         self._tell_names(sandbox, segments)
 
-    def republish(self, before: Sandbox, after: Sandbox, wanted: Sequence[ports.Wanted]) -> Sandbox:
+    def republish(
+        self,
+        before: Sandbox,
+        after: Sandbox,
+        segments: dict[str, Segment],
+        wanted: Sequence[ports.Wanted],
+    ) -> Sandbox:
         """Move published ports to another endpoint's addresses."""
         self._unpublish(before)
         chosen = []
@@ -512,6 +527,7 @@ class Fabric:
             self._hold(_port_key(after.container_id, name, port), "port", socks)
             chosen.append((name, port))
         after = after._replace(ports=tuple(chosen))
+        self._set_ports(after, after.endpoints, segments)
         self._publish(after)
         return after
 
@@ -583,9 +599,18 @@ class Fabric:
         """Nothing runs and the engine ends: leave nothing behind but the administrator's rules."""
         for segment in segments:
             self.remove_segment(segment)
+        self._forward_no_more()
         if not self._filter.count_rules(self._table, firewall.USER_CHAIN):
             self._filter.commit([self._table.delete()])
         self._helper.quit()
+
+    def _forward_no_more(self) -> None:
+        """Undo `_forward`, unless bridges of somebody else may need it by now."""
+        if self._closed and not any(
+            link.kind == "bridge" for link in links.list_links(self._links)
+        ):
+            namespaces.sysctl("ipv4/ip_forward", "0", optional=True)
+            os.unlink(self._forwarding_mark)
 
     async def shut(self) -> None:
         """`close` on the worker, and its end."""

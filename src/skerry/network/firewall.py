@@ -47,6 +47,8 @@ _SETS = {
     "gateways6": ("ipv6", ""),
     "own4": ("ifname.ipv4", ""),
     "own6": ("ifname.ipv6", ""),
+    "selves4": ("ifname.ipv4", ""),
+    "selves6": ("ifname.ipv6", ""),
     "published4": ("proto.port", "ipv4.port"),
     "published6": ("proto.port", "ipv6.port"),
     "published_at4": ("ipv4.proto.port", "ipv4.port"),
@@ -87,6 +89,8 @@ class Published(NamedTuple):
     host_port: int
     address: str
     port: int
+    bridge: str = ""
+    """The container's bridge."""
 
 
 def table_of(root: str) -> nft.Table:
@@ -127,6 +131,9 @@ def port_elements(ports: Iterable[Published]) -> Elements:
         digit = "4" if len(target) == 4 else "6"
         key = nft.proto(PROTOCOLS[each.protocol]) + nft.port(each.host_port)
         data = target + nft.port(each.port)
+        itself = (nft.ifname(each.bridge) + target, b"")
+        if itself not in found.setdefault(f"selves{digit}", []):
+            found[f"selves{digit}"].append(itself)
         if each.host_ip:
             key = ipaddress.ip_address(each.host_ip).packed + key
             found.setdefault(f"published_at{digit}", []).append((key, data))
@@ -157,8 +164,8 @@ def remove(table: nft.Table, elements: Mapping[str, list[tuple[bytes, bytes]]]) 
 def setup(table: nft.Table, elements: Elements, *, closed: bool) -> list[Message]:
     """The whole table with all its elements, in place of what there is; the user's chain stays.
 
-    `closed`: the engine itself switched the host's forwarding on, so nothing but what concerns its
-    bridges is forwarded.
+    `closed`: the engine itself switched the host's forwarding on, so it sees to it that the host
+    does not become a router.
     """
     messages = [table.add(), table.add_chain(USER_CHAIN)]
     for name, (kind, hook, priority) in _CHAINS.items():
@@ -184,6 +191,12 @@ _PUBLISHED = nft.conntrack("status") + nft.any_bit(_DNAT)
 _ACCEPT, _DROP = nft.verdict(nft.ACCEPT), nft.verdict(nft.DROP)
 
 
+_PLAIN = nft.unequal(nft.ifname("bridge"))
+CLOSED = nft.meta("iifkind") + _PLAIN + nft.meta("oifkind") + _PLAIN + _DROP
+"""Drops what goes from one plain link of the host to another: forwarding was off for them. Bridges
+are left alone, whoever they belong to."""
+
+
 def _from(name: str) -> bytes:
     return nft.meta("iifname") + nft.lookup(name)
 
@@ -201,6 +214,10 @@ def _nat() -> Iterator[tuple[str, bytes]]:
     yield "raw", _from("bridges") + to_loopback + _DROP
     yield "prerouting", _from("internal") + nft.verdict(nft.RETURN)
     yield "prerouting", to_loopback + nft.verdict(nft.RETURN)
+    # The kernel lets nothing leave with the address ::1, not even to be masqueraded. So [::1]:PORT
+    # is refused at once, and clients of "localhost" go on to 127.0.0.1.
+    to_loopback6 = _IPV6 + _header(24, 16) + nft.equal(bytes(15) + b"\x01")
+    yield "output", to_loopback6 + nft.verdict(nft.RETURN)
     for chain in ("prerouting", "output"):
         for rule in _dnat(nft.NFPROTO_IPV4, "4", 16, 4):
             yield chain, _IPV4 + rule
@@ -242,19 +259,23 @@ def _forward(*, closed: bool) -> Iterator[tuple[str, bytes]]:
         _to("open") + _ACCEPT,
         _to("bridges") + _DROP,
         _from("bridges") + _ACCEPT,
-        *([_DROP] if closed else []),
+        *([CLOSED] if closed else []),
     ):
         yield "forward", expressions
 
 
 def _postrouting() -> Iterator[tuple[str, bytes]]:
+    # A container that reaches itself through its published port would be answered by itself. With
+    # br_netfilter such packets never leave their bridge, and have no incoming link here.
+    itself4 = _IPV4 + nft.meta("oifname", 1) + _header(12, 4, 2) + nft.lookup("selves4")
+    itself6 = _IPV6 + nft.meta("oifname", 1) + _header(8, 16, 2) + nft.lookup("selves6")
     from_loopback4 = _IPV4 + _header(12, 1) + nft.equal(b"\x7f")
-    from_loopback6 = _IPV6 + _header(8, 16) + nft.equal(bytes(15) + b"\x01")
     for expressions in (
+        itself4 + _PUBLISHED + nft.masquerade(),
+        itself6 + _PUBLISHED + nft.masquerade(),
         _SAME + _PUBLISHED + nft.masquerade(),
         _SAME + _ACCEPT,
         _from("masqueraded") + nft.masquerade(),
         _to("bridges") + from_loopback4 + nft.masquerade(),
-        _to("bridges") + from_loopback6 + nft.masquerade(),
     ):
         yield "postrouting", expressions

@@ -34,6 +34,8 @@ class Wanted(NamedTuple):
     host_ip: str
     low: int
     high: int
+    bridge: str = ""
+    """The container's bridge."""
     twin: bool = False
     """The IPv6 half of the one before: it has to get the same number."""
 
@@ -46,7 +48,9 @@ def choose(wanted: Wanted) -> tuple[Published, list[socket.socket]]:
     """A free port of the range with the sockets that reserve it; PortTaken when there is none."""
     tries = range(wanted.low, wanted.high + 1) if wanted.low else (0 for _ in range(TRIES))
     for number in tries:
-        port = Published(wanted.protocol, wanted.host_ip, number, wanted.address, wanted.port)
+        port = Published(
+            wanted.protocol, wanted.host_ip, number, wanted.address, wanted.port, wanted.bridge
+        )
         try:
             socks = reserve(port)
         except PortTaken:

@@ -12,15 +12,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_KINDS = ("container", "image", "volume")
+_KINDS = ("container", "image", "volume", "network")
 
 
 def inspect(context: Context, parsed: Parsed) -> int:
-    """Containers first, then images, then volumes, unless --type says."""
+    """Containers first, then images, volumes and networks, unless --type says."""
     kind = parsed.text("type")
     if kind and kind not in _KINDS:
         raise InvalidInput(
-            f"{kind!r} is not a type to inspect", hint="choose container, image or volume"
+            f"{kind!r} is not a type to inspect", hint="choose container, image, volume or network"
         )
     return _inspect(context, parsed, (kind,) if kind else _KINDS)
 
@@ -38,6 +38,11 @@ def inspect_image(context: Context, parsed: Parsed) -> int:
 def inspect_volume(context: Context, parsed: Parsed) -> int:
     """Volumes only."""
     return _inspect(context, parsed, ("volume",))
+
+
+def inspect_network(context: Context, parsed: Parsed) -> int:
+    """Networks only."""
+    return _inspect(context, parsed, ("network",))
 
 
 def _inspect(context: Context, parsed: Parsed, kinds: tuple[str, ...]) -> int:
@@ -69,7 +74,7 @@ def _inspect(context: Context, parsed: Parsed, kinds: tuple[str, ...]) -> int:
 def _find(client: Client, name: str, kinds: tuple[str, ...], *, size: bool) -> Any:
     for kind in kinds:
         target = f"/{kind}s/{quote(name)}"
-        if kind != "volume":
+        if kind in ("container", "image"):
             target += "/json"
         if kind == "container":
             target += query(size=True if size else None)
@@ -98,9 +103,10 @@ COMMANDS = {
         inspect,
         "object",
         _SIZE,
-        text("type", "container, image or volume", "KIND", complete="kinds"),
+        text("type", "container, image, volume or network", "KIND", complete="kinds"),
     ),
     "container inspect": _command(inspect_container, "container", _SIZE),
     "image inspect": _command(inspect_image, "image"),
     "volume inspect": _command(inspect_volume, "volume"),
+    "network inspect": _command(inspect_network, "network"),
 }

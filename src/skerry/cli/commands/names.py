@@ -37,6 +37,8 @@ def _names(client: Client, kind: str) -> list[str]:
         return [tag for tag in tags + short if not tag.startswith("<none>")]
     if kind == "volumes":
         return [each["Name"] for each in client.get("/volumes").get("Volumes") or ()]
+    if kind == "networks":
+        return [each["Name"] for each in client.get("/networks")]
     if kind == "machines":
         return [each["name"] for each in client.get("/skerry/vms/json")]
     return []

@@ -44,18 +44,27 @@ def prune_volumes(context: Context, parsed: Parsed) -> int:
     return 0
 
 
+def prune_networks(context: Context, parsed: Parsed) -> int:
+    """Networks that no container is in."""
+    if _agree(parsed, "This will remove all networks that no container uses."):
+        _networks(context, parsed)
+    return 0
+
+
 def prune_system(context: Context, parsed: Parsed) -> int:
     """Containers, then images, then what nothing refers to."""
     images = "images without at least one container" if parsed.on("all") else "dangling images"
     lines = ["This will remove:", "  - all stopped containers"]
     if parsed.on("volumes"):
         lines.append("  - all anonymous volumes that no container uses")
+    lines.append("  - all networks that no container uses")
     lines += [f"  - all {images}", "  - all layers and blobs that nothing refers to"]
     if not _agree(parsed, "\n".join(lines)):
         return 0
     total = _containers(context, parsed)
     if parsed.on("volumes"):
         total += _volumes(context, parsed)
+    _networks(context, parsed)
     total += _images(context, parsed)
     out(f"Total reclaimed space: {size_decimal(total, 4)}")
     return 0
@@ -92,6 +101,11 @@ def _images(context: Context, parsed: Parsed) -> int:
     return int(answer.get("SpaceReclaimed") or 0)
 
 
+def _networks(context: Context, parsed: Parsed) -> None:
+    answer = context.client.post(f"/networks/prune{_filters(parsed)}")
+    _list("Deleted Networks:", answer.get("NetworksDeleted"))
+
+
 def _volumes(context: Context, parsed: Parsed, **extra: list[str]) -> int:
     try:
         answer: dict[str, Any] = context.client.post(f"/volumes/prune{_filters(parsed, **extra)}")
@@ -123,6 +137,7 @@ COMMANDS = {
         "Remove volumes that no container uses",
         switch("all", "Named ones as well, not only anonymous ones", "a"),
     ),
+    "network prune": _command(prune_networks, "Remove networks that no container uses"),
     "image prune": _command(prune_images, "Remove unused images", _ALL),
     "system prune": _command(
         prune_system,

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import build, memory, rate, registry, report, speed, transfer, unpack
+from bench import build, memory, network, rate, registry, report, speed, transfer, unpack
 from bench.measure import Outcome, say
 from bench.world import World
 
@@ -19,6 +19,9 @@ BENCHMARKS: dict[str, Benchmark] = {
     "skerry_cli": speed.skerry_cli,
     "runtime_run": speed.runtime_run,
     "exec": speed.exec_true,
+    "net_run": network.net_run,
+    "net_ports": network.net_ports,
+    "net_throughput": network.net_throughput,
     "rate8": rate.rate8,
     "memory100": memory.memory100,
     "unpack": unpack.unpack,

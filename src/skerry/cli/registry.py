@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from skerry.cli.options import Command
 
 COMMANDS: dict[str, str] = {
+    "build": "build",
     "run": "run",
     "create": "run",
     "exec": "exec",
@@ -80,7 +81,18 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "inspect": ("inspect", "container inspect"),
         "prune": ("prune", "container prune"),
     },
+    "builder": {
+        "build": ("build", "build"),
+        "prune": ("builder", "builder prune"),
+        "du": ("builder", "builder du"),
+        "mounts": ("builder", "builder mounts"),
+        "place": ("builder", "builder place"),
+        "export": ("builder", "builder export"),
+        "import": ("builder", "builder import"),
+        "rm": ("builder", "builder rm"),
+    },
     "image": {
+        "build": ("build", "build"),
         "ls": ("images", "images"),
         "list": ("images", "images"),
         "rm": ("images", "rmi"),
@@ -145,6 +157,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
 """Group to its commands: module and the name in that module's COMMANDS."""
 
 GROUP_SUMMARIES = {
+    "builder": "Manage the build cache and cache mounts",
     "container": "Manage containers",
     "image": "Manage images",
     "network": "Manage networks",

@@ -68,6 +68,15 @@ class Credentials:
                     return _from_helper(*found)
         return _from_auths(document.get("auths") or {}, registry, self.path)
 
+    def registries(self) -> list[str]:
+        """The registries that the file has something about."""
+        document = docker_config.read(self.path)
+        names = [*(document.get("auths") or {}), *(document.get("credHelpers") or {})]
+        hosts = (_host(name) for name in names)
+        return list(
+            dict.fromkeys(DOCKER_HUB if host == "index.docker.io" else host for host in hosts)
+        )
+
     def of_mirror(self) -> "Credentials":
         """The same file without what was given, which is for one registry and no mirror of it."""
         return self if self._given is None else Credentials("/", given=NOBODY)

@@ -10,7 +10,7 @@ from skerry.sdk.containers import ask
 from skerry.sdk.http import query
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from skerry.sdk.client import Client
 
@@ -87,6 +87,46 @@ class Images:
         for message in self._stream(request.method, request.target, None, {}):
             id = (message.get("aux") or {}).get("ID", id)
         return self.get(id)
+
+    def build(
+        self,
+        path: str = "",
+        *,
+        tag: str = "",
+        dockerfile: str = "",
+        text: str = "",
+        target: str = "",
+        build_args: dict[str, str] | None = None,
+        secrets: dict[str, bytes] | None = None,
+        no_cache: bool = False,
+        log: Callable[[str], None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> Image:
+        """Build from a folder, or from a Dockerfile's `text` alone or with one; its image.
+
+        `log` gets what the steps print; `options` has whatever else docs/build.md knows. Raises
+        BuildFailed when a step's program failed.
+        """
+        import base64
+
+        from skerry.sdk import builds
+
+        body: dict[str, Any] = {
+            "Target": target,
+            "Tags": [tag] if tag else [],
+            "BuildArgs": build_args or {},
+            "Secrets": {
+                name: base64.b64encode(data).decode() for name, data in (secrets or {}).items()
+            },
+            "NoCache": no_cache,
+        }
+        archive = builds.local_context(body, path, dockerfile) if path else None
+        if text:
+            body["DockerfileContent"] = text
+        with builds.Build(self._client, body | (options or {})) as build:
+            if archive is not None:
+                build.send(builds.MAIN, archive)
+            return self.get(builds.image_of(build.events(), log))
 
     def load(self, archive: bytes | Iterable[bytes], *, tag: str = "") -> list[str]:
         """Read an archive (docker, OCI, LXC, ACI); the names it brought. `tag` is one more for the

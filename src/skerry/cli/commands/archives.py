@@ -65,23 +65,30 @@ def check_file(path: str) -> None:
 
 
 def save_response(response: Response, path: str) -> int:
+    """A body as `save_chunks`; the connection is closed."""
+    try:
+        save_chunks(response.chunks(), path)
+    finally:
+        response.connection.close()
+    return 0
+
+
+def save_chunks(chunks: Iterator[bytes], path: str) -> None:
     """To `path` at once when complete: a broken transfer leaves no file that looks whole."""
     try:
         if not path or path == "-":
-            for chunk in response.chunks():
+            for chunk in chunks:
                 write(1, chunk)
-            return 0
+            return
         if os.path.exists(path) and not os.path.isfile(path):
             # A device or a pipe takes the bytes; a rename would put a file in its place.
             with open(path, "wb") as file:
-                for chunk in response.chunks():
-                    file.write(chunk)
-            return 0
+                file.writelines(chunks)
+            return
         fresh = f"{path}.{os.getpid()}.part"
         try:
             with open(fresh, "xb") as file:
-                for chunk in response.chunks():
-                    file.write(chunk)
+                file.writelines(chunks)
             os.rename(fresh, path)
         except BaseException:
             if os.path.exists(fresh):
@@ -89,9 +96,6 @@ def save_response(response: Response, path: str) -> int:
             raise
     except OSError as error:
         raise InvalidInput(f"cannot write {path or 'the output'}: {error.strerror}") from None
-    finally:
-        response.connection.close()
-    return 0
 
 
 def load(context: Context, parsed: Parsed) -> int:

@@ -31,7 +31,7 @@ def attach(context: Context, parsed: Parsed) -> int:
         raise Conflict("you cannot attach to a restarting container, wait until it is running")
     config = state["Config"]
     stdin = bool(config.get("OpenStdin")) and not parsed.on("no-stdin")
-    return _join(context, parsed, state["Id"], tty=bool(config.get("Tty")), stdin=stdin)
+    return join(context, parsed, state["Id"], tty=bool(config.get("Tty")), stdin=stdin)
 
 
 def start_attached(context: Context, parsed: Parsed) -> int:
@@ -47,10 +47,10 @@ def start_attached(context: Context, parsed: Parsed) -> int:
     def start() -> None:
         context.client.post(f"/containers/{container}/start")
 
-    return _join(context, parsed, container, tty=tty, stdin=stdin, start=start, removed=removed)
+    return join(context, parsed, container, tty=tty, stdin=stdin, start=start, removed=removed)
 
 
-def _join(
+def join(
     context: Context,
     parsed: Parsed,
     container: str,
@@ -60,6 +60,7 @@ def _join(
     start: Callable[[], None] | None = None,
     removed: bool = False,
 ) -> int:
+    """Carry the streams until it ends: its exit code. `start` is called once they are joined."""
     check_terminal(tty, stdin)
     client, keys = context.client, parsed.text("detach-keys")
     session = Session(client, f"/containers/{container}/resize", tty=tty, stdin=stdin, keys=keys)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def prune_containers(context: Context, parsed: Parsed) -> int:
     """Every stopped container."""
-    if not _agree(parsed, "This will remove all stopped containers."):
+    if not agree(parsed, "This will remove all stopped containers."):
         return 0
     out(f"Total reclaimed space: {size_decimal(_containers(context, parsed), 4)}")
     return 0
@@ -28,7 +28,7 @@ def prune_images(context: Context, parsed: Parsed) -> int:
     """Every image without a name, or without a container."""
     what = "without at least one container associated to them" if parsed.on("all") else "dangling"
     warning = f"images {what}" if parsed.on("all") else f"{what} images"
-    if not _agree(parsed, f"This will remove all {warning}."):
+    if not agree(parsed, f"This will remove all {warning}."):
         return 0
     out(f"Total reclaimed space: {size_decimal(_images(context, parsed), 4)}")
     return 0
@@ -37,7 +37,7 @@ def prune_images(context: Context, parsed: Parsed) -> int:
 def prune_volumes(context: Context, parsed: Parsed) -> int:
     """Volumes that no container has."""
     what = "volumes" if parsed.on("all") else "anonymous volumes"
-    if not _agree(parsed, f"This will remove all {what} that no container uses."):
+    if not agree(parsed, f"This will remove all {what} that no container uses."):
         return 0
     extra = {"all": ["true"]} if parsed.on("all") else {}
     out(f"Total reclaimed space: {size_decimal(_volumes(context, parsed, **extra), 4)}")
@@ -59,7 +59,7 @@ def prune_system(context: Context, parsed: Parsed) -> int:
         lines.append("  - all anonymous volumes that no container uses")
     lines.append("  - all networks that no container uses")
     lines += [f"  - all {images}", "  - all layers and blobs that nothing refers to"]
-    if not _agree(parsed, "\n".join(lines)):
+    if not agree(parsed, "\n".join(lines)):
         return 0
     total = _containers(context, parsed)
     if parsed.on("volumes"):
@@ -70,7 +70,8 @@ def prune_system(context: Context, parsed: Parsed) -> int:
     return 0
 
 
-def _agree(parsed: Parsed, warning: str) -> bool:
+def agree(parsed: Parsed, warning: str) -> bool:
+    """Whether the user says yes, or said --force. InvalidInput without a terminal to ask at."""
     if parsed.on("force"):
         return True
     if not terminal(0):

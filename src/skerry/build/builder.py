@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, BinaryIO, NamedTuple, cast
 
-from skerry.base.errors import InvalidInput, NotFound
+from skerry.base.errors import Conflict, InvalidInput, NotFound
 from skerry.base.ids import new_id
 from skerry.base.references import parse_reference
 from skerry.build import context, outputs, remote_cache, workplace
@@ -32,6 +32,7 @@ from skerry.build.steps import Memory, Steps
 from skerry.build.tree import Tree, resolve
 from skerry.build.trees import MAIN, Context, Trees
 from skerry.build.workplace import Workplace
+from skerry.engine.container import Container
 from skerry.engine.engine import Engine
 from skerry.store import Store
 from skerry.store.image import Image
@@ -51,6 +52,7 @@ class Builder:
         self.memory = Memory()
         self.sessions = Sessions(self)
         self._running: dict[str, asyncio.Task[Any]] = {}
+        self._shells: set[asyncio.Task[None]] = set()
         workplace.sweep(engine.settings.run_root)
 
     def build(
@@ -80,6 +82,19 @@ class Builder:
     def receive(self, stream: BinaryIO, what: str) -> context.Context:
         """A context out of a blocking file; the caller closes it. Blocks."""
         return context.receive(stream, what, self.engine.settings.root)
+
+    def watch(self, shell: Container) -> None:
+        """Remove a shell's image when its container has gone."""
+
+        async def forget() -> None:
+            await shell.wait_removed()
+            # Another shell in the same state may still use it, and then takes it along.
+            with contextlib.suppress(Conflict, NotFound):
+                await self.engine.images.remove(shell.record.image_id)
+
+        task = asyncio.create_task(forget())
+        self._shells.add(task)
+        task.add_done_callback(self._shells.discard)
 
     def cancel(self, id: str) -> bool:
         """End a build. False when there is none of this id."""

@@ -3,12 +3,13 @@
 from typing import Any, Final
 
 from skerry.base.errors import InvalidInput, NotFound
+from skerry.base.oci_image import Descriptor
 from skerry.build.results import make_image
 from skerry.build.solver import Failed
 from skerry.build.state import State
 from skerry.engine.container import Container
 from skerry.engine.engine import Engine
-from skerry.store.commit import architecture, timestamp
+from skerry.store.commit import architecture, layers_of, timestamp
 from skerry.store.steps import Step
 
 LABEL: Final = "skerry.build.shell"
@@ -34,7 +35,20 @@ def state_of(engine: Engine, step: Step) -> State:
         if not engine.store.layers.has(diff_id):
             raise NotFound(f"the layers below step {step.key[:12]} were removed meanwhile")
     config = {**step.config, "Entrypoint": None, "Cmd": None}
-    return State(step.chain, config, (), architecture(), created=timestamp(step.created_at))
+    made = timestamp(step.created_at)
+    blobs = _named(engine, step.chain)
+    return State(step.chain, config, (), architecture(), created=made, blobs=blobs)
+
+
+def _named(engine: Engine, chain: tuple[str, ...]) -> dict[str, Descriptor]:
+    """What images call their layers: one that was packed elsewhere cannot be packed again to the
+    same bytes."""
+    images = engine.store.images
+    found: dict[str, Descriptor] = {}
+    for image in images.list():
+        if not set(chain).isdisjoint(image.layers):
+            found |= dict(zip(image.layers, layers_of(images, image), strict=True))
+    return found
 
 
 async def open_shell(

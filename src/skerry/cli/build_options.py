@@ -285,9 +285,9 @@ OPTIONS: tuple[Option, ...] = (
     many("secret", "A secret for RUN --mount=type=secret", "id=ID[,src=FILE|,env=NAME]"),
     many("ssh", "An SSH agent for RUN --mount=type=ssh", "default|ID=SOCKET"),
     many("cache-from", "Begin with a cache: type=registry,ref=…, type=local,src=DIR", "CACHE"),
-    many("cache-to", "Keep the cache: type=inline, type=registry,ref=…, type=local,dest=DIR; "
-         "mode=min|max", "CACHE"),
-    many("output", "The result: DIR, -, or type=image|tar|local|oci|docker|registry,dest=…,name=…",
+    many("cache-to", "Keep the cache: type=inline, type=registry,ref=…, type=local,dest=DIR",
+         "CACHE"),
+    many("output", "The result: DIR, -, or type=tar|local|oci|docker|registry,dest=…",
          "OUTPUT", "o"),
     switch("load", "Keep the image in the store, besides other outputs"),
     switch("push", "Push the image to the registries of its names"),

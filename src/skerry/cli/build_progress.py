@@ -126,7 +126,7 @@ class Plain(Shown):
                 return [*last, step.label]
             return [*last, f"{head} DONE {seconds(step.seconds)} {step.key}"]
         if kind == FAILED:
-            return [*last, f"{head} FAILED {visible(step.error)}".rstrip()]
+            return [*last, f"{head} FAILED"]
         if kind == CANCELLED:
             return [*last, f"{head} CANCELLED"]
         if kind == MISSING:

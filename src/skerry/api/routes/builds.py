@@ -152,6 +152,7 @@ async def shell(call: Call) -> web.StreamResponse:
         host,
         environment=environment(failed.operation, failed.state, more),
     )
+    call.builder.watch(made)
     return call.json({"Id": made.id}, 201)
 
 
@@ -176,6 +177,7 @@ async def recorded_shell(call: Call) -> web.StreamResponse:
         made = await shells.open_shell(
             call.engine, state, {}, environment=list(state.config.get("Env") or [])
         )
+    call.builder.watch(made)
     return call.json({"Id": made.id}, 201)
 
 

@@ -2,6 +2,7 @@
 # zsh completion for skerry; made by `skerry completion zsh`
 _skerry_options() {
   case "$1" in
+    'build') echo '--file -f --tag -t --build-arg --label --target --platform --pull --no-cache --no-cache-filter --build-context --secret --ssh --cache-from --cache-to --output -o --load --push --rewrite-timestamp --allow --network --add-host --shm-size --ulimit --memory -m --memory-swap --cpu-shares -c --cpu-period --cpu-quota --cpuset-cpus --cpuset-mems --cgroup-parent --security-opt --squash --progress --quiet -q --iidfile --metadata-file --check --list-steps --shell-on-failure --shell-at --rm --force-rm --compress --help' ;;
     'run') echo '--add-host --annotation --attach -a --blkio-weight --blkio-weight-device --cap-add --cap-drop --cgroup-parent --cgroupns --cidfile --cpu-period --cpu-quota --cpu-rt-period --cpu-rt-runtime --cpu-shares -c --cpus --cpuset-cpus --cpuset-mems --device --device-cgroup-rule --device-read-bps --device-read-iops --device-write-bps --device-write-iops --dns --dns-option --dns-search --domainname --entrypoint --env -e --env-file --expose --gpus --group-add --health-cmd --health-interval --health-retries --health-start-interval --health-start-period --health-timeout --hostname -h --init --interactive -i --ip --ip6 --ipc --isolation --label -l --label-file --link-local-ip --link --log-driver --log-opt --mac-address --memory -m --memory-reservation --memory-swap --memory-swappiness --mount --name --net --net-alias --network --network-alias --no-healthcheck --oom-kill-disable --oom-score-adj --pid --pids-limit --platform --privileged --publish -p --publish-all -P --pull --quiet -q --read-only --restart --rm --runtime --security-opt --shm-size --stop-signal --stop-timeout --storage-opt --sysctl --tmpfs --tty -t --ulimit --user -u --userns --uts --volume -v --volume-driver --volumes-from --workdir -w --detach -d --detach-keys --sig-proxy --help' ;;
     'create') echo '--add-host --annotation --attach -a --blkio-weight --blkio-weight-device --cap-add --cap-drop --cgroup-parent --cgroupns --cidfile --cpu-period --cpu-quota --cpu-rt-period --cpu-rt-runtime --cpu-shares -c --cpus --cpuset-cpus --cpuset-mems --device --device-cgroup-rule --device-read-bps --device-read-iops --device-write-bps --device-write-iops --dns --dns-option --dns-search --domainname --entrypoint --env -e --env-file --expose --gpus --group-add --health-cmd --health-interval --health-retries --health-start-interval --health-start-period --health-timeout --hostname -h --init --interactive -i --ip --ip6 --ipc --isolation --label -l --label-file --link-local-ip --link --log-driver --log-opt --mac-address --memory -m --memory-reservation --memory-swap --memory-swappiness --mount --name --net --net-alias --network --network-alias --no-healthcheck --oom-kill-disable --oom-score-adj --pid --pids-limit --platform --privileged --publish -p --publish-all -P --pull --quiet -q --read-only --restart --rm --runtime --security-opt --shm-size --stop-signal --stop-timeout --storage-opt --sysctl --tmpfs --tty -t --ulimit --user -u --userns --uts --volume -v --volume-driver --volumes-from --workdir -w --help' ;;
     'exec') echo '--detach -d --detach-keys --env -e --env-file --interactive -i --privileged --tty -t --user -u --workdir -w --help' ;;
@@ -80,6 +81,15 @@ _skerry_options() {
     'container list') echo '--all -a --filter -f --format --last -n --latest -l --no-trunc --quiet -q --size -s --help' ;;
     'container inspect') echo '--format -f --size -s --help' ;;
     'container prune') echo '--filter --force -f --help' ;;
+    'builder build') echo '--file -f --tag -t --build-arg --label --target --platform --pull --no-cache --no-cache-filter --build-context --secret --ssh --cache-from --cache-to --output -o --load --push --rewrite-timestamp --allow --network --add-host --shm-size --ulimit --memory -m --memory-swap --cpu-shares -c --cpu-period --cpu-quota --cpuset-cpus --cpuset-mems --cgroup-parent --security-opt --squash --progress --quiet -q --iidfile --metadata-file --check --list-steps --shell-on-failure --shell-at --rm --force-rm --compress --help' ;;
+    'builder prune') echo '--filter --force -f --all -a --reserved-space --keep-storage --max-used-space --min-free-space --help' ;;
+    'builder du') echo '--format --quiet -q --no-trunc --help' ;;
+    'builder mounts') echo '--format --quiet -q --help' ;;
+    'builder place') echo '--help' ;;
+    'builder export') echo '--output -o --help' ;;
+    'builder import') echo '--help' ;;
+    'builder rm') echo '--help' ;;
+    'image build') echo '--file -f --tag -t --build-arg --label --target --platform --pull --no-cache --no-cache-filter --build-context --secret --ssh --cache-from --cache-to --output -o --load --push --rewrite-timestamp --allow --network --add-host --shm-size --ulimit --memory -m --memory-swap --cpu-shares -c --cpu-period --cpu-quota --cpuset-cpus --cpuset-mems --cgroup-parent --security-opt --squash --progress --quiet -q --iidfile --metadata-file --check --list-steps --shell-on-failure --shell-at --rm --force-rm --compress --help' ;;
     'image ls') echo '--all -a --digests --filter -f --format --no-trunc --quiet -q --help' ;;
     'image list') echo '--all -a --digests --filter -f --format --no-trunc --quiet -q --help' ;;
     'image rm') echo '--force -f --no-prune --help' ;;
@@ -154,6 +164,37 @@ _skerry_options() {
 }
 _skerry_value() {
   case "$1" in
+    'build --file'|'build -f') echo 'files' ;;
+    'build --tag'|'build -t') echo 'any' ;;
+    'build --build-arg') echo 'any' ;;
+    'build --label') echo 'any' ;;
+    'build --target') echo 'any' ;;
+    'build --platform') echo 'any' ;;
+    'build --no-cache-filter') echo 'any' ;;
+    'build --build-context') echo 'any' ;;
+    'build --secret') echo 'any' ;;
+    'build --ssh') echo 'any' ;;
+    'build --cache-from') echo 'any' ;;
+    'build --cache-to') echo 'any' ;;
+    'build --output'|'build -o') echo 'any' ;;
+    'build --allow') echo 'any' ;;
+    'build --network') echo 'any' ;;
+    'build --add-host') echo 'any' ;;
+    'build --shm-size') echo 'any' ;;
+    'build --ulimit') echo 'any' ;;
+    'build --memory'|'build -m') echo 'any' ;;
+    'build --memory-swap') echo 'any' ;;
+    'build --cpu-shares'|'build -c') echo 'any' ;;
+    'build --cpu-period') echo 'any' ;;
+    'build --cpu-quota') echo 'any' ;;
+    'build --cpuset-cpus') echo 'any' ;;
+    'build --cpuset-mems') echo 'any' ;;
+    'build --cgroup-parent') echo 'any' ;;
+    'build --security-opt') echo 'any' ;;
+    'build --progress') echo 'any' ;;
+    'build --iidfile') echo 'files' ;;
+    'build --metadata-file') echo 'files' ;;
+    'build --shell-at') echo 'any' ;;
     'run --add-host') echo 'any' ;;
     'run --annotation') echo 'any' ;;
     'run --attach'|'run -a') echo 'streams' ;;
@@ -624,6 +665,76 @@ _skerry_value() {
     'container list --last'|'container list -n') echo 'any' ;;
     'container inspect --format'|'container inspect -f') echo 'any' ;;
     'container prune --filter') echo 'any' ;;
+    'builder build --file'|'builder build -f') echo 'files' ;;
+    'builder build --tag'|'builder build -t') echo 'any' ;;
+    'builder build --build-arg') echo 'any' ;;
+    'builder build --label') echo 'any' ;;
+    'builder build --target') echo 'any' ;;
+    'builder build --platform') echo 'any' ;;
+    'builder build --no-cache-filter') echo 'any' ;;
+    'builder build --build-context') echo 'any' ;;
+    'builder build --secret') echo 'any' ;;
+    'builder build --ssh') echo 'any' ;;
+    'builder build --cache-from') echo 'any' ;;
+    'builder build --cache-to') echo 'any' ;;
+    'builder build --output'|'builder build -o') echo 'any' ;;
+    'builder build --allow') echo 'any' ;;
+    'builder build --network') echo 'any' ;;
+    'builder build --add-host') echo 'any' ;;
+    'builder build --shm-size') echo 'any' ;;
+    'builder build --ulimit') echo 'any' ;;
+    'builder build --memory'|'builder build -m') echo 'any' ;;
+    'builder build --memory-swap') echo 'any' ;;
+    'builder build --cpu-shares'|'builder build -c') echo 'any' ;;
+    'builder build --cpu-period') echo 'any' ;;
+    'builder build --cpu-quota') echo 'any' ;;
+    'builder build --cpuset-cpus') echo 'any' ;;
+    'builder build --cpuset-mems') echo 'any' ;;
+    'builder build --cgroup-parent') echo 'any' ;;
+    'builder build --security-opt') echo 'any' ;;
+    'builder build --progress') echo 'any' ;;
+    'builder build --iidfile') echo 'files' ;;
+    'builder build --metadata-file') echo 'files' ;;
+    'builder build --shell-at') echo 'any' ;;
+    'builder prune --filter') echo 'any' ;;
+    'builder prune --reserved-space') echo 'any' ;;
+    'builder prune --keep-storage') echo 'any' ;;
+    'builder prune --max-used-space') echo 'any' ;;
+    'builder prune --min-free-space') echo 'any' ;;
+    'builder du --format') echo 'any' ;;
+    'builder mounts --format') echo 'any' ;;
+    'builder export --output'|'builder export -o') echo 'files' ;;
+    'image build --file'|'image build -f') echo 'files' ;;
+    'image build --tag'|'image build -t') echo 'any' ;;
+    'image build --build-arg') echo 'any' ;;
+    'image build --label') echo 'any' ;;
+    'image build --target') echo 'any' ;;
+    'image build --platform') echo 'any' ;;
+    'image build --no-cache-filter') echo 'any' ;;
+    'image build --build-context') echo 'any' ;;
+    'image build --secret') echo 'any' ;;
+    'image build --ssh') echo 'any' ;;
+    'image build --cache-from') echo 'any' ;;
+    'image build --cache-to') echo 'any' ;;
+    'image build --output'|'image build -o') echo 'any' ;;
+    'image build --allow') echo 'any' ;;
+    'image build --network') echo 'any' ;;
+    'image build --add-host') echo 'any' ;;
+    'image build --shm-size') echo 'any' ;;
+    'image build --ulimit') echo 'any' ;;
+    'image build --memory'|'image build -m') echo 'any' ;;
+    'image build --memory-swap') echo 'any' ;;
+    'image build --cpu-shares'|'image build -c') echo 'any' ;;
+    'image build --cpu-period') echo 'any' ;;
+    'image build --cpu-quota') echo 'any' ;;
+    'image build --cpuset-cpus') echo 'any' ;;
+    'image build --cpuset-mems') echo 'any' ;;
+    'image build --cgroup-parent') echo 'any' ;;
+    'image build --security-opt') echo 'any' ;;
+    'image build --progress') echo 'any' ;;
+    'image build --iidfile') echo 'files' ;;
+    'image build --metadata-file') echo 'files' ;;
+    'image build --shell-at') echo 'any' ;;
     'image ls --filter'|'image ls -f') echo 'any' ;;
     'image ls --format') echo 'any' ;;
     'image list --filter'|'image list -f') echo 'any' ;;
@@ -745,6 +856,7 @@ _skerry_value() {
 }
 _skerry_arguments() {
   case "$1" in
+    'build') echo 'folders' ;;
     'run') echo 'images' ;;
     'create') echo 'images' ;;
     'exec') echo 'running none' ;;
@@ -806,6 +918,8 @@ _skerry_arguments() {
     'container update') echo 'containers' ;;
     'container wait') echo 'running' ;;
     'container inspect') echo 'containers' ;;
+    'builder build') echo 'folders' ;;
+    'image build') echo 'folders' ;;
     'image ls') echo 'images' ;;
     'image list') echo 'images' ;;
     'image rm') echo 'images' ;;
@@ -865,13 +979,14 @@ _skerry_words() {
     signals) echo 'HUP INT QUIT KILL USR1 USR2 TERM CONT STOP WINCH' ;;
     streams) echo 'stdin stdout stderr' ;;
     capabilities) echo 'ALL AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL MKNOD NET_ADMIN NET_BIND_SERVICE NET_RAW SETFCAP SETGID SETPCAP SETUID SYS_ADMIN SYS_CHROOT SYS_NICE SYS_PTRACE SYS_TIME' ;;
-    commands) echo 'run create exec attach ps logs port start stop restart kill pause unpause wait rename rm update top stats inspect events cp diff commit fork export save load import copy images rmi tag history pull push login logout search sign verify sbom bootstrap info version doctor engine registry completion help container image system network snapshot volume vm trust' ;;
+    commands) echo 'build run create exec attach ps logs port start stop restart kill pause unpause wait rename rm update top stats inspect events cp diff commit fork export save load import copy images rmi tag history pull push login logout search sign verify sbom bootstrap info version doctor engine registry completion help container builder image system network snapshot volume vm trust' ;;
   esac
 }
 _skerry_group() {
   case "$1" in
     container) echo 'attach commit cp create diff exec export fork inspect kill list logs ls pause port prune ps rename restart rm run start stats stop top unpause update wait' ;;
-    image) echo 'copy exists history import inspect list load ls prune pull push remove rm save tag' ;;
+    builder) echo 'build du export import mounts place prune rm' ;;
+    image) echo 'build copy exists history import inspect list load ls prune pull push remove rm save tag' ;;
     system) echo 'df events info prune' ;;
     network) echo 'connect create disconnect inspect list ls prune remove rm' ;;
     snapshot) echo 'create export import inspect ls restore rm tree' ;;

@@ -46,7 +46,7 @@ def prune_volumes(context: Context, parsed: Parsed) -> int:
 
 def prune_networks(context: Context, parsed: Parsed) -> int:
     """Networks that no container is in."""
-    if _agree(parsed, "This will remove all networks that no container uses."):
+    if agree(parsed, "This will remove all networks that no container uses."):
         _networks(context, parsed)
     return 0
 

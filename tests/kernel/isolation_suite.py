@@ -29,6 +29,11 @@ ALL = Attach(stdin=True, stdout=True, stderr=True)
 class World:
     """A driver and the tasks of one test."""
 
+    many = 24
+    """How many tasks to run at once."""
+    some = 10
+    """How many to run one after the other, where one might be lucky."""
+
     def __init__(self, driver: Driver) -> None:
         self.driver = driver
         self.exits: dict[str, list[Exit]] = {}
@@ -161,12 +166,12 @@ class IsolationSuite:
         assert sorted(logged(task)) == [("stderr", "err\n"), ("stdout", "out\n")]
 
     async def test_nothing_of_a_short_output_is_lost(self, world: World) -> None:
-        for number in range(10):
+        for number in range(world.some):
             _, output = await world.run(world.task(["echo", str(number)]))
             assert output == {1: b"%d\n" % number}
 
     async def test_exit_is_told_after_start_has_returned(self, world: World) -> None:
-        for _ in range(10):
+        for _ in range(world.some):
             task = world.task(["true"])
             await world.driver.create(task)
             await world.driver.start(task, world.on_exit)
@@ -495,10 +500,11 @@ class IsolationSuite:
         assert alive(started.pid)
 
     async def test_many_at_once(self, world: World) -> None:
-        tasks = [world.task(f"echo {number}; exit {number}") for number in range(24)]
+        count = world.many
+        tasks = [world.task(f"echo {number}; exit {number}") for number in range(count)]
         results = await asyncio.gather(*(world.run(task) for task in tasks))
-        assert [end.code for end, _ in results] == list(range(24))
-        assert [output[1] for _, output in results] == [b"%d\n" % n for n in range(24)]
+        assert [end.code for end, _ in results] == list(range(count))
+        assert [output[1] for _, output in results] == [b"%d\n" % n for n in range(count)]
         await asyncio.gather(*(world.delete(task) for task in tasks))
 
     async def test_delete_ends_what_runs_and_is_idempotent(self, world: World) -> None:

@@ -75,7 +75,7 @@ class ContainerWorld(World):
                 parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
             except OSError:
                 continue
-            if b"skerry.runtime.spawner" in command and holds(int(pid), self.home):
+            if b".spawner" in command and holds(int(pid), self.home):
                 found.append(f"process {pid} (child of {parent})")
         found += [task.run_dir for task in self.tasks if os.path.exists(task.run_dir)]
         mounts = Path("/proc/self/mountinfo").read_text()

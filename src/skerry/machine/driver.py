@@ -68,7 +68,9 @@ class MachineDriver(RuntimeDriver):
             host_cpus=os.cpu_count() or 1,
         )
         os.makedirs(task.state_dir, 0o700, exist_ok=True)
-        leftovers.write_file(task.state_dir, CONFIG, json.dumps(task.spec).encode())
+        root = dict(task.spec.get("root", {}), path="rootfs")
+        saved = json.dumps({**task.spec, "root": root}).encode()
+        leftovers.write_file(task.state_dir, CONFIG, saved)
         return made
 
     def _with_init(self, task: Task) -> dict[str, Any]:

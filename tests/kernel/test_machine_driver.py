@@ -1,0 +1,65 @@
+"""The machine driver passes the isolation suite; what differs from containers is said here."""
+
+import os
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from tests.kernel.isolation_suite import IsolationSuite
+from tests.kernel.test_driver import ContainerWorld
+
+from skerry.base.errors import Unavailable
+from skerry.machine import linux
+from skerry.machine.driver import MachineDriver
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "skerry-tests")
+
+
+class MachineWorld(ContainerWorld):
+    """Machines with busybox; the kit and the template are the session's."""
+
+    many, some = 6, 3
+
+    def __init__(self, home: Path, rootfs: Path, root: Path) -> None:
+        self.root = root
+        super().__init__(home, rootfs)
+
+    def new_driver(self) -> MachineDriver:  # type: ignore[override]
+        return MachineDriver(str(self.root), cgroup_parent=self.parent)
+
+
+@pytest.fixture(scope="session")
+def machine_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A root with the distribution's kernel in its kit; templates are made by the first test."""
+    root = tmp_path_factory.mktemp("machines")
+    try:
+        linux.fetch(CACHE)
+    except Unavailable as error:
+        pytest.skip(str(error))
+    (root / "kit").mkdir()
+    for package in CACHE.glob("linux-image-*"):
+        (root / "kit" / package.name).symlink_to(package)
+    yield root
+    shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture
+async def world(
+    tmp_path: Path, busybox_rootfs: Path, machine_root: Path
+) -> AsyncIterator[MachineWorld]:
+    made = MachineWorld(tmp_path, busybox_rootfs, machine_root)
+    try:
+        yield made
+        await made.close()
+    finally:
+        for task in made.tasks:
+            await made.delete(task)
+        await made.driver.close()
+        shutil.rmtree(tmp_path, ignore_errors=True)
+
+
+class TestMachines(IsolationSuite):
+    """All of the suite."""

@@ -1,100 +1,16 @@
 """Full machines on QEMU (TCG), driven as a user does: a guest that nobody prepared for us."""
 
 import os
-import re
 import struct
 import subprocess
-import time
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from bench import footprint
-from bench.daemons import Skerry
-from tests.kernel.machines import media
+from tests.kernel.machines.commands import Machines, check_disks, first_bytes, until
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
-
-
-@pytest.fixture(scope="session")
-def medium(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A disc (and disk) with the tiny guest."""
-    try:
-        return media.hybrid(tmp_path_factory.mktemp("medium"))
-    except (RuntimeError, FileNotFoundError) as error:
-        pytest.skip(str(error))
-
-
-class Machines:
-    """`skerry vm` against one engine."""
-
-    def __init__(self, engine: Skerry) -> None:
-        self.engine = engine
-
-    def __call__(self, *words: str, check: bool = True) -> str:
-        done = self.engine.skerry("vm", *words, check=check)
-        return done.stdout + ("" if check else done.stderr)
-
-    def status(self, name: str) -> str:
-        return self("inspect", name, "-f", "{{.status}}").strip()
-
-    def pid(self, name: str) -> int:
-        return int(self("inspect", name, "-f", "{{.pid}}"))
-
-    def said(self, name: str) -> str:
-        return self("logs", name)
-
-    def hears(self, name: str, pattern: str, seconds: float = 90) -> str:
-        """Wait until the guest has written this to its serial line."""
-        found = until(lambda: re.search(pattern, self.said(name)), seconds)
-        return str(found.group())
-
-    def types(self, name: str, text: str) -> None:
-        """Type on the serial line."""
-        self.engine.skerry(
-            "vm", "console", name, "--scrollback", "0", stdin=text.encode() + b"\x1d"
-        )
-
-    def log_in(self, name: str) -> None:
-        self.hears(name, r"tiny login: $")
-        self.types(name, "root\n")
-        self.hears(name, r"/root # ")
-
-    def runs(self, name: str, command: str, seconds: float = 30) -> str:
-        """What a command writes, typed on the serial line of a guest that is logged in."""
-        mark = os.urandom(4).hex()
-        self.types(name, f"{command}; echo {mark[:4]}''{mark[4:]}\n")
-        self.hears(name, mark, seconds)
-        text = self.said(name).replace("\r", "")
-        return text[: text.rindex(mark)].rpartition(f"{mark[4:]}\n")[2]
-
-
-def until(condition: Callable[[], Any], seconds: float = 20) -> Any:
-    """Poll until the condition gives something true."""
-    deadline = time.monotonic() + seconds
-    while True:
-        if result := condition():
-            return result
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)
-
-
-@pytest.fixture
-def vm(own_engine: Skerry) -> Iterator[Machines]:
-    """An engine's machines; nothing of them is left afterwards."""
-    before = footprint.take(own_engine.folders, [own_engine.run_root])
-    machines = Machines(own_engine)
-    yield machines
-    names = machines("ls", "--format", "{{.Name}}").split()
-    if names:
-        machines("rm", "-f", *names)
-    left = footprint.settle(before, own_engine.folders, [own_engine.run_root])
-    left = [line for line in left if "autostarted" not in line]
-    assert not left, "left behind:\n" + "\n".join(left)
-    assert os.listdir(own_engine.root / "vms") == []
+pytestmark = [pytest.mark.root, pytest.mark.timeout(400)]
 
 
 def test_a_disc_boots_to_its_login_and_lives_every_state(vm: Machines, medium: Path) -> None:
@@ -214,6 +130,34 @@ def test_packages_go_out_and_come_back(vm: Machines, medium: Path) -> None:
     check_disks(vm)
 
 
+def test_neighbours_on_an_internal_network_and_a_shared_folder(
+    vm: Machines, medium: Path, tmp_path: Path
+) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "from-host").write_text("hello from the host\n")
+    common = ("--cdrom", str(medium), "--memory", "160m", "--nic", "internal=lab")
+    vm("create", "one", *common, "--share", f"{shared}:files")
+    vm("create", "two", *common)
+    vm("start", "one", "two")
+    for name in ("one", "two"):
+        vm.log_in(name)
+    assert "hello from the host" in vm.runs(
+        "one", "mount -t virtiofs files /mnt; cat /mnt/from-host; echo hello > /mnt/from-guest"
+    )
+    assert (shared / "from-guest").read_text() == "hello\n"
+    vm.runs("one", "ip addr add 10.9.8.1/24 dev eth0")
+    vm.runs("two", "ip addr add 10.9.8.2/24 dev eth0")
+    page = "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 20 10.9.8.1 80"
+    assert "served by tiny" in vm.runs("two", page)
+    assert "cannot be saved" in vm("save", "one", check=False)
+    assert vm.status("one") == "running"
+    bridges = [name for name in os.listdir("/sys/class/net") if name.startswith("ski")]
+    assert bridges
+    vm("stop", "-f", "one", "two")
+    until(lambda: not set(bridges) & set(os.listdir("/sys/class/net")))
+
+
 def test_hostile_images_reach_nothing(vm: Machines, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_bytes(b"secret".ljust(1 << 20, b"!"))
@@ -235,30 +179,6 @@ def test_hostile_images_reach_nothing(vm: Machines, tmp_path: Path) -> None:
         assert "refers to another file" in said or "cannot be read as a disk image" in said
     assert vm("ls", "-q") == ""
     assert os.listdir(vm.engine.root / "vms") == []
-
-
-def first_bytes(vm: Machines, name: str, disk: int) -> bytes:
-    """What a machine that is off has at the beginning of a disk."""
-    layer = vm("inspect", name, "-f", f"{{{{(index .hardware.disks {disk}).layer}}}}").strip()
-    folder, _, file = layer.partition("/")
-    path = vm.engine.root / "vms" / folder / "disks" / f"{file}.qcow2"
-    target = vm.engine.home / "first"
-    subprocess.run(
-        [*("qemu-img", "dd", "-f", "qcow2", "-O", "raw", "bs=4", "count=1"),
-         f"if={path}", f"of={target}"],
-        check=True,
-        capture_output=True,
-    )  # fmt: skip
-    return target.read_bytes()[:4]
-
-
-def check_disks(vm: Machines) -> None:
-    """Every disk of every machine is whole."""
-    for path in (vm.engine.root / "vms").glob("*/disks/*.qcow2"):
-        done = subprocess.run(
-            ["qemu-img", "check", "-q", "-U", path], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def read(port: int) -> str:

@@ -107,7 +107,7 @@ class Life:
             uid=record.uid,
             accel=accel,
             chains=self._shelf.chains(hardware.layers()),
-            taps=cables.cables(self._root, record, {}),
+            taps=cables.cables(self._root, record, self._shelf.networks()),
             cgroup=await asyncio.to_thread(self._make_group, record),
             groups=groups,
             incoming=incoming,
@@ -213,7 +213,7 @@ class Life:
     async def _watch(self, live: Live, process: qemu.Running) -> None:
         record = live.record
         run = self._shelf.places(record).run
-        await qemu.wait(process)
+        await self._last(live, process)
         ended = qemu.ended(run)
         deadline = time.monotonic() + _RECORD_SECONDS
         while ended is None and qemu.find(run)[1] and time.monotonic() < deadline:
@@ -225,6 +225,40 @@ class Life:
         live.process = None
         self.ended(live, ended)
         live.gone.set()
+
+    async def _last(self, live: Live, process: qemu.Running) -> None:
+        """Until QEMU has gone; a keeper that dies before it gets a successor."""
+        run = self._shelf.places(live.record).run
+        gone = asyncio.ensure_future(qemu.wait(process))
+        try:
+            while not gone.done():
+                keeping = qemu.find(run)[1]
+                if keeping is None and qemu.alive(*process):
+                    with contextlib.suppress(SkerryError):
+                        await self.adopt(live, process)
+                    keeping = qemu.find(run)[1]
+                if keeping is None:
+                    break
+                kept = asyncio.ensure_future(qemu.wait(keeping))
+                await asyncio.wait((gone, kept), return_when=asyncio.FIRST_COMPLETED)
+                kept.cancel()
+            await gone
+        finally:
+            gone.cancel()
+
+    async def adopt(self, live: Live, process: qemu.Running) -> None:
+        """Give a QEMU whose keeper was killed another one."""
+        record = live.record
+        group = self._group(record)
+        bridges = [
+            cables.internal_bridge(self._root, nic.network)
+            for nic in record.hardware.nics
+            if nic.kind == "internal"
+        ]
+        plan_ = launching.adoption(
+            self._shelf.places(record), group.path if group else "", bridges, *process
+        )
+        await qemu.start(plan_)
 
     def ended(self, live: Live, ended: qemu.Ended | None) -> None:
         """Record the end of QEMU, and clean up behind it."""
@@ -250,6 +284,8 @@ class Life:
             return "its end was not seen: the host restarted or the keeper was killed"
         if ended.signal:
             return f"QEMU was killed by {signal.Signals(ended.signal).name}"
+        if ended.code is None:
+            return "QEMU was killed; its keeper had been killed before, so nobody saw by what"
         return f"QEMU ended with code {ended.code}: {self.complaint(record)}"
 
     def complaint(self, record: Machine) -> str:
@@ -258,7 +294,7 @@ class Life:
             text = keeper.tail(self._shelf.places(record).qemu_log, 4096).decode("utf-8", "replace")
         except OSError:
             text = ""
-        lines = [line for line in text.splitlines() if line.strip()]
+        lines = [line for line in text.splitlines() if line.strip() and ": warning: " not in line]
         return lines[-1].partition(" ")[2].strip()[:500] if lines else "it said nothing"
 
     async def stop(self, live: Live, timeout: float = STOP_SECONDS, *, force: bool = False) -> None:

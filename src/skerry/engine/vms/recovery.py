@@ -22,7 +22,7 @@ from skerry.engine.vms.life import Life
 from skerry.engine.vms.record import PAUSED, RUNNING, Live
 from skerry.engine.vms.shelf import Shelf
 from skerry.engine.vms.snapshots import Snapshots
-from skerry.machine.full import launching, qemu
+from skerry.machine.full import qemu
 
 log = logging.getLogger(__name__)
 
@@ -62,16 +62,8 @@ class Recovery:
                 await asyncio.to_thread(self._clear, live)
             await self._snapshots.resolve(live)
             return
-        if not kept:
-            group = self._life.group(record)
-            bridges = [
-                cables.internal_bridge(self._root, nic.network)
-                for nic in record.hardware.nics
-                if nic.kind == "internal"
-            ]
-            path = group.path if group else ""
-            plan = launching.adoption(places, path, bridges, *process)
-            await qemu.start(plan)
+        if kept is None:
+            await self._life.adopt(live, process)
         self._life.watch(live, process)
         if record.status not in (RUNNING, PAUSED):
             await self._life.end(live)

@@ -18,6 +18,7 @@ import msgspec
 
 from skerry.base.errors import Conflict, NotFound, SystemFault
 from skerry.base.settings import Settings
+from skerry.engine.network_record import KIND as NETWORK
 from skerry.engine.vms.record import KIND, LAYER, Live, Machine, from_plain
 from skerry.machine.full.disks import Tools
 from skerry.machine.full.launching import Places
@@ -43,6 +44,14 @@ class Shelf:
 
     def __iter__(self) -> Iterator[Live]:
         return iter(sorted(self._all.values(), key=lambda live: live.record.created_at))
+
+    def networks(self) -> dict[str, str]:
+        """The engine's bridge networks: name to the bridge."""
+        return {
+            str(saved.name): str(saved.data["link"])
+            for saved in self._records.all(NETWORK)
+            if saved.data.get("driver") == "bridge"
+        }
 
     def load(self) -> list[str]:
         """Read the records; complaints about those that cannot be."""

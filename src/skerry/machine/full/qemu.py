@@ -78,14 +78,14 @@ def alive(pid: int, start_time: int) -> bool:
     return found is not None and found[1] == start_time and found[0] not in "ZX"
 
 
-def find(run_dir: str) -> tuple[Running | None, bool]:
-    """(the QEMU of a run folder if it lives, whether its keeper does)."""
+def find(run_dir: str) -> tuple[Running | None, Running | None]:
+    """(the QEMU of a run folder if it lives, its keeper if that does)."""
     task = _read(os.path.join(run_dir, keeper.TASK))
     try:
         qemu, kept = Running(*task["qemu"]), Running(*task["keeper"])
     except (KeyError, TypeError):
-        return None, False
-    return (qemu if alive(*qemu) else None), alive(*kept)
+        return None, None
+    return (qemu if alive(*qemu) else None), (kept if alive(*kept) else None)
 
 
 def ended(run_dir: str) -> Ended | None:

@@ -93,11 +93,12 @@ class Context:
     def receive(self, chunks: Iterator[bytes]) -> None:
         """Read the archive, plain or compressed; InvalidInput, LimitExceeded."""
         reader = TarReader(decompressed(chunks, self.what, limit=LIMITS.size), self.what, LIMITS)
-        with open(self._fd, "wb", buffering=_PIECE, closefd=False) as file:
+        with (
+            told("store the build context"),
+            open(self._fd, "wb", buffering=_PIECE, closefd=False) as file,
+        ):
             for entry in reader:
                 self._take(entry, reader, file)
-            with told("store the build context"):
-                file.flush()
 
     def _take(self, entry: Entry, reader: TarReader, file: BinaryIO) -> None:
         path = self._path(entry, entry.name)
@@ -140,11 +141,10 @@ class Context:
             if self.bytes > LIMITS.size:
                 raise LimitExceeded(f"{self.what}: more than {LIMITS.size} bytes")
             offset = file.tell()
-            with told("store the build context"):
-                seen = hashlib.sha256()
-                for piece in _pieces(entry, reader):
-                    seen.update(piece)
-                    file.write(piece)
+            seen = hashlib.sha256()
+            for piece in _pieces(entry, reader):
+                seen.update(piece)
+                file.write(piece)
             self._contents[path] = (offset, seen.digest())
 
     def _path(self, entry: Entry, name: str) -> str:
@@ -211,7 +211,7 @@ def from_files(files: dict[str, bytes], what: str, folder: str) -> Context:
 
 
 def _directory(path: str) -> Node:
-    return Node(path, DIRECTORY, _DEFAULT_DIRECTORY, 0, 0, 0, 0, "", 0, 0, {})
+    return Node(path, DIRECTORY, _DEFAULT_DIRECTORY, 0, 0, 0, time.time_ns(), "", 0, 0, {})
 
 
 def _pieces(entry: Entry, reader: TarReader) -> Iterator[bytes | memoryview]:

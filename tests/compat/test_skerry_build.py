@@ -1,0 +1,314 @@
+"""`skerry build` against our engine: what is sent, shown, made and left; shells on a terminal."""
+
+import io
+import json
+import os
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from bench.daemons import SKERRY, Skerry
+
+from skerry.sdk import Engine
+from skerry.sdk.builds import BuildFailed
+
+from .conftest import Terminal
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.usefixtures("builder_began", "no_leaks"),
+    pytest.mark.timeout(60),
+]
+Build = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def builder_began(engine: Skerry) -> None:
+    """The first build makes the builder's folder in the run root, which stays."""
+    engine.skerry("build", "-q", "-", stdin=b"FROM busybox\nRUN true\n")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A context of a few files."""
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src/a.txt").write_text("alpha\n")
+    (tmp_path / "noise.log").write_text("noise\n")
+    (tmp_path / ".dockerignore").write_text("*.log\n")
+    return tmp_path
+
+
+@pytest.fixture
+def build(engine: Skerry, folder: Path) -> Build:
+    """`build("-t", "x", text="FROM …", code=0)` in the context."""
+
+    def call(
+        *words: str, text: str = "", code: int = 0, stdin: bytes = b"", context: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        if text:
+            (folder / "Dockerfile").write_text(text)
+        done = engine.skerry(
+            "build", *words, context or str(folder), check=False, stdin=stdin, timeout=50
+        )
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        return done
+
+    return call
+
+
+@pytest.fixture
+def on_terminal(engine: Skerry) -> Iterator[Callable[..., Terminal]]:
+    opened: list[Terminal] = []
+
+    def start(*words: str) -> Terminal:
+        env = engine.environment() | {"TERM": "dumb"}
+        opened.append(Terminal([str(SKERRY), *words], env))
+        return opened[-1]
+
+    yield start
+    for one in opened:
+        one.close()
+
+
+def output(build: Build, *words: str, text: str, **more: str) -> dict[str, bytes]:
+    """The files of `-o type=tar`."""
+    found = {}
+    (name,) = [word.partition("dest=")[2] for word in words if "dest=" in word]
+    build(*words, text=text, **more)
+    with tarfile.open(name) as archive:
+        for each in archive:
+            file = archive.extractfile(each) if each.isreg() else None
+            found[each.name.rstrip("/").removeprefix("./")] = file.read() if file else b""
+    return found
+
+
+def test_ignored_files_stay_here(build: Build, tmp_path: Path) -> None:
+    found = output(
+        build, "-o", f"type=tar,dest={tmp_path}/o.tar", text="FROM scratch\nCOPY . /d/\n"
+    )
+    assert found["d/src/a.txt"] == b"alpha\n"
+    assert "d/noise.log" not in found
+
+
+def test_named_contexts_arguments_and_targets(build: Build, tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more/b.txt").write_text("beta")
+    text = "ARG B=scratch\nFROM scratch AS one\nCOPY --from=more b.txt /b\nFROM $B\nCOPY none /\n"
+    words = ("--target", "one", "--build-context", f"more={tmp_path}/more", "--build-arg", "B=x")
+    found = output(build, *words, "-o", f"type=tar,dest={tmp_path}/o.tar", text=text)
+    assert found == {"b": b"beta"}
+
+
+def test_to_a_folder_and_to_standard_output(build: Build, tmp_path: Path) -> None:
+    build("-o", str(tmp_path / "out"), text="FROM scratch\nCOPY src /\n")
+    assert (tmp_path / "out/a.txt").read_text() == "alpha\n"
+    done = build("-o", "-")
+    assert "a.txt" in done.stdout
+
+
+def test_contexts_from_standard_input(build: Build, folder: Path) -> None:
+    image = build("-q", context="-", stdin=b"FROM busybox\nENV A=1\n").stdout.strip()
+    assert image.startswith("sha256:")
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        archive.add(folder / "src", "src")
+        (folder / "Other").write_text("FROM scratch\nCOPY src/a.txt /\n")
+        archive.add(folder / "Other", "Other")
+    build("-q", "-f", "Other", context="-", stdin=packed.getvalue())
+    (folder / "c.tgz").write_bytes(packed.getvalue())
+    build("-q", "-f", "Other", context=str(folder / "c.tgz"))
+    build("-q", "-f", "-", stdin=b"FROM scratch\nCOPY src /\n")
+
+
+def test_what_is_left_here(build: Build, tmp_path: Path, engine: Skerry) -> None:
+    words = ("--iidfile", f"{tmp_path}/id", "--metadata-file", f"{tmp_path}/about", "-t", "named:1")
+    done = build(*words, text="FROM busybox\nLABEL a=b\n")
+    image = (tmp_path / "id").read_text()
+    assert json.loads((tmp_path / "about").read_text()) == {
+        "containerimage.config.digest": image,
+        "image.name": "named:1",
+    }
+    assert f"built {image} named:1" in done.stderr
+    assert engine.skerry("image", "inspect", "-f", "{{.Id}}", "named:1").stdout.strip() == image
+    engine.skerry("rmi", "named:1")
+
+
+def test_lines_tell_what_was_cached_and_why_not(build: Build, folder: Path) -> None:
+    text = "FROM busybox\nCOPY src /src\nRUN cat /src/a.txt; echo own-line-1\n"
+    first = build(text=text).stderr
+    assert "own-line-1" in first
+    second = build().stderr
+    assert second.count(" CACHED\n") == 2
+    os.utime(folder / "src/a.txt", (1, 1))
+    assert build().stderr.count(" CACHED\n") == 2
+    (folder / "src/a.txt").write_text("changed\n")
+    assert "[0 2/3] not cached: src/a.txt changed" in build().stderr
+
+
+def test_json_progress(build: Build) -> None:
+    done = build("--progress", "json", text="FROM busybox\nRUN echo hi-json\n")
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    kinds = [each["kind"] for each in events]
+    assert kinds[-1] == "result"
+    assert "plan" in kinds
+    assert any(each.get("data") == "hi-json\n" for each in events)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("FROM busybox\nRUM x\n", ["unknown instruction: RUM (did you mean RUN?)", ":2:1"]),
+        ("FROM busybox\nCOPY --form=x a b\n", ["did you mean --from?", "Dockerfile:2:6", "^^^^"]),
+        ("FROM a AS a\nFROM b AS b\nCOPY --from=c x y\nFROM b\nCOPY --from=9 x y\n", ["9"]),
+        ("FROM scratch AS a\nCOPY --from=b x y\nFROM scratch AS b\nCOPY --from=a x y\n",
+         ["circular dependency", "b -> a -> b"]),
+    ],
+)  # fmt: skip
+def test_errors_point_at_their_place(build: Build, text: str, parts: list[str]) -> None:
+    said = build(text=text, code=1).stderr
+    for part in parts:
+        assert part in said
+
+
+def test_a_near_target_is_suggested(build: Build) -> None:
+    text = "FROM scratch AS compile\nFROM scratch AS final\n"
+    assert "did you mean compile?" in build("--target", "compiel", text=text, code=1).stderr
+
+
+def test_check(build: Build) -> None:
+    done = build("--check", text="FROM busybox:1\nCMD sleep 1\n", code=1)
+    assert "WARNING: JSONArgsRecommended" in done.stdout
+    assert ">>> CMD sleep 1" in done.stdout
+    assert "1 warning has been found" in done.stdout
+    clean = build("--check", text='FROM busybox:1\nCMD ["sleep"]\n')
+    assert clean.stdout == "Check complete, no warnings found.\n"
+    text = "# check=error=true\nFROM busybox\nWORKDIR x\n"
+    assert "lint violation found for rules:" in build(text=text, code=1).stderr
+
+
+def test_the_program_s_status_is_ours(build: Build) -> None:
+    done = build("-q", text="FROM busybox\nRUN echo last words; exit 7\n", code=7)
+    assert "last words" in done.stderr
+    assert "returned a non-zero code: 7" in done.stderr
+
+
+def test_a_shell_after_a_failure(
+    build: Build, folder: Path, on_terminal: Callable[..., Terminal], engine: Skerry
+) -> None:
+    (folder / "Dockerfile").write_text(
+        "FROM busybox\nENV WHO=me\nWORKDIR /w\n"
+        "RUN --mount=type=tmpfs,target=/t echo left > left; exit 4\n"
+    )
+    shell = on_terminal("build", "--shell-on-failure", str(folder))
+    shell.expect(b"A shell in the state of [0 4/4]")
+    shell.expect(b"# ")
+    shell.send(b"echo $(cat left)-$WHO-$PWD; mount | grep -c ' /t '; exit\n")
+    shell.expect(b"left-me-/w\r\n1\r\n")
+    assert shell.wait() == 4
+    assert engine.skerry("ps", "-aq").stdout == ""
+    # Without a terminal there is nobody to use a shell.
+    assert "no shell is opened" in build("--shell-on-failure", code=4).stderr
+
+
+def test_steps_are_listed_and_entered(
+    build: Build, folder: Path, on_terminal: Callable[..., Terminal], engine: Skerry
+) -> None:
+    text = "FROM busybox\nRUN echo 1 > /one\nENV X=5\nRUN echo 2 > /two\n"
+    listed = build("--list-steps", text=text).stdout.splitlines()
+    assert [line.split()[0] for line in listed[1:]][:2] == ["0.0", "0.1"]
+    assert "missing" in listed[2]
+    build("-q")
+    rows = {line.split()[0]: line for line in build("--list-steps").stdout.splitlines()[1:]}
+    assert "cached" in rows["0.1"]
+    key = rows["0.3"].split()[3]
+    shell = on_terminal("build", "--shell-at", key)
+    shell.expect(b"# ")
+    shell.send(b"echo at-$(cat /two)-$X; exit 0\n")
+    shell.expect(b"at-2-5\r\n")
+    assert shell.wait() == 0
+    shell = on_terminal("build", "--shell-at", "2", str(folder))
+    shell.expect(b"# ")
+    shell.send(b"ls /one /two; exit 0\n")
+    assert b"/two: No such file" in shell.expect(b"No such file")
+    shell.wait()
+    assert engine.skerry("ps", "-aq").stdout == ""
+
+
+def test_a_live_tree_on_a_terminal(folder: Path, on_terminal: Callable[..., Terminal]) -> None:
+    (folder / "Dockerfile").write_text("FROM busybox AS base\nRUN echo tree-$((1+1)); sleep 0.5\n")
+    shown = on_terminal("build", str(folder))
+    shown.expect("• RUN echo tree-".encode())
+    shown.expect(b"tree-2\r\n")
+    shown.expect("✓ RUN echo tree-".encode())
+    shown.expect(b"2 steps in")
+    assert shown.wait() == 0
+
+
+def test_secrets_from_files_and_environment(build: Build, tmp_path: Path) -> None:
+    (tmp_path / "s").write_text("from-file")
+    text = (
+        "FROM busybox AS b\n"
+        "RUN --mount=type=secret,id=a --mount=type=secret,id=b,env=B "
+        "echo $(wc -c < /run/secrets/a) ${#B} > /seen\n"
+        "FROM scratch\nCOPY --from=b /seen /\n"
+    )
+    os.environ["SKERRY_TEST_SECRET"] = "0123"
+    try:
+        words = ("--secret", f"id=a,src={tmp_path}/s", "--secret", "id=b,env=SKERRY_TEST_SECRET")
+        found = output(build, *words, "-o", f"type=tar,dest={tmp_path}/o.tar", text=text)
+    finally:
+        del os.environ["SKERRY_TEST_SECRET"]
+    assert found["seen"] == b"9 4\n"
+
+
+def test_cache_in_a_folder(build: Build, tmp_path: Path, engine: Skerry) -> None:
+    text = "FROM busybox\nRUN echo unique-to-this-test > /x\n"
+    build("-q", "--cache-to", f"type=local,dest={tmp_path}/cache,mode=max", text=text)
+    assert (tmp_path / "cache/index.json").exists()
+    engine.skerry("builder", "prune", "-af")
+    assert " CACHED\n" in build("--cache-from", f"type=local,src={tmp_path}/cache").stderr
+    engine.skerry("builder", "prune", "-af")
+    assert " CACHED\n" not in build("--cache-from", f"type=local,src={tmp_path}/none").stderr
+
+
+def test_cache_mounts(build: Build, tmp_path: Path, engine: Skerry) -> None:
+    build("-q", text="FROM busybox\nRUN --mount=type=cache,id=t-mine,target=/c echo v > /c/f\n")
+    shown = engine.skerry("builder", "mounts", "--format", "{{.ID}} {{.Name}}").stdout.splitlines()
+    name = next(line.split()[1] for line in shown if line.startswith("t-mine "))
+    engine.skerry("builder", "export", "-o", f"{tmp_path}/m.tar", name)
+    with tarfile.open(tmp_path / "m.tar") as archive:
+        assert "f" in [each.name.removeprefix("./") for each in archive]
+    (tmp_path / "there").mkdir()
+    place = tmp_path / "there/mount"
+    assert engine.skerry("builder", "place", name, str(place)).stdout.strip() == str(place)
+    assert (place / "f").read_text() == "v\n"
+    engine.skerry("builder", "rm", name)
+    engine.skerry("builder", "import", "t-again", f"{tmp_path}/m.tar")
+    shown = engine.skerry("builder", "mounts", "-q").stdout.split()
+    assert len(shown) == 1
+    engine.skerry("builder", "rm", shown[0])
+    assert engine.skerry("builder", "mounts", "-q").stdout == ""
+
+
+def test_usage_and_prune(build: Build, engine: Skerry) -> None:
+    build("-q", text="FROM busybox\nRUN echo for-the-prune > /p\n")
+    assert "for-the-prune" in engine.skerry("builder", "du").stdout
+    assert engine.skerry("builder", "prune", check=False).returncode == 1
+    engine.skerry("builder", "prune", "-af")
+    assert engine.skerry("builder", "du", "-q").stdout == ""
+
+
+def test_from_python(engine: Skerry, folder: Path) -> None:
+    (folder / "Dockerfile").write_text("FROM busybox\nARG A\nRUN echo said-$A\nCOPY src /s\n")
+    with Engine(engine.host) as client:
+        said: list[str] = []
+        image = client.images.build(str(folder), tag="py:1", build_args={"A": "x"}, log=said.append)
+        assert "".join(said) == "said-x\n"
+        assert "py:1" in image.tags
+        with pytest.raises(BuildFailed) as failed:
+            client.images.build(text="FROM busybox\nRUN exit 9\n")
+        assert failed.value.code == 9
+        image.remove(force=True)

@@ -10,10 +10,17 @@ may do better.
 
 import asyncio
 import contextlib
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Final, NamedTuple
 
-from skerry.base.errors import SkerryError, SystemFault
+from skerry.base.errors import (
+    DigestMismatch,
+    RegistryError,
+    RegistryMismatch,
+    SkerryError,
+    SystemFault,
+)
 from skerry.base.oci_image import Descriptor
 from skerry.engine.transfer_progress import Listener, Meter, end
 from skerry.registry.client import Client
@@ -141,11 +148,13 @@ class Layers:
                     await asyncio.to_thread(
                         self._store.layers.unpack, layer.descriptor, layer.diff_id
                     )
-            else:
+            elif not await self._receive(client, repository, layer, say):
+                # What an earlier pull had left was not the blob's beginning.
                 await self._receive(client, repository, layer, say)
         say("Pull complete", 0, 0)
 
-    async def _receive(self, client: Client, repository: str, layer: Layer, say: Listener) -> None:
+    async def _receive(self, client: Client, repository: str, layer: Layer, say: Listener) -> bool:
+        """False when it went on from a beginning that was wrong; that is forgotten then."""
         if self._downloads.locked():
             say("Waiting", 0, 0)
         await self._downloads.acquire()
@@ -153,18 +162,25 @@ class Layers:
             downloading = contextlib.ExitStack()
             downloading.callback(self._downloads.release)
             stack.enter_context(downloading)
-            arrival = await asyncio.to_thread(Arrival, self._store.blobs)
+            arrival = await asyncio.to_thread(Arrival, self._store.blobs, layer.descriptor.digest)
             stack.enter_context(arrival)
             unpacking = asyncio.create_task(self._unpack(arrival, layer, say))
             try:
                 await self._download(client, repository, layer, arrival, unpacking, say)
                 downloading.close()
                 await unpacking
+            except (DigestMismatch, RegistryMismatch) as error:
+                arrival.fail(SystemFault(f"layer {layer.descriptor.digest}: {error.message}"))
+                await end([unpacking])
+                if not arrival.resumed:
+                    raise
+                return False
             except BaseException:
                 arrival.fail(SystemFault(f"layer {layer.descriptor.digest}: given up"))
                 # Its thread has to be gone before anybody puts away what was left.
                 await end([unpacking])
                 raise
+        return True
 
     async def _download(
         self,
@@ -177,26 +193,40 @@ class Layers:
     ) -> None:
         digest, size = layer.descriptor.digest, layer.descriptor.size
         meter = Meter("Downloading", size, say)
-        batch: list[bytes] = []
-        waiting = 0
-        chunks = client.blob(repository, layer.descriptor, verify=False)
-        async with aclosing(chunks):
-            async for chunk in chunks:
-                batch.append(chunk)
-                waiting += len(chunk)
-                if waiting >= _BATCH:
-                    await asyncio.to_thread(arrival.write, b"".join(batch))
-                    batch, waiting = [], 0
-                    meter.at(arrival.size)
-                    if unpacking.done():
-                        # It cannot have come to a good end before the blob has.
-                        await unpacking
-        if batch:
-            await asyncio.to_thread(arrival.write, b"".join(batch))
+        if arrival.size < size:
+            # Otherwise an engine that was killed has left all of it.
+            chunks = client.blob(repository, layer.descriptor, arrival.size, verify=False)
+            await self._fetch(chunks, arrival, unpacking, meter)
         meter.at(arrival.size)
         say("Verifying Checksum", 0, 0)
         await asyncio.to_thread(arrival.commit, digest, size)
         say("Download complete", 0, 0)
+
+    async def _fetch(
+        self,
+        chunks: AsyncGenerator[bytes, None],
+        arrival: Arrival,
+        unpacking: asyncio.Task[None],
+        meter: Meter,
+    ) -> None:
+        batch: list[bytes] = []
+        waiting = 0
+        try:
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    batch.append(chunk)
+                    waiting += len(chunk)
+                    if waiting >= _BATCH:
+                        data, batch, waiting = b"".join(batch), [], 0
+                        await asyncio.to_thread(arrival.write, data)
+                        meter.at(arrival.size)
+                        if unpacking.done():
+                            # It cannot have come to a good end before the blob has.
+                            await unpacking
+        except RegistryError:
+            await asyncio.to_thread(arrival.write, b"".join(batch))
+            raise
+        await asyncio.to_thread(arrival.write, b"".join(batch))
 
     async def _unpack(self, arrival: Arrival, layer: Layer, say: Listener) -> None:
         async with self._unpacks:

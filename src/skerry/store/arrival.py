@@ -7,11 +7,12 @@ was verified and has its name: what it unpacked before is published by nobody wh
 
 import os
 import threading
+from asyncio import CancelledError
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Final, Self
 
-from skerry.base.errors import SystemFault
+from skerry.base.errors import RegistryRateLimited, RegistryUnreachable, SystemFault
 from skerry.store.blobs import Blobs
 from skerry.store.faults import told
 
@@ -24,13 +25,14 @@ class Arrival:
     `write` and `commit` belong to one thread at a time, `chunks` to others.
     """
 
-    def __init__(self, blobs: Blobs) -> None:
+    def __init__(self, blobs: Blobs, digest: str) -> None:
+        """It goes on behind what an earlier arrival of `digest` has left."""
         self._blobs = blobs
-        self._writer = blobs.ingest()
+        self._writer = blobs.ingest(digest)
         with told("read a blob that comes in"):
             self._fd = os.open(self._writer.path, os.O_RDONLY | os.O_CLOEXEC)
         self._changed = threading.Condition()
-        self._size = 0
+        self._size = self._writer.size
         self._done = False
         self._failed: SystemFault | None = None
         self.taken = 0
@@ -40,6 +42,11 @@ class Arrival:
     def size(self) -> int:
         """Bytes that have come in so far."""
         return self._size
+
+    @property
+    def resumed(self) -> int:
+        """Bytes that were here before."""
+        return self._writer.resumed
 
     @property
     def committed(self) -> bool:
@@ -112,4 +119,10 @@ class Arrival:
         with self._changed:
             os.close(self._fd)
             self._fd = -1
+        # A registry that went away, or a client that did: the next pull may go on from here.
+        self._writer.keep = (
+            not self._done
+            and kind is not None
+            and issubclass(kind, CancelledError | RegistryUnreachable | RegistryRateLimited)
+        )
         self._writer.__exit__(kind, error, trace)

@@ -14,8 +14,10 @@ from skerry.base.digests import Verifier, hex_of
 from skerry.base.errors import InvalidInput, NotFound
 from skerry.store.faults import told
 from skerry.store.leases import Leases
+from skerry.store.partials import Partials
 from skerry.store.scratch import Scratch
 
+_READ: Final = 1 << 20
 LAYOUT_VERSION: Final = b'{"imageLayoutVersion":"1.0.0"}'
 
 
@@ -25,6 +27,7 @@ class Blobs:
     def __init__(self, root: str, scratch: Scratch, leases: Leases) -> None:
         self._scratch = scratch
         self._leases = leases
+        self.partials = Partials(root)
         self._folder = os.path.join(root, "blobs", "sha256")
         os.makedirs(self._folder, mode=0o700, exist_ok=True)
         layout = os.path.join(root, "oci-layout")
@@ -70,9 +73,13 @@ class Blobs:
         seen.check(digest, what=f"blob {digest}")
         return data
 
-    def ingest(self) -> "Writer":
-        """A writer for one new blob, to be used in a `with` block."""
-        return Writer(self, self._scratch, self._leases)
+    def ingest(self, digest: str = "") -> "Writer":
+        """A writer for one new blob, to be used in a `with` block.
+
+        With the `digest` that it will have, the writer goes on behind what an earlier one left.
+        """
+        path = self.partials.take(hex_of(digest)) if digest else self._scratch.path("blob")
+        return Writer(self, path, self._leases)
 
     def flush(self, digests: Iterable[str]) -> None:
         """Return when these blobs and their names would outlive a power cut."""
@@ -102,18 +109,23 @@ class Blobs:
 
 
 class Writer:
-    """A blob on its way in. Leaving the `with` block without `commit` leaves nothing behind."""
+    """A blob on its way in. Leaving the `with` block without `commit` leaves nothing behind,
+    unless `keep` is set."""
 
-    def __init__(self, blobs: Blobs, scratch: Scratch, leases: Leases) -> None:
+    def __init__(self, blobs: Blobs, path: str, leases: Leases) -> None:
         self._blobs = blobs
         self._leases = leases
-        self.path = scratch.path("blob")
+        self.path = path
         """The temporary file, until `commit`."""
+        self.keep = False
+        """Keep what has come in for a later writer of the same digest."""
         self._seen = Verifier()
         with told("store a blob"):
-            self._fd = os.open(
-                self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
-            )
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            while piece := os.read(self._fd, _READ):
+                self._seen.update(piece)
+        self.resumed = self.size
+        """Bytes that were there before."""
 
     @property
     def size(self) -> int:
@@ -151,6 +163,9 @@ class Writer:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+            if self.keep:
+                self._blobs.partials.put_back(self.path)
+                return
             try:
                 os.unlink(self.path)
             except FileNotFoundError:

@@ -15,6 +15,7 @@ from skerry.store.image import Image, Removed
 from skerry.store.images import Images
 from skerry.store.layers import Layers
 from skerry.store.leases import Leases
+from skerry.store.partials import OLDEST
 from skerry.store.removal import delete_record
 from skerry.store.scratch import Scratch
 from skerry.store.snapshots import REMOVED_IMAGE, Snapshots
@@ -34,6 +35,7 @@ _CATEGORIES: Final = {
     "skerry.db": "records",
     "skerry.db-wal": "records",
     "skerry.db-shm": "records",
+    "partial": "temporary",
     "tmp": "temporary",
     "trash": "temporary",
 }
@@ -122,6 +124,9 @@ class Collector:
             self._discard(plan)
             self._images.write_index()
             waiting = self._trash_before(plan)
+        partials = self._blobs.partials
+        waiting += sum(DiskUsage().tree(path) for path in partials.idle())
+        partials.remove()
         self._scratch.empty_trash()
         return Reclaimed(plan.bytes + waiting, removed, len(plan.blobs), len(plan.layers))
 
@@ -146,6 +151,7 @@ class Collector:
         sizes["images"] -= steps
         sizes["build cache"] += steps
         trash = self._below(self._scratch.trash)
+        trash += sum(DiskUsage().tree(path) for path in self._blobs.partials.idle())
         reclaimable = {"images": plan.bytes, "temporary": trash}
         counts = {
             "images": images,
@@ -172,6 +178,7 @@ class Collector:
         """Delete what removals left; bytes given back."""
         size = self._below(self._scratch.trash)
         self._scratch.empty_trash()
+        self._blobs.partials.remove(older_than=OLDEST)
         return size
 
     def _plan(

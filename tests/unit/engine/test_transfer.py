@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import tarfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -65,6 +66,8 @@ class Memory:
         self.repositories: dict[str, set[str]] = {}
         self.manifests: dict[tuple[str, str], Document] = {}
         self.fetched: list[str] = []
+        self.starts: list[int] = []
+        self.cut = 0
         self.sent: list[str] = []
         self.mounted: list[tuple[str, str]] = []
         self.failure: Exception | None = None
@@ -125,10 +128,13 @@ class MemoryClient:
     ) -> AsyncIterator[bytes]:
         assert not self.closed
         self.registry.fetched.append(descriptor.digest)
+        self.registry.starts.append(start)
         data = self.registry.blobs[descriptor.digest]
         if self.registry.started:
             self.registry.started.set()
-        for at in range(0, len(data), PIECE):
+        for at in range(start, len(data), PIECE):
+            if self.registry.cut and at >= self.registry.cut:
+                raise RegistryUnreachable("hub", repository, "the connection was cut")
             await asyncio.sleep(0)
             yield data[at : at + PIECE]
             if self.registry.gate:
@@ -332,6 +338,72 @@ class TestPull:
         assert transfer._layers._flights == {}
         store.gc.collect()
         assert left(store)[0] == []
+
+
+class TestPullGoesOn:
+    """A layer that came in half is not fetched from its start again."""
+
+    async def cut(self, transfer: Over, registry: Memory) -> bytes:
+        """A pull that the network ends behind two megabytes of a layer."""
+        data = layer("large", 3 << 20)
+        registry.image("team/app", "v1", [data])
+        registry.cut = 2 << 20
+        with pytest.raises(RegistryUnreachable):
+            await told(transfer.pull("team/app:v1"))
+        registry.cut = 0
+        registry.starts.clear()
+        return data
+
+    async def test_with_the_next_pull(self, transfer: Over, store: Store, registry: Memory) -> None:
+        data = await self.cut(transfer, registry)
+        assert left(store)[1:] == ([], [])
+        (kept,) = store.blobs.partials.idle()
+        size = Path(kept).stat().st_size
+        assert size >= 2 << 20
+        await told(transfer.pull("team/app:v1"))
+        assert registry.starts == [size]
+        assert Path(store.blobs.path(digest_of(data))).read_bytes() == data
+        assert list(Path(store.blobs.partials.folder).iterdir()) == []
+
+    async def test_after_a_crash_in_the_middle_of_it(
+        self, transfer: Over, store: Store, registry: Memory
+    ) -> None:
+        data = await self.cut(transfer, registry)
+        (kept,) = store.blobs.partials.idle()
+        # As a killed engine leaves it: somebody was writing, and all had come.
+        Path(kept).unlink()
+        Path(f"{kept}.0123456789ab").write_bytes(data)
+        store.close()
+        with open_store(store.root) as again:
+            await told(Over(again, registry).pull("team/app:v1"))
+            assert registry.starts == []
+            assert again.images.get("team/app:v1").size > 0
+
+    async def test_a_wrong_beginning_costs_a_download(
+        self, transfer: Over, store: Store, registry: Memory
+    ) -> None:
+        data = await self.cut(transfer, registry)
+        (kept,) = store.blobs.partials.idle()
+        Path(kept).write_bytes(b"x" * (1 << 20))
+        await told(transfer.pull("team/app:v1"))
+        assert registry.starts == [1 << 20, 0]
+        assert Path(store.blobs.path(digest_of(data))).read_bytes() == data
+
+    async def test_is_accounted_for_and_goes(
+        self, transfer: Over, store: Store, registry: Memory
+    ) -> None:
+        await self.cut(transfer, registry)
+        used = store.gc.usage()
+        assert used.categories["temporary"].reclaimable >= 2 << 20
+        store.gc.empty_trash()
+        assert len(store.blobs.partials.idle()) == 1
+        (kept,) = store.blobs.partials.idle()
+        os.utime(kept, (1, 1))
+        store.gc.empty_trash()
+        assert store.blobs.partials.idle() == []
+        await self.cut(transfer, registry)
+        assert store.gc.collect().bytes >= 2 << 20
+        assert store.gc.usage().categories["temporary"].reclaimable == 0
 
 
 class TestPullRefused:

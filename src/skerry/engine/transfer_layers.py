@@ -15,9 +15,9 @@ from contextlib import aclosing
 from typing import Final, NamedTuple
 
 from skerry.base.errors import (
-    DigestMismatch,
     RegistryError,
-    RegistryMismatch,
+    RegistryRateLimited,
+    RegistryUnreachable,
     SkerryError,
     SystemFault,
 )
@@ -169,16 +169,16 @@ class Layers:
                 await self._download(client, repository, layer, arrival, unpacking, say)
                 downloading.close()
                 await unpacking
-            except (DigestMismatch, RegistryMismatch) as error:
-                arrival.fail(SystemFault(f"layer {layer.descriptor.digest}: {error.message}"))
-                await end([unpacking])
+            except (RegistryUnreachable, RegistryRateLimited):
+                await _give_up(arrival, layer, unpacking)
+                raise
+            except SkerryError:
+                await _give_up(arrival, layer, unpacking)
                 if not arrival.resumed:
                     raise
                 return False
             except BaseException:
-                arrival.fail(SystemFault(f"layer {layer.descriptor.digest}: given up"))
-                # Its thread has to be gone before anybody puts away what was left.
-                await end([unpacking])
+                await _give_up(arrival, layer, unpacking)
                 raise
         return True
 
@@ -244,6 +244,12 @@ class Layers:
             finally:
                 done.set()
                 await asyncio.wait([ticking])
+
+
+async def _give_up(arrival: Arrival, layer: Layer, unpacking: asyncio.Task[None]) -> None:
+    """Its thread has to be gone before anybody puts away what was left."""
+    arrival.fail(SystemFault(f"layer {layer.descriptor.digest}: given up"))
+    await end([unpacking])
 
 
 async def _tick(arrival: Arrival, layer: Layer, say: Listener, done: asyncio.Event) -> None:

@@ -109,7 +109,6 @@ class MachineDriver(RuntimeDriver):
             accel=(accel.name, accel.cpu, accel.tsc_khz),
             network=guest.network,
             files=await asyncio.to_thread(_read_files, guest.files),
-            cards=[],
             hostname=guest.hostname,
             terminal=process.terminal,
             size=(process.rows, process.columns),

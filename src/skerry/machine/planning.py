@@ -97,12 +97,13 @@ def split_limits(resources: dict[str, Any]) -> tuple[dict[str, Any], dict[str, A
 
 def _namespaces(linux: dict[str, Any]) -> str:
     """The guest's own kinds; the path of the host's network namespace, which stays outside."""
-    network = ""
+    network, has_network = "", False
     # A network namespace for the checks' sake: `guest_for` takes it out again.
     kept = [{"type": "cgroup"}, {"type": "network"}]
     for namespace in linux.get("namespaces", ()):
         kind, path = namespace["type"], namespace.get("path", "")
         if kind == "network":
+            has_network = True
             network = path  # The guest has one network stack, and it is the container's.
         elif path:
             raise Unsupported(
@@ -111,6 +112,11 @@ def _namespaces(linux: dict[str, Any]) -> str:
             )
         elif kind not in ("cgroup", "user"):
             kept.append({"type": kind})
+    if not has_network:
+        raise Unsupported(
+            "a machine cannot share the host's network",
+            hint="publish ports, or use --isolation container",
+        )
     linux["namespaces"] = kept
     for name in ("uidMappings", "gidMappings", "timeOffsets"):
         linux.pop(name, None)

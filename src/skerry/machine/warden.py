@@ -38,8 +38,9 @@ from skerry.base.errors import Conflict, GuestFault, InvalidInput, SkerryError, 
 from skerry.kernel import namespaces
 from skerry.kernel.cgroups import Cgroup, Layout
 from skerry.kernel.syscalls import libc
-from skerry.machine import hypervisor, qemu, template
+from skerry.machine import hypervisor, qemu, splice, template
 from skerry.machine.channel import MOST_FROM_GUEST, Line, Message, Sink, Source, wait_readable
+from skerry.machine.dns import Forwarder
 from skerry.machine.qemu import Accel
 from skerry.machine.shape import Shape
 from skerry.machine.tap import open_tap
@@ -81,7 +82,6 @@ class Conf(NamedTuple):
     network: str
     """Path of the network namespace, empty for none."""
     files: dict[str, str]
-    cards: list[dict[str, Any]]
     hostname: str
     terminal: bool
     size: tuple[int, int]
@@ -107,8 +107,11 @@ class Exec(NamedTuple):
 class Warden:
     """State of one warden; `run` is its life after the start."""
 
-    def __init__(self, conf: Conf, machine: hypervisor.Hypervisor) -> None:
+    def __init__(
+        self, conf: Conf, machine: hypervisor.Hypervisor, cards: list[dict[str, Any]]
+    ) -> None:
         self._conf = conf
+        self._cards = cards
         self._machine = machine
         self._loop = Loop()
         self._line = Line(
@@ -121,6 +124,7 @@ class Warden:
         self._seq = 0
         self._next_stream = 16
         self._sinks: list[Sink] = []
+        self._dns = Forwarder(self._loop)
         self._end: dict[str, Any] | None = None
         self._failure = ""
         self._said = b""
@@ -160,7 +164,7 @@ class Warden:
             "writable": qemu.WRITABLE_SERIAL,
             "identity": identity(conf.hostname),
             "files": conf.files,
-            "cards": conf.cards,
+            "cards": self._cards,
             "streams": streams,
         }
         self._ask(head, plan, Waiting(None, 0, answer.append))
@@ -231,7 +235,9 @@ class Warden:
 
     def _heard(self, message: Message) -> None:
         head = message.head
-        if "reply" in head:
+        if head.get("event") == "dns":
+            self._forward(head, message.body)
+        elif "reply" in head:
             waiting = self._waiting.pop(_number(head["reply"], 1 << 62), None)
             if waiting is None:
                 return
@@ -241,6 +247,14 @@ class Warden:
                 _answer(waiting.sock, waiting.seq, head, message.body)
         elif head.get("event") == "exit":
             self._program_ended(head)
+
+    def _forward(self, head: dict[str, Any], query: bytes) -> None:
+        number = _number(head.get("number"), 1 << 62)
+
+        def answer(data: bytes) -> None:
+            self._line.say({"op": "dns", "number": number, "seq": 0}, data)
+
+        self._dns.ask(query, head.get("tcp") is True, answer)
 
     def _program_ended(self, head: dict[str, Any]) -> None:
         id_ = head.get("id")
@@ -445,14 +459,20 @@ def identity(hostname: str) -> dict[str, Any]:
     return {"seed": secrets.token_hex(64), "time_ns": time.time_ns(), "hostname": hostname}
 
 
-def clone(conf: Conf) -> hypervisor.Hypervisor:
-    """Start QEMU on the template's memory and this container's disks; the guest runs on return."""
-    if conf.network:
-        fd = os.open(conf.network, os.O_RDONLY | os.O_CLOEXEC)
-        namespaces.setns(fd, namespaces.FLAGS["network"], conf.network)
+def enter_network(path: str) -> None:
+    """Join the container's network namespace for good, or make an empty one: taps are made there,
+    and the resolver is asked there."""
+    if path:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        namespaces.setns(fd, namespaces.FLAGS["network"], path)
         os.close(fd)
     else:
         namespaces.unshare(namespaces.FLAGS["network"])
+
+
+def clone(conf: Conf, cards: list[dict[str, Any]]) -> hypervisor.Hypervisor:
+    """Start QEMU on the template's memory and this container's disks, its cards joined to those of
+    the network namespace that the caller is in; the guest runs on return."""
     fds: list[int] = []
     names: list[str] = []
 
@@ -462,7 +482,7 @@ def clone(conf: Conf) -> hypervisor.Hypervisor:
 
     try:
         give("ram", os.open(conf.ram, os.O_RDWR | os.O_CLOEXEC))
-        give("tap", open_tap("skerry-tap"))
+        give("tap", open_tap("skerry-tap0"))
         give("state", os.open(conf.state, os.O_RDONLY | os.O_CLOEXEC))
         give("writable", os.open(conf.writable, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW))
         give("blank", os.open(conf.blank, os.O_RDONLY | os.O_CLOEXEC))
@@ -489,11 +509,28 @@ def clone(conf: Conf) -> hypervisor.Hypervisor:
         monitor.execute("migrate-set-capabilities", capabilities=capabilities)
         monitor.execute("migrate-incoming", uri=f"fd:{at['state']}")
         template.await_migration(machine)
+        _plug_cards(machine, cards)
         monitor.execute("cont")
     except BaseException:
         machine.end()
         raise
     return machine
+
+
+def _plug_cards(machine: hypervisor.Hypervisor, cards: list[dict[str, Any]]) -> None:
+    """Join the first card, which the template has; plug the others in and join them."""
+    for at, card in enumerate(cards):
+        tap = f"skerry-tap{at}"
+        if at:
+            fd = open_tap(tap)
+            machine.monitor.give_fd(tap, fd)
+            os.close(fd)
+            machine.monitor.execute("netdev_add", type="tap", id=f"net{at}", fd=tap)
+            machine.monitor.execute(
+                "device_add", driver="virtio-net-pci", id=f"card{at}", netdev=f"net{at}",
+                mac=card["slot"], bus=f"port{at - 1}", romfile="",
+            )  # fmt: skip
+        splice.join(card["name"], tap)
 
 
 def keep(conf: Conf, plan: bytes, ends: Ends, report: int, layout: Layout) -> None:
@@ -505,7 +542,11 @@ def keep(conf: Conf, plan: bytes, ends: Ends, report: int, layout: Layout) -> No
     code = _LOST
     try:
         Cgroup(conf.cgroup, layout).join_self()
-        warden = Warden(conf, clone(conf))
+        enter_network(conf.network)
+        found = splice.cards()
+        slots = [f"{qemu.SLOT_MAC[:-2]}{0x56 + at:02x}" for at in range(len(found))]
+        cards = [{**card, "slot": slot} for card, slot in zip(found, slots, strict=True)]
+        warden = Warden(conf, clone(conf, cards), cards)
     except BaseException as error:
         os.write(report, json.dumps(wire.error_to_wire(error)).encode())
         os._exit(_LOST)

@@ -19,6 +19,7 @@ import json
 import os
 import signal
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from skerry.base.errors import Conflict, InvalidInput, KernelFault, SkerryError
 from skerry.kernel.cgroups import Cgroup, Layout, Write, detect
 from skerry.machine.channel import MOST_FROM_HOST, Line, Message, Sink, Source
 from skerry.machine.guest import system
+from skerry.machine.guest.dns import Resolver
 from skerry.runtime import launch, wire
 from skerry.runtime.loop import READ, Loop
 from skerry.runtime.steps import Plan, process_from_wire
@@ -33,6 +35,7 @@ from skerry.runtime.steps import Plan, process_from_wire
 # termios.h
 _TIOCSWINSZ = 0x5414
 _CONSOLE_SECONDS = 10.0
+_MOST_QUERIES = 256
 _SOON = (
     "skerry.kernel.cgroups_v2",
     "skerry.kernel.bpf_devices",
@@ -67,7 +70,10 @@ class Agent:
         self._programs: dict[str, Program] = {}
         self._main: Program | None = None
         self._group: Cgroup | None = None
+        self._number = 0
         self._ended: dict[str, dict[str, Any]] = {}
+        self._queries: dict[int, Callable[[bytes], None]] = {}
+        self._resolver = Resolver(self._loop, self._ask_host)
         self._line = Line(self._loop, port, self._take, self._lost, most_message=MOST_FROM_HOST)
 
     def run(self) -> None:
@@ -107,6 +113,10 @@ class Agent:
             case "update":
                 self._running_group().apply([Write(*row) for row in head["writes"]])
                 return {}
+            case "dns":
+                if taker := self._queries.pop(int(head["number"]), None):
+                    taker(body)
+                return {}
             case "files":
                 system.write_files(head["files"])
                 return {}
@@ -119,6 +129,14 @@ class Agent:
                 return {}
         raise InvalidInput(f"the agent cannot {head.get('op')!r}")
 
+    def _ask_host(self, query: bytes, tcp: bool, answer: Callable[[bytes], None]) -> None:
+        """Pass a query of the container's on; unanswered ones are forgotten, oldest first."""
+        self._number += 1
+        while len(self._queries) >= _MOST_QUERIES:
+            del self._queries[next(iter(self._queries))]
+        self._queries[self._number] = answer
+        self._line.say({"event": "dns", "number": self._number, "tcp": tcp}, query)
+
     # Coming to life
 
     def _prepare(self, head: dict[str, Any]) -> dict[str, Any]:
@@ -126,6 +144,7 @@ class Agent:
         system.load_modules(list(head["modules"]))
         system.mount_rest()
         system.loopback()
+        self._resolver.start()
         self._layout = detect()
         for name in _SOON:
             importlib.import_module(name)

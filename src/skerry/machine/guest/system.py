@@ -31,6 +31,8 @@ _SIOCSIFFLAGS, _SIOCSIFADDR, _SIOCSIFNETMASK = 0x8914, 0x8916, 0x891C
 _SIOCSIFMTU, _SIOCSIFNAME, _SIOCSIFHWADDR = 0x8922, 0x8923, 0x8924
 _SIOCGIFINDEX = 0x8933
 _IFF_UP = 1
+_IFF_CARD = 0x1003
+"""IFF_UP, IFF_BROADCAST, IFF_MULTICAST."""
 _ARPHRD_ETHER = 1
 _RTF_UP, _RTF_GATEWAY = 1, 2
 
@@ -159,10 +161,15 @@ def loopback() -> None:
 
 
 def _kernel_name(mac: str) -> str:
-    for name in os.listdir("/sys/class/net"):
-        with open(f"/sys/class/net/{name}/address") as file:
-            if file.read().strip() == mac:
-                return name
+    for _ in range(500):
+        for name in os.listdir("/sys/class/net"):
+            try:
+                with open(f"/sys/class/net/{name}/address") as file:
+                    if file.read().strip() == mac:
+                        return name
+            except OSError:
+                continue
+        time.sleep(0.01)  # It is being plugged in.
     raise FileNotFoundError(f"no network card with the address {mac}")
 
 
@@ -183,7 +190,7 @@ def configure_network(card: dict[str, Any]) -> None:
         fcntl.ioctl(sock, _SIOCSIFHWADDR, label + struct.pack("H14s", _ARPHRD_ETHER, mac))
         if card.get("mtu"):
             fcntl.ioctl(sock, _SIOCSIFMTU, label + struct.pack("i12x", card["mtu"]))
-        fcntl.ioctl(sock, _SIOCSIFFLAGS, label + struct.pack("h14x", _IFF_UP))
+        fcntl.ioctl(sock, _SIOCSIFFLAGS, label + struct.pack("h14x", _IFF_CARD))
         for address in card.get("addresses", ()):
             host, _, prefix = address.partition("/")
             if ":" in host:
@@ -198,12 +205,24 @@ def configure_network(card: dict[str, Any]) -> None:
             nothing = _inet(b"\0\0\0\0")
             flags = _RTF_UP | _RTF_GATEWAY
             route = struct.pack("Q", 0) + nothing + gateway + nothing
-            route += struct.pack("HhQQHhPQQH6x", flags, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+            route += struct.pack("HhQPhPQQH6x", flags, 0, 0, 0, 0, 0, 0, 0, 0)
             fcntl.ioctl(sock, _SIOCADDRT, route)
+        if card.get("gateway6"):
+            _default_route6(name, card["gateway6"])
 
 
 def _inet(address: bytes) -> bytes:
     return struct.pack("HH4s8x", socket.AF_INET, 0, address)
+
+
+def _default_route6(name: str, gateway: str) -> None:
+    # struct in6_rtmsg (linux/ipv6_route.h): destination, source, gateway, type, prefix lengths,
+    # metric, info, flags, interface.
+    route = b"\0" * 32 + socket.inet_pton(socket.AF_INET6, gateway)
+    flags = _RTF_UP | _RTF_GATEWAY
+    route += struct.pack("IHHIQIi", 0, 0, 0, 1024, 0, flags, socket.if_nametoindex(name))
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+        fcntl.ioctl(sock, _SIOCADDRT, route)
 
 
 def _add_v6(name: str, host: str, prefix: int) -> None:

@@ -113,6 +113,7 @@ class MachineDriver(RuntimeDriver):
             terminal=process.terminal,
             size=(process.rows, process.columns),
             open_stdin=task.open_stdin,
+            shares=[(share.source, share.read_only) for share in guest.shares],
         )
         head = {
             "op": "start",

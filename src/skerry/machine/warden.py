@@ -38,7 +38,7 @@ from skerry.base.errors import Conflict, GuestFault, InvalidInput, SkerryError, 
 from skerry.kernel import namespaces
 from skerry.kernel.cgroups import Cgroup, Layout
 from skerry.kernel.syscalls import libc
-from skerry.machine import hypervisor, qemu, splice, template
+from skerry.machine import hypervisor, qemu, shares, splice, template
 from skerry.machine.channel import MOST_FROM_GUEST, Line, Message, Sink, Source, wait_readable
 from skerry.machine.dns import Forwarder
 from skerry.machine.qemu import Accel
@@ -86,6 +86,8 @@ class Conf(NamedTuple):
     terminal: bool
     size: tuple[int, int]
     open_stdin: bool
+    shares: list[tuple[str, bool]]
+    """Folders and files of the host that the guest sees, and whether read-only."""
 
 
 class Waiting(NamedTuple):
@@ -165,6 +167,7 @@ class Warden:
             "identity": identity(conf.hostname),
             "files": conf.files,
             "cards": self._cards,
+            "shares": bool(conf.shares),
             "streams": streams,
         }
         self._ask(head, plan, Waiting(None, 0, answer.append))
@@ -481,7 +484,8 @@ def clone(conf: Conf, cards: list[dict[str, Any]]) -> hypervisor.Hypervisor:
         fds.append(fd)
 
     try:
-        give("ram", os.open(conf.ram, os.O_RDWR | os.O_CLOEXEC))
+        ram = os.open(conf.ram, os.O_RDWR | os.O_CLOEXEC)
+        give("ram", own_memory(ram, conf.shape[0]) if conf.shares else ram)
         give("tap", open_tap("skerry-tap0"))
         give("state", os.open(conf.state, os.O_RDONLY | os.O_CLOEXEC))
         give("writable", os.open(conf.writable, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW))
@@ -494,7 +498,7 @@ def clone(conf: Conf, cards: list[dict[str, Any]]) -> hypervisor.Hypervisor:
         arguments = [
             *template.devices(
                 lines, Shape(*conf.shape), Accel(*conf.accel),
-                ram=at["ram"], share=conf.share, tap=at["tap"],
+                ram=at["ram"], share=conf.share or bool(conf.shares), tap=at["tap"],
             ),
             *qemu.disks(found),
             *qemu.INCOMING,
@@ -510,11 +514,24 @@ def clone(conf: Conf, cards: list[dict[str, Any]]) -> hypervisor.Hypervisor:
         monitor.execute("migrate-incoming", uri=f"fd:{at['state']}")
         template.await_migration(machine)
         _plug_cards(machine, cards)
+        if conf.shares:
+            shares.plug(monitor, conf.shares, conf.run_dir, f"port{qemu.PORTS - 1}")
         monitor.execute("cont")
     except BaseException:
         machine.end()
         raise
     return machine
+
+
+def own_memory(ram: int, size: int) -> int:
+    """A copy of the template's memory that can be shared with others; `ram` is closed."""
+    copy = os.memfd_create("skerry-ram", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(copy, size)
+        template.copy_extents(ram, copy, size)
+    finally:
+        os.close(ram)
+    return copy
 
 
 def _plug_cards(machine: hypervisor.Hypervisor, cards: list[dict[str, Any]]) -> None:

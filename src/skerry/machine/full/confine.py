@@ -58,7 +58,10 @@ class Confined(TypedDict, total=False):
     groups: list[int]
     """Of devices that the program opens, such as /dev/kvm."""
     uid: int
-    """0 keeps the caller's user and builds no wall."""
+    """0 keeps the caller's user, and builds no wall unless `walled` says so."""
+    walled: bool
+    capabilities: int
+    """A mask of what root keeps behind the wall; others keep nothing."""
     root: str
     """An empty folder to build the new root on."""
     binds: list[Bind]
@@ -83,14 +86,15 @@ def execute(wanted: Confined) -> None:
     if wanted.get("cgroup"):
         Cgroup(wanted["cgroup"], detect()).join_self()
     uid = wanted.get("uid", 0)
-    if uid:
+    if uid or wanted.get("walled"):
         _namespaces(wanted.get("network", "host"))
         _new_root(wanted["root"], wanted.get("binds", []), proc=wanted.get("proc", False))
     for name, value in wanted.get("limits", {}).items():
         _limit(getattr(resource, f"RLIMIT_{name.upper()}"), value)
     checked(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "set no_new_privs")
+    if uid or wanted.get("walled"):
+        capabilities.drop_bounding(wanted.get("capabilities", 0))
     if uid:
-        capabilities.drop_bounding(0)
         os.setgroups(wanted.get("groups", []))
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)

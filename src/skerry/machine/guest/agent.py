@@ -169,6 +169,8 @@ class Agent:
         self._identity(head["identity"])
         system.attach_disks(str(head["layers"]), str(head["writable"]))
         system.write_files(head["files"])
+        if head["shares"]:
+            system.attach_shares()
         for card in head["cards"]:
             system.configure_network(card)
         self._group = Cgroup(plan.cgroup_path, self._host_layout())

@@ -5,6 +5,7 @@ container. Sources: init_module(2), random(4), netdevice(7), rtnetlink(7).
 """
 
 import ctypes
+import errno
 import fcntl
 import os
 import socket
@@ -13,6 +14,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
+from skerry.base.errors import KernelFault
 from skerry.kernel import mounts
 from skerry.kernel.syscalls import libc, syscall
 
@@ -137,6 +139,19 @@ def attach_disks(layers: str, writable: str) -> None:
     mounts.mount(device, "/rw", "ext4", mounts.MS_NOATIME)
     for name in ("upper", "work"):
         os.makedirs(f"/rw/{name}", exist_ok=True)
+
+
+def attach_shares() -> None:
+    """Mount the host's folders; their device is being plugged in."""
+    for _ in range(500):
+        try:
+            mounts.mount("volumes", "/volumes", "virtiofs")
+            return
+        except KernelFault as fault:
+            if fault.errno != errno.EINVAL:
+                raise
+        time.sleep(0.01)
+    raise FileNotFoundError("the host's folders did not come")
 
 
 def detach_disks() -> None:

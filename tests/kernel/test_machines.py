@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from tests.kernel.machines.commands import Machines, check_disks, first_bytes, until
 
+from skerry.base.errors import NotFound
+from skerry.sdk import Engine
+
 pytestmark = [pytest.mark.root, pytest.mark.timeout(400)]
 
 
@@ -150,12 +153,68 @@ def test_neighbours_on_an_internal_network_and_a_shared_folder(
     vm.runs("two", "ip addr add 10.9.8.2/24 dev eth0")
     page = "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 20 10.9.8.1 80"
     assert "served by tiny" in vm.runs("two", page)
-    assert "cannot be saved" in vm("save", "one", check=False)
+    assert "cannot be saved while it has the shared" in vm("save", "one", check=False)
+    vm("snapshot", "create", "one", "--disk-only")
     assert vm.status("one") == "running"
     bridges = [name for name in os.listdir("/sys/class/net") if name.startswith("ski")]
     assert bridges
     vm("stop", "-f", "one", "two")
     until(lambda: not set(bridges) & set(os.listdir("/sys/class/net")))
+
+
+def test_the_sdk_says_the_same(vm: Machines) -> None:
+    with Engine(vm.engine.host) as engine:
+        machine = engine.machines.create(
+            "box", disks=[{"size": 16 << 20}], memory=64 << 20, nics=[]
+        )
+        assert (machine.name, machine.status) == ("box", "off")
+        machine.start()
+        machine.start()
+        first = machine.snapshot()
+        machine.send_keys("ctrl-alt-delete", text="abc")
+        assert machine.screenshot().startswith(b"\x89PNG")
+        assert machine.display()["address"].startswith("unix:/")
+        with machine.console() as console:
+            console.write(b"x")
+        assert machine.stats()["memory_limit"] == 64 << 20
+        copy = machine.clone("copy", linked=True, snapshot=first)
+        machine.restore(first)
+        assert machine.status == "running"
+        machine.stop(force=True)
+        assert machine.wait() == {"Status": "off", "Error": ""}
+        machine.edit(name="renamed", memory=96 << 20, add_cdroms=1, sizes={"disk0": 32 << 20})
+        hardware = machine.inspect()["hardware"]
+        assert hardware["memory"] == 96 << 20
+        assert hardware["disks"][0]["size"] == 32 << 20
+        assert [each["name"] for each in machine.snapshots()] == [first]
+        again = engine.machines.take_in(machine.export(), "again")
+        assert [each.name for each in engine.machines.list()] == ["renamed", "copy", "again"]
+        assert again.inspect()["hardware"]["disks"][0]["size"] == 32 << 20
+        copy.remove()
+        with pytest.raises(NotFound):
+            engine.machines.get("copy")
+
+
+def test_discs_are_exchanged_while_it_runs(vm: Machines, medium: Path) -> None:
+    vm("create", "drive", "--cdrom", "", "--memory", "64m", "--nic", "none")
+    vm("start", "drive")
+    pid = vm.pid("drive")
+    assert str(medium) not in open_files(pid)
+    vm("edit", "drive", "--disc", f"cd0={medium}")
+    assert str(medium) in open_files(pid)
+    vm("edit", "drive", "--disc", "cd0=")
+    assert str(medium) not in open_files(pid)
+    assert "needs it off" in vm("edit", "drive", "--memory", "128m", check=False)
+    vm("stop", "-f", "drive")
+    vm("edit", "drive", "--disc", f"cd0={medium}", "--memory", "128m")
+    vm("start", "drive")
+    assert str(medium) in open_files(vm.pid("drive"))
+
+
+def open_files(pid: int) -> set[str]:
+    """Paths of a process's descriptors."""
+    folder = f"/proc/{pid}/fd"
+    return {os.readlink(f"{folder}/{name}") for name in os.listdir(folder)}
 
 
 def test_hostile_images_reach_nothing(vm: Machines, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from skerry.sdk.containers import Container, Finished
     from skerry.sdk.engine import Engine
     from skerry.sdk.images import Image
+    from skerry.sdk.machines import Machine
     from skerry.sdk.sandbox import Sandbox
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Engine",
     "Finished",
     "Image",
+    "Machine",
     "Sandbox",
 ]
 
@@ -39,6 +41,7 @@ _HOMES = {
     "Engine": "engine",
     "Finished": "containers",
     "Image": "images",
+    "Machine": "machines",
     "Sandbox": "sandbox",
 }
 

@@ -8,6 +8,7 @@ from skerry.sdk import requests
 from skerry.sdk.client import Client
 from skerry.sdk.containers import Containers
 from skerry.sdk.images import Images
+from skerry.sdk.machines import Machines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,6 +64,7 @@ class Engine:
         self.client = Client(host, timeout=timeout)
         self.containers = Containers(self.client)
         self.images = Images(self.client)
+        self.machines = Machines(self.client)
         self.system = System(self.client)
 
     def __enter__(self) -> Engine:

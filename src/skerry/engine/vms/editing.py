@@ -146,11 +146,12 @@ class Editing:
         for each in await monitor.execute("query-named-block-nodes", flat=True):
             if str(each.get("node-name")).startswith(f"medium-{drive}"):
                 await monitor.execute("blockdev-del", node_name=each["node-name"])
+        await monitor.remove_fds(drive)
         if path:
             node = f"medium-{drive}-{os.urandom(3).hex()}"
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                number = await monitor.add_fd(fd)
+                number = await monitor.add_fd(fd, drive)
             finally:
                 os.close(fd)
             await monitor.execute(

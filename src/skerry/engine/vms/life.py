@@ -169,6 +169,7 @@ class Life:
         gone.cancel()
         if not connecting.done():
             connecting.cancel()
+            await asyncio.gather(connecting, return_exceptions=True)
             raise Unavailable("QEMU has ended")
         live.monitor = connecting.result()
 
@@ -366,6 +367,7 @@ class Life:
     async def save(self, live: Live) -> None:
         """Write memory and devices to the disk and end QEMU; the next start goes on from there."""
         monitor = self.running(live)
+        check_savable(live.record)
         places = self._shelf.places(live.record)
         path = os.path.join(places.state, "saved.state")
         await monitor.execute("stop")
@@ -391,6 +393,23 @@ class Life:
         self._shelf.save(record)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(self._shelf.places(record).state, "saved.state"))
+
+
+def check_savable(record: Machine) -> None:
+    """Conflict when a device keeps QEMU from saving the machine's state."""
+    hardware = record.hardware
+    culprit = ""
+    if hardware.shares:
+        culprit = f"the shared folder {hardware.shares[0].tag}"
+    elif any(disk.bus == "nvme" for disk in hardware.disks):
+        culprit = "an NVMe disk"
+    elif hardware.tpm:
+        culprit = "a TPM"
+    if culprit:
+        raise Conflict(
+            f"machine {record.name} cannot be saved while it has {culprit}",
+            hint="its disks alone can: skerry vm snapshot create --disk-only",
+        )
 
 
 async def write_state(

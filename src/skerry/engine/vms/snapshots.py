@@ -26,7 +26,7 @@ import msgspec
 
 from skerry.base.errors import Conflict, NotFound, SkerryError
 from skerry.base.ids import check_name, new_id
-from skerry.engine.vms.life import Life, write_state
+from skerry.engine.vms.life import Life, check_savable, write_state
 from skerry.engine.vms.record import OFF, PAUSED, SAVED, Live, Machine, Pending, Snapshot
 from skerry.engine.vms.shelf import Shelf
 from skerry.machine.full import argv, disks
@@ -71,6 +71,8 @@ class Snapshots:
             full=record.status != OFF and record.status != "aborted" and not disk_only,
             comment=comment[:2000],
         )
+        if snapshot.full and live.process is not None:
+            check_savable(record)
         with self._shelf.making(record):
             above = await self.above(record, record.hardware)
             if live.process is not None:

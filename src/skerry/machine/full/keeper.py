@@ -32,6 +32,7 @@ from skerry.kernel import processes, taps
 from skerry.kernel.cgroups import Cgroup, detect
 from skerry.kernel.descriptors import pidfd_open
 from skerry.machine.full import confine
+from skerry.machine.jail import seccomp_program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,6 +78,9 @@ class Plan(TypedDict, total=False):
     openings: list[Opening]
     confined: confine.Confined
     cgroup: str
+    filter: bool
+    """Forbid QEMU the system calls of `machine.jail`, but for sockets: NAT and the screen need
+    them."""
     bridges: list[str]
     """Removed at the end when nothing else is plugged into them."""
     adopt: list[int]
@@ -411,6 +415,8 @@ def run(plan: Plan) -> None:
                 _open(opening, helpers, say)
             keep = [opening["fd"] for opening in plan["openings"]]
             plan["confined"]["keep"] = keep
+            if plan["filter"]:
+                plan["confined"]["seccomp"] = seccomp_program(sockets=True)
             pid = _fork(plan["confined"], say)
             for fd in keep:
                 os.close(fd)

@@ -69,7 +69,6 @@ class Launch(NamedTuple):
     taps: dict[int, tuple[str, str, bool]]
     cgroup: str = ""
     groups: tuple[int, ...] = ()
-    network: str = "host"
     incoming: str = ""
     vnc_secret: str = ""
     hold: bool = True
@@ -123,7 +122,7 @@ def plan(launch: Launch) -> keeper.Plan:
         "groups": list(launch.groups),
         "root": places.wall,
         "binds": _binds(launch),
-        "network": launch.network,
+        "network": "host" if needs_host_network(hardware) else "none",
         "cgroup": launch.cgroup,
         "limits": {"core": 0, "nofile": 1024},
     }
@@ -134,8 +133,15 @@ def plan(launch: Launch) -> keeper.Plan:
         "openings": openings.all,
         "confined": confined,
         "cgroup": launch.cgroup,
+        "filter": launch.uid != 0,
         "bridges": [bridge for _, bridge, ours in launch.taps.values() if ours],
     }
+
+
+def needs_host_network(hardware: Hardware) -> bool:
+    """Whether QEMU itself opens sockets: for NAT, and to show the screen at an address."""
+    shown = hardware.video != "none" and hardware.vnc != "unix"
+    return shown or any(nic.kind == "nat" for nic in hardware.nics)
 
 
 def adoption(places: Places, cgroup: str, bridges: list[str], pid: int, start: int) -> keeper.Plan:

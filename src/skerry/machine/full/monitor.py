@@ -83,15 +83,23 @@ class Monitor:
             except (QMPError, OSError, TimeoutError) as error:
                 raise SystemFault(f"cannot give QEMU a descriptor: {error}") from None
 
-    async def add_fd(self, fd: int) -> int:
-        """Give QEMU a descriptor; the number of its set, `/dev/fdset/N`."""
+    async def add_fd(self, fd: int, owner: str) -> int:
+        """Give QEMU a descriptor; the number of its set, `/dev/fdset/N`. See `remove_fds`."""
         async with self._lock:
             try:
                 self._client.send_fd_scm(fd)
-                answer = await asyncio.wait_for(self._client.execute("add-fd", {}), SECONDS)
+                answer = await asyncio.wait_for(
+                    self._client.execute("add-fd", {"opaque": owner}), SECONDS
+                )
             except (QMPError, OSError, TimeoutError) as error:
                 raise SystemFault(f"cannot give QEMU a descriptor: {error}") from None
         return int(answer["fdset-id"])  # type: ignore[index]
+
+    async def remove_fds(self, owner: str) -> None:
+        """Let QEMU close the descriptors that it was given for `owner`, once they are not used."""
+        for each in await self.execute("query-fdsets"):
+            if any(fd.get("opaque") == owner for fd in each.get("fds", ())):
+                await self.execute("remove-fd", fdset_id=each["fdset-id"])
 
     async def status(self) -> str:
         """RunState: running, paused, inmigrate, postmigrate, shutdown, …"""

@@ -43,7 +43,7 @@ _skerry_options() {
     'search') echo '--filter -f --limit --format --no-trunc --help' ;;
     'sign') echo '--key --annotation -a --help' ;;
     'verify') echo '--key --json --help' ;;
-    'sbom') echo '--format --output -o --attach --help' ;;
+    'sbom') echo '--format --output -o --keep --attach --help' ;;
     'bootstrap') echo '--include --key --mirror --progress --quiet -q --tag -t --help' ;;
     'info') echo '--format -f --help' ;;
     'version') echo '--format -f --help' ;;

@@ -479,6 +479,7 @@ complete -c skerry -n '__skerry_at verify' -a '(skerry __names images 2>/dev/nul
 complete -c skerry -n 'test (count (commandline -opc | string match -v -- \'-*\')) -eq 1' -a sbom -d 'List the packages in an image'
 complete -c skerry -n '__skerry_at sbom' -l format -r -d 'spdx-json (default) or cyclonedx-json'
 complete -c skerry -n '__skerry_at sbom' -l output -s o -r -F -d 'Write to a file'
+complete -c skerry -n '__skerry_at sbom' -l keep -d 'Store it here, as the image\'s referrer; pushes take it along'
 complete -c skerry -n '__skerry_at sbom' -l attach -d 'Store it in the image\'s registry, as its referrer'
 complete -c skerry -n '__skerry_at sbom' -l help -d 'Show this help'
 complete -c skerry -n '__skerry_at sbom' -a '(skerry __names images 2>/dev/null)'

@@ -15,13 +15,14 @@ from typing import Final
 from skerry.base.digests import sha256
 from skerry.base.errors import InvalidInput, KernelFault, LimitExceeded, NotFound
 from skerry.base.isolation import Overlay
-from skerry.base.oci_image import OCI_MANIFEST
+from skerry.base.oci_image import OCI_MANIFEST, Descriptor
 from skerry.base.references import parse_reference
 from skerry.engine.transfer import Transfer
 from skerry.kernel.descriptors import open_in_root
 from skerry.kernel.mounts import overlay_fd
 from skerry.registry.auth import Credential
-from skerry.store import Store
+from skerry.store import Store, referrers
+from skerry.store.referrers import Referrer
 from skerry.trust import packages, sbom
 from skerry.trust.packages import MAX_DATABASE, MAX_METADATA, MAX_PACKAGES, Distribution, Package
 
@@ -70,6 +71,22 @@ class Sbom:
             return await client.put_manifest(
                 reference.repository, digest, made.manifest, OCI_MANIFEST
             )
+
+    async def keep(self, name: str, form: str) -> str:
+        """Store the document here as the image's referrer; the manifest's digest. A push takes it
+        along."""
+        data = await self.make(name, form)
+        image = self._store.images.get(name)
+        subject = Descriptor(image.media_type, image.manifest, image.manifest_size)
+        made = sbom.attachment(form, data, subject)
+        return await asyncio.to_thread(
+            referrers.add, self._store.images, made.manifest, list(made.blobs)
+        )
+
+    def kept(self, name: str) -> list[Referrer]:
+        """What is stored here about an image."""
+        image = self._store.images.get(name)
+        return referrers.about(self._store.images, image.manifest)
 
     def _make(self, name: str, form: str) -> bytes:
         with self._store.leases.hold():

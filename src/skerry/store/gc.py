@@ -10,6 +10,7 @@ import stat
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+from skerry.store import referrers
 from skerry.store.blobs import Blobs
 from skerry.store.image import Image, Removed
 from skerry.store.images import Images
@@ -122,6 +123,7 @@ class Collector:
             for id_ in plan.records:
                 self._images.records.delete(REMOVED_IMAGE, id_)
             self._discard(plan)
+            self._forget_artifacts()
             self._images.write_index()
             waiting = self._trash_before(plan)
         partials = self._blobs.partials
@@ -202,6 +204,9 @@ class Collector:
         for image in kept.values():
             content.update(image.content(), image.layers)
         content |= self._steps.layers()
+        for artifact in referrers.everything(self._images):
+            if artifact.subject in content:
+                content.update((artifact.digest, *artifact.blobs))
         records = []
         for each in self._images.records.all(REMOVED_IMAGE):
             if each.id in below:
@@ -227,6 +232,13 @@ class Collector:
             self._blobs.discard(digest)
         for diff_id in plan.layers:
             self._layers.discard(diff_id)
+
+    def _forget_artifacts(self) -> None:
+        """The records of artifacts whose image has gone."""
+        here = {image.manifest for image in self._images.list()}
+        for artifact in referrers.everything(self._images):
+            if artifact.subject not in here:
+                self._images.records.delete(referrers.KIND, artifact.digest)
 
     def _trash_before(self, plan: _Plan) -> int:
         """Bytes in the trash that the plan has not just put there."""

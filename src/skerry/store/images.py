@@ -21,7 +21,7 @@ from skerry.base.oci_image import (
     parse_manifest,
 )
 from skerry.base.references import Reference, parse_reference
-from skerry.store import commit, history, index, load, removal, save
+from skerry.store import commit, history, index, load, referrers, removal, save
 from skerry.store.blobs import Blobs
 from skerry.store.changes import MOUNT_POINTS
 from skerry.store.image import HistoryLine, Image, Progress, Removed, from_record, to_record
@@ -276,6 +276,9 @@ class Images:
             for kind in (IMAGE, REMOVED_IMAGE):
                 for each in self.records.all(kind):
                     layers.update(each.data["layers"])
+            for artifact in referrers.everything(self):
+                if artifact.subject in blobs:
+                    blobs.update((artifact.digest, *artifact.blobs))
             for digest in set(digests) - blobs:
                 self.blobs.discard(digest)
             for diff_id in set(diff_ids) - layers:

@@ -18,6 +18,7 @@ from skerry.base.oci_image import (
     encode,
     parse_manifest,
 )
+from skerry.store import referrers
 from skerry.store.commit import store_layer
 from skerry.store.compression import file_chunks
 from skerry.store.image import Image
@@ -41,7 +42,10 @@ def gzip_layers(images: "Images", image: Image) -> Image:
     with images.leases.hold():
         layers = [_packed(images, layer) for layer in manifest.layers]
         changed = msgspec.structs.replace(manifest, layers=layers)
-        images.add(encode(changed), media_type=image.media_type, parent=image.parent)
+        changed_image = images.add(
+            encode(changed), media_type=image.media_type, parent=image.parent
+        )
+        referrers.follow(images, image, changed_image)
     images.release([image.manifest, *image.blobs])
     return images.get(image.id)
 

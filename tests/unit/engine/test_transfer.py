@@ -35,6 +35,7 @@ from skerry.base.oci_image import (
 )
 from skerry.base.references import Reference
 from skerry.engine.events import Events
+from skerry.engine.sbom import Sbom
 from skerry.engine.transfer import Transfer, parse_platform, server_name
 from skerry.engine.transfer_progress import Feed, bar, human_size, layer_message
 from skerry.registry.client import Client, Document, ImageManifest
@@ -603,3 +604,32 @@ class TestWords:
             assert server_name(hub) == "docker.io"
         assert server_name("http://127.0.0.1:5000") == "127.0.0.1:5000"
         assert server_name("host:5000/v2/") == "host:5000"
+
+
+class TestArtifacts:
+    """A bill of materials that is kept here lives with its image and is pushed along."""
+
+    async def test_it_goes_along_and_goes(
+        self, transfer: Over, store: Store, registry: Memory
+    ) -> None:
+        registry.image("team/app", "v1", [layer("one")])
+        await told(transfer.pull("team/app:v1"))
+        bills = Sbom(store, cast(Any, transfer))
+        first = await bills.keep("team/app:v1", "spdx-json")
+        assert await bills.keep("team/app:v1", "spdx-json") == first
+        await bills.keep("team/app:v1", "cyclonedx-json")
+        assert len(bills.kept("team/app:v1")) == 2
+        store.gc.collect()
+        store.images.tag("team/app:v1", "host:5000/team/copy:v1")
+        await told(transfer.push("host:5000/team/copy:v1"))
+        kept = bills.kept("team/app:v1")
+        subject = store.images.get("team/app:v1").manifest
+        for each in kept:
+            sent = registry.manifests["team/copy", each.digest]
+            assert json.loads(sent.data)["subject"]["digest"] == subject
+            assert set(each.blobs) <= registry.repositories["team/copy"]
+        for name in ("team/app:v1", "host:5000/team/copy:v1"):
+            store.images.remove(name)
+        store.gc.collect()
+        assert left(store)[0] == []
+        assert store.records.all("referrer") == []

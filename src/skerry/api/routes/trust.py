@@ -78,9 +78,21 @@ async def bill(call: Call) -> web.StreamResponse:
 
 
 async def attach_bill(call: Call) -> web.StreamResponse:
-    """POST /skerry/sbom?name=…&format=…: store it in the image's registry."""
+    """POST /skerry/sbom?name=…&format=…&here=…: store it in the image's registry, or with `here` in
+    this engine's store."""
+    if call.flag("here"):
+        digest = await call.engine.sbom.keep(_name(call), call.text("format", SPDX))
+        return call.json({"Digest": digest}, 201)
     digest = await call.engine.sbom.attach(_name(call), call.text("format", SPDX), credential(call))
     return call.json({"Digest": digest}, 201)
+
+
+async def kept(call: Call) -> web.StreamResponse:
+    """GET /skerry/referrers?name=…: what this engine keeps about an image."""
+    found = call.engine.sbom.kept(_name(call))
+    return call.json(
+        [{"Digest": each.digest, "ArtifactType": each.artifact_type} for each in found]
+    )
 
 
 def _name(call: Call) -> str:
@@ -106,4 +118,5 @@ ROUTES = [
     Route("POST", "/skerry/signatures/verify", verify),
     Route("GET", "/skerry/sbom", bill),
     Route("POST", "/skerry/sbom", attach_bill),
+    Route("GET", "/skerry/referrers", kept),
 ]

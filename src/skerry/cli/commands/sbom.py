@@ -19,6 +19,11 @@ def sbom(context: Context, parsed: Parsed) -> int:
         err(f"attached {answer['Digest']}")
         if not path:
             return 0
+    if parsed.on("keep"):
+        answer = ask(context, "POST", target + "&here=1", None, {})
+        err(f"kept {answer['Digest']}")
+        if not path:
+            return 0
     response = context.client.open("GET", target)
     try:
         data = response.read()
@@ -43,6 +48,7 @@ COMMANDS = {
         (
             text("format", "spdx-json (default) or cyclonedx-json", "FORMAT"),
             text("output", "Write to a file", "FILE", "o", complete="files"),
+            switch("keep", "Store it here, as the image's referrer; pushes take it along"),
             switch("attach", "Store it in the image's registry, as its referrer"),
         ),
         least=1,

@@ -1,6 +1,7 @@
 """The engine as a process: service manager, inherited sockets, rights, the end on idleness."""
 
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -96,6 +97,41 @@ def test_a_socket_that_was_handed_over(start: Start, short_tmp: Path) -> None:
         if process.poll() is None:
             process.kill()
             process.communicate()
+
+
+def test_activation_by_the_service_managers_own_tool(short_tmp: Path) -> None:
+    tool = shutil.which("systemd-socket-activate")
+    if tool is None:
+        pytest.skip("needs systemd-socket-activate")
+    path = f"{short_tmp}/activated.sock"
+    command = [tool, "-l", path, str(PYTHON), "-m", "skerry", "engine"]
+    command += ["--root", f"{short_tmp}/root", "--run-root", f"{short_tmp}/run"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        try:
+            # The first client starts the engine, and waits in the queue meanwhile.
+            until(lambda: answers(path))
+            assert not (short_tmp / "run/skerry.sock").exists()
+            assert (short_tmp / "run/engine.pid").read_text().strip() == str(process.pid)
+            process.terminate()
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+
+
+def test_the_units_are_good(tmp_path: Path) -> None:
+    tool = shutil.which("systemd-analyze")
+    if tool is None:
+        pytest.skip("needs systemd-analyze")
+    folder = Path(__file__).resolve().parents[2] / "contrib/systemd"
+    manual = folder.parents[1] / "docs/engine.md"
+    for unit in folder.iterdir():
+        text = unit.read_text().replace("/opt/skerry/.venv/bin/python", str(PYTHON))
+        (tmp_path / unit.name).write_text(
+            text.replace("file:/usr/share/doc/skerry/engine.md", f"file:{manual}")
+        )
+    units = sorted(str(path) for path in tmp_path.iterdir())
+    done = subprocess.run([tool, "verify", *units], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
 def test_rights_of_socket_and_folders(start: Start, short_tmp: Path) -> None:

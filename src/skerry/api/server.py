@@ -1,6 +1,7 @@
 """The HTTP server: Docker's Engine API and skerry's own additions on a unix socket."""
 
 import asyncio
+import functools
 import logging
 import socket
 from collections.abc import Iterable
@@ -8,7 +9,7 @@ from collections.abc import Iterable
 from aiohttp import web
 
 import skerry
-from skerry.api import versions
+from skerry.api import openapi, versions
 from skerry.api.call import Call, encode
 from skerry.api.errors import message_of, status_of
 from skerry.api.router import Route, Router
@@ -72,7 +73,18 @@ def all_routes() -> list[Route]:
         vms,
         unserved,
     )
-    return [route for module in modules for route in module.ROUTES]
+    routes = [route for module in modules for route in module.ROUTES]
+    return [*routes, Route("GET", "/skerry/openapi.json", _describe)]
+
+
+async def _describe(call: Call) -> web.StreamResponse:
+    """GET /skerry/openapi.json: this document."""
+    return call.json(_document())
+
+
+@functools.cache
+def _document() -> dict[str, object]:
+    return openapi.document(all_routes(), skerry.__version__)
 
 
 class Api:

@@ -20,6 +20,21 @@ Check = Callable[[Any, str], Any]
 """Takes a value and the field's path; gives the value to keep."""
 
 
+Schema = dict[str, Any]
+_SCHEMAS: dict[Check, Schema] = {}
+
+
+def schema_of(check: Check) -> Schema:
+    """What a check takes, as JSON Schema; anything when that is not known."""
+    return _SCHEMAS.get(check, {})
+
+
+def described(check: Check, schema: Schema) -> Check:
+    """The check, with its schema noted."""
+    _SCHEMAS[check] = schema
+    return check
+
+
 def _fail(path: str, expected: str, value: Any) -> InvalidInput:
     return InvalidInput(f"{path}: expected {expected}, got {value!r:.60}")
 
@@ -36,7 +51,7 @@ def text(limit: int = TEXT) -> Check:
             raise LimitExceeded(f"{path}: longer than {limit} bytes")
         return value
 
-    return check
+    return described(check, {"type": "string", "maxLength": limit})
 
 
 def flag(value: Any, path: str) -> bool:
@@ -59,7 +74,7 @@ def number(low: int = -NUMBER, high: int = NUMBER) -> Check:
             raise InvalidInput(f"{path}: {value} is not between {low} and {high}")
         return value
 
-    return check
+    return described(check, {"type": "integer", "minimum": low, "maximum": high})
 
 
 def items(each: Check, limit: int = ENTRIES) -> Check:
@@ -72,7 +87,7 @@ def items(each: Check, limit: int = ENTRIES) -> Check:
             raise LimitExceeded(f"{path}: more than {limit} entries")
         return [each(entry, path) for entry in value]
 
-    return check
+    return described(check, {"type": "array", "items": schema_of(each), "maxItems": limit})
 
 
 def table(each: Check, limit: int = ENTRIES) -> Check:
@@ -86,7 +101,7 @@ def table(each: Check, limit: int = ENTRIES) -> Check:
             raise LimitExceeded(f"{path}: more than {limit} entries")
         return {key_check(key, path): each(entry, f"{path}.{key}") for key, entry in value.items()}
 
-    return check
+    return described(check, {"type": "object", "additionalProperties": schema_of(each)})
 
 
 def choice(*names: str) -> Check:
@@ -97,7 +112,7 @@ def choice(*names: str) -> Check:
             raise _fail(path, "one of " + ", ".join(name or '""' for name in names), value)
         return str(value)
 
-    return check
+    return described(check, {"type": "string", "enum": list(names)})
 
 
 def command(value: Any, path: str) -> list[str]:
@@ -130,9 +145,14 @@ def fields(known: dict[str, Check], *, keep_empty: frozenset[str] = frozenset())
                 result[name] = kept
         return result
 
-    return check
+    return described(
+        check, {"type": "object", "properties": {k: schema_of(v) for k, v in known.items()}}
+    )
 
 
+described(flag, {"type": "boolean"})
+described(command, {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
+described(empty, {"type": "object"})
 string = text()
 strings = items(string)
 labels = table(text(LONG_TEXT))

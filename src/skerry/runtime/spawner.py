@@ -27,6 +27,7 @@ import socket
 import sys
 
 from skerry.base.errors import KernelFault
+from skerry.kernel.capabilities import last_capability
 from skerry.kernel.cgroups import detect
 from skerry.kernel.descriptors import set_dumpable
 from skerry.kernel.syscalls import libc
@@ -84,6 +85,8 @@ def main(fd: int) -> None:
     programs = Containers(detect())
     # Imported late elsewhere; a keeper must not read modules from the disk at the end of a program.
     programs.kill_rest("/skerry/no-such-group")  # It kills what it finds.
+    # Asked here once, or every init asks the kernel anew, one capability at a time.
+    last_capability()
     os.set_inheritable(fd, False)
     serve(_socket.socket(fileno=fd), programs)
 

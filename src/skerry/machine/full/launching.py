@@ -198,6 +198,6 @@ def _swtpm(places: Places) -> keeper.Opening:
         "--tpmstate",
         f"dir={state}",
         "--ctrl",
-        "type=unixio,fd={fd}",
+        "type=unixio,clientfd={fd}",
     ]
     return {"kind": "helper", "path": "", "argv": argv_, "listens": False}

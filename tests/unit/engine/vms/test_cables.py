@@ -1,0 +1,33 @@
+"""Names of taps and bridges, and addresses out of tables."""
+
+from skerry.engine.vms import cables
+from skerry.machine.full.spec import Forward, Hardware, Nic
+
+MACS = [f"52:54:00:00:00:0{at}" for at in range(3)]
+ARP = (
+    "IP address       HW type     Flags       HW address            Mask     Device\n"
+    f"172.18.0.9       0x1         0x2         {MACS[1]}     *        sk-0\n"
+)
+
+
+def test_internal_bridges_belong_to_an_engine() -> None:
+    one, other = cables.internal_bridge("/a", "lab"), cables.internal_bridge("/b", "lab")
+    assert one != other
+    assert len(one) == 15
+    assert one.startswith(cables.prefix("/a"))
+
+
+def test_addresses() -> None:
+    hardware = Hardware(
+        uuid="u",
+        nics=(
+            Nic("nat", MACS[0], forwards=(Forward(8080, 80),)),
+            Nic("bridge", MACS[1], "lan"),
+            Nic("none", MACS[2]),
+        ),
+    )
+    found = cables.addresses(hardware, "", ARP)
+    assert [each["addresses"] for each in found] == [["10.0.2.15"], ["172.18.0.9"], []]
+    assert found[0]["forwards"] == ["127.0.0.1:8080->80/tcp"]
+    table = "TCP[ESTABLISHED]  20  10.0.2.77 41000  1.2.3.4 80 0 0\n UDP 10.0.2.3 53"
+    assert cables.addresses(hardware, table, "")[0]["addresses"] == ["10.0.2.77"]

@@ -7,7 +7,7 @@ from skerry.base.errors import InvalidInput
 
 _OCTAL: Final = re.compile(r"[0-7]{1,5}")
 _CLAUSE: Final = re.compile(r"([ugoa]*)((?:[-+=][rwxXst]*|[-+=][ugo])+)")
-_ACTION: Final = re.compile(r"([-+=])([rwxXst]*|[ugo])")
+_ACTION: Final = re.compile(r"([-+=])([ugo]|[rwxXst]*)")
 _SHIFT: Final = {"u": 6, "g": 3, "o": 0}
 _BITS: Final = {"r": 4, "w": 2, "x": 1}
 

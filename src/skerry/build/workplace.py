@@ -80,9 +80,10 @@ class Workplace:
 
 
 def sweep(run_root: str) -> None:
-    """Remove what builds of an earlier engine left."""
+    """Make the folder of all builds, and remove what those of an earlier engine left in it."""
     folder = os.path.join(run_root, FOLDER)
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):
+        os.makedirs(folder, 0o700, exist_ok=True)
         for build in os.listdir(folder):
             for name in os.listdir(os.path.join(folder, build)):
                 if name.startswith("mount-"):

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import stat
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
@@ -262,6 +263,46 @@ def test_secrets_from_files_and_environment(build: Build, tmp_path: Path) -> Non
     finally:
         del os.environ["SKERRY_TEST_SECRET"]
     assert found["seen"] == b"9 4\n"
+
+
+def test_hostile_contexts(build: Build, folder: Path, tmp_path: Path) -> None:
+    (folder / "out").symlink_to("../../../../etc/passwd")
+    (folder / "root").symlink_to("/")
+    Path(os.fsdecode(os.fsencode(folder / "src") + b"/\xff\xfe")).write_text("odd name")
+    words = ("-o", f"type=tar,dest={tmp_path}/o.tar")
+    found = output(build, *words, text="FROM scratch\nCOPY . /d/\n")
+    # Links are links: what they lead to here is not taken along.
+    assert found["d/out"] == found["d/root"] == b""
+    assert os.fsdecode(b"d/src/\xff\xfe") in found
+    # The engine looks below the context only.
+    said = build(text="FROM scratch\nCOPY root/etc/passwd /\n", code=1).stderr
+    assert "root/etc/passwd" in said
+    os.mknod(folder / "device", 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+    assert "'device' is a device: it cannot be in a build context" in build(code=1).stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("RUN true\n" * 1_200_000, "lines, at most"),
+        ("RUN " + "x" * (10 << 20), "longer than"),
+        ("x" * (17 << 20), "bytes, at most"),
+    ],
+    ids=["lines", "line", "bytes"],
+)
+def test_a_dockerfile_of_ten_megabytes(build: Build, text: str, why: str) -> None:
+    said = build("-q", text="FROM busybox\n" + text, code=1).stderr
+    assert why in said
+    assert len(said) < 2000
+
+
+def test_a_dockerfile_that_is_not_text(build: Build, folder: Path) -> None:
+    (folder / "Dockerfile").write_bytes(b"FROM busybox\n# caf\xe9\nENV A=1\n")
+    build("-q")
+    (folder / "Dockerfile").write_bytes(b"FROM busybox\nENV A=caf\xe9\n")
+    said = build(code=1).stderr
+    assert "line 2: not UTF-8: byte 0xe9" in said
+    assert ":2:10\n" in said
 
 
 def test_cache_in_a_folder(build: Build, tmp_path: Path, engine: Skerry) -> None:

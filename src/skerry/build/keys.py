@@ -4,7 +4,9 @@ A key is the digest of named parts. The parts of the last run of the same instru
 beside the steps, so that a miss can be told apart: another base, another environment, other files.
 """
 
+import os
 import time
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from skerry.base.errors import NotFound
@@ -57,7 +59,7 @@ def why_missed(store: Store, key: Key) -> str:
         return "its result was pruned"
     words = [_WORDS.get(name, name) for name in changed if name != "files"]
     if "files" in changed:
-        words.append(_files(before.get("files") or {}, key.files))
+        words.append(_files(before.get("files") or {}, _named(key.files)))
     return "; ".join(words)
 
 
@@ -75,9 +77,17 @@ def _files(old: dict[str, str], new: dict[str, str]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
+def _named(files: Mapping[str, str]) -> dict[str, str]:
+    """Names as text: a file's may be any bytes."""
+    return {
+        os.fsencode(name).decode(errors="backslashreplace"): digest
+        for name, digest in files.items()
+    }
+
+
 def note(store: Store, key: Key) -> None:
     """Keep the parts for the next explanation."""
     data: dict[str, Any] = {"parts": key.parts, "at": time.time()}
     if len(key.files) <= MAX_FILES:
-        data["files"] = key.files
+        data["files"] = _named(key.files)
     store.records.put(SEEN, key.slot, data)

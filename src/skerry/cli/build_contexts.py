@@ -104,7 +104,7 @@ def pieces(fd: int, first: bytes = b"") -> Iterator[bytes]:
 def _text(data: bytes) -> str:
     if len(data) > _MAX_DOCKERFILE:
         raise InvalidInput(f"the Dockerfile has more than {_MAX_DOCKERFILE} bytes")
-    return data.decode("utf-8", "surrogateescape")
+    return builds.as_text(data, "the Dockerfile from standard input")
 
 
 def _named(found: Contexts, item: str) -> None:

@@ -151,7 +151,10 @@ def local_context(
     with the options. NotFound, InvalidInput.
     """
     path = dockerfile or os.path.join(folder, "Dockerfile")
-    inside = os.path.relpath(os.path.realpath(path), os.path.realpath(folder))
+    try:
+        inside = os.path.relpath(os.path.realpath(path), os.path.realpath(folder))
+    except OSError as error:
+        raise NotFound(f"the working directory has gone: {error.strerror}") from None
     keep = [".dockerignore"]
     if inside.startswith("../") or not os.path.lexists(path):
         if not dockerfile:
@@ -167,14 +170,26 @@ def local_context(
 
 
 def read_text(path: str) -> str:
-    """A Dockerfile from somewhere; bytes that are not UTF-8 survive."""
+    """A Dockerfile from somewhere."""
     try:
         with open(path, "rb") as file:
-            return file.read().decode("utf-8", "surrogateescape")
+            return as_text(file.read(), path)
     except FileNotFoundError:
         raise NotFound(f"Cannot locate specified Dockerfile: {path}") from None
     except OSError as error:
         raise InvalidInput(f"cannot read {path}: {error.strerror}") from None
+
+
+def as_text(data: bytes, what: str) -> str:
+    """A Dockerfile's text, for it travels as JSON. InvalidInput when it is not UTF-8."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InvalidInput(
+            f"{what}, line {line}: not UTF-8: byte 0x{data[error.start]:02x}",
+            hint="save the Dockerfile as UTF-8",
+        ) from None
 
 
 def image_of(events: Iterable[dict[str, Any]], log: Callable[[str], None] | None = None) -> str:

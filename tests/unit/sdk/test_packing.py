@@ -104,10 +104,13 @@ def test_the_dockerfile_and_its_rules_go_along(folder: Path) -> None:
 
 def test_a_dockerfile_from_elsewhere_is_sent_as_text(folder: Path, tmp_path: Path) -> None:
     outside = tmp_path / "../Elsewhere"
-    outside.write_bytes(b"FROM scratch\n# \xff\n")
+    outside.write_text("FROM scratch\n# é\n")
     options: dict[str, str] = {}
     b"".join(builds.local_context(options, str(folder / "a"), str(outside)))
-    assert options["DockerfileContent"].encode("utf-8", "surrogateescape") == outside.read_bytes()
+    assert options["DockerfileContent"] == "FROM scratch\n# é\n"
+    outside.write_bytes(b"FROM scratch\n# \xff\n")
+    with pytest.raises(InvalidInput, match="line 2: not UTF-8: byte 0xff"):
+        builds.local_context({}, str(folder / "a"), str(outside))
     with pytest.raises(NotFound, match="Cannot locate specified Dockerfile"):
         builds.local_context({}, str(folder), str(folder / "none"))
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import codecs
+import logging
 from contextlib import aclosing
 from typing import Any
 
@@ -12,7 +13,14 @@ from skerry.api.call import Call, line, no_content
 from skerry.api.formats import rfc3339
 from skerry.api.router import Route
 from skerry.api.routes.image_archives import archive
-from skerry.base.errors import Conflict, GuestFault, InvalidInput, NotFound, SkerryError
+from skerry.base.errors import (
+    Conflict,
+    GuestFault,
+    InvalidInput,
+    NotFound,
+    SkerryError,
+    SystemFault,
+)
 from skerry.build import shells
 from skerry.build.cache_mounts import CacheMount
 from skerry.build.errors import StepFailed
@@ -22,6 +30,7 @@ from skerry.build.trees import MAIN, Context
 from skerry.engine.archives import as_file, blocking, in_pieces
 from skerry.engine.record import MountPoint
 
+log = logging.getLogger(__name__)
 _MAIN_NAMES = ("default", "main")
 
 
@@ -78,6 +87,12 @@ async def start(call: Call) -> web.StreamResponse:
                 await response.write(line(_wire(event, decoders)))
     except (SkerryError, GuestFault) as error:
         await response.write(line(error_event(error)))
+    except ConnectionError:
+        raise
+    except Exception as error:
+        # The answer has begun: a defect has to be told in it.
+        log.exception("a build ended by a defect")
+        await response.write(line(error_event(SystemFault(f"a defect in skerry: {error}"))))
     finally:
         session.busy -= 1
         session.agents = None

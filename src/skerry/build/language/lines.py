@@ -149,7 +149,7 @@ class _Reader:
             made = self._logical(tuple(comments))
             comments = []
             if made.text.strip():
-                logical.append(self._with_documents(made))
+                logical.append(_as_text(self._with_documents(made)))
         if not logical:
             raise DockerfileFault("file with no instructions", Span(1, 1))
         return Text(
@@ -225,6 +225,21 @@ class _Reader:
                 return "".join(taken)
             taken.append(text + "\n")
         raise DockerfileFault("unterminated heredoc", line.span)
+
+
+def _as_text(line: Line) -> Line:
+    """Itself. Comments may be of any bytes; what goes into an image's configuration is text."""
+    for text in (line.text, *(each.content for each in line.documents)):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            place = line.place(error.start, 1) if text is line.text else line.span
+            raise DockerfileFault(
+                f"not UTF-8: byte 0x{ord(text[error.start]) - 0xDC00:02x}",
+                place,
+                hint="save the Dockerfile as UTF-8",
+            ) from None
+    return line
 
 
 def here_documents(text: str, escape: str = "\\") -> list[HereDocument]:

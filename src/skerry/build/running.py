@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from skerry.base.errors import SystemFault
 from skerry.base.isolation import Attach, Exit, LogOptions, Overlay, Task
@@ -33,6 +33,7 @@ FREE_BYTES: Final = 256 << 20
 _DISK_SECONDS: Final = 0.5
 _HEADER: Final = 8
 
+_T = TypeVar("_T")
 Output = Callable[[int, bytes], None]
 """Told what the program writes: 1 or 2, and the bytes."""
 
@@ -64,8 +65,8 @@ async def run(engine: Engine, what: Run, output: Output) -> Exit:
     os.makedirs(state_dir, 0o700, exist_ok=True)
     try:
         with contextlib.ExitStack() as held:
-            joined = await engine.endpoints.prepare(Container(saved))
             held.callback(engine.endpoints.part, what.id)
+            joined = await _shielded(engine.endpoints.prepare(Container(saved)))
             found = facts.gather(
                 saved,
                 engine.roster,
@@ -196,11 +197,11 @@ async def _remove(engine: Engine, id: str, state_dir: str, run_dir: str) -> None
             shutil.rmtree(folder, ignore_errors=True)
 
 
-async def _shielded(work: Awaitable[None]) -> None:
+async def _shielded(work: Awaitable[_T]) -> _T:
     """To its end, also when this task is cancelled meanwhile."""
     task = asyncio.ensure_future(work)
     try:
-        await asyncio.shield(task)
+        return await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait([task])
         raise

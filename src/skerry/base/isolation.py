@@ -116,3 +116,14 @@ class Stats(NamedTuple):
     """(major, minor, operation, bytes)."""
     networks: dict[str, dict[str, int]]
     """Interface name to rx_bytes, rx_packets, rx_errors, rx_dropped and the same for tx."""
+
+
+class Unpacking(NamedTuple):
+    """A plain tar to unpack."""
+
+    fd: int
+    """It is read from here; stays the caller's."""
+    path: str
+    """A folder in the container."""
+    keep_kinds: bool
+    owner: tuple[int, int] | None

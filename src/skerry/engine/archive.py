@@ -5,13 +5,14 @@ a stopped one through its layers, or through the volume when the path leads ther
 resolved beneath that root, so links in the container never lead out of it.
 """
 
+import asyncio
 import contextlib
 import os
 import posixpath
 import stat
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from skerry.base.errors import (
     Conflict,
@@ -21,14 +22,19 @@ from skerry.base.errors import (
     LimitExceeded,
     NotFound,
 )
+from skerry.base.isolation import Unpacking
 from skerry.engine import facts, users
 from skerry.engine.archives import as_file, blocking, in_pieces
 from skerry.engine.container import Container
+from skerry.engine.isolation import Driver
 from skerry.engine.volumes import Volumes
+from skerry.engine.walls import VM, Walls, wall_of
 from skerry.kernel import descriptors, mounts
 from skerry.store import Store
 from skerry.store.archive import extract_tar, tar_stream
+from skerry.store.compression import decompressed, file_chunks
 from skerry.store.pack import pack
+from skerry.store.tar_reader import Limits
 
 MOST_LISTED = 100_000
 """Entries of a folder in one answer."""
@@ -63,16 +69,19 @@ def _clean(path: str) -> tuple[str, bool]:
 class Archive:
     """The service."""
 
-    def __init__(self, store: Store, volumes: Volumes) -> None:
+    def __init__(
+        self, store: Store, volumes: Volumes, driver: Driver, run_dir: Callable[[str], str]
+    ) -> None:
         self._store = store
         self._volumes = volumes
+        self._driver = driver
+        self._run_dir = run_dir
 
     @contextlib.contextmanager
     def _view(self, container: Container, path: str, *, write: bool = False) -> Iterator[_View]:
         """The root under which a path of the container lies; closed at the end."""
         refusal = ""
-        state = container.state
-        root = facts.live_root(state.pid, state.start_time) if container.running else -1
+        root = facts.root_of(container.record)
         if root < 0:
             root, path, refusal = self._stopped(container, path, write=write)
         for point in container.record.mounts:
@@ -178,7 +187,10 @@ class Archive:
             if not container.running:
                 # A start would mount the same upper folder a second time.
                 await stack.enter_async_context(container.lock)
-            view = stack.enter_context(self._view(container, clean, write=True))
+            distant = isinstance(self._driver, Walls) and (
+                wall_of(container.record.host) == VM and not _in_mount(container, clean)
+            )
+            view = stack.enter_context(self._view(container, clean, write=not distant))
             if view.refusal:
                 raise Forbidden(view.refusal)
             with _opened(container, view, path, True) as fd:
@@ -188,6 +200,9 @@ class Archive:
             owner = self._owner(container, view) if as_user else None
 
             container.record.ever_started = True
+            if distant:
+                await self._put_behind(container, target, chunks, keep_kinds, owner)
+                return
             async with as_file(chunks) as stream:
                 await blocking(
                     partial(
@@ -199,6 +214,37 @@ class Archive:
                         owner=owner,
                     )
                 )
+
+    async def _put_behind(
+        self,
+        container: Container,
+        path: str,
+        chunks: AsyncIterator[bytes],
+        keep_kinds: bool,
+        owner: tuple[int, int] | None,
+    ) -> None:
+        """Unpack in the container's machine, which gets the plain archive over a pipe."""
+        assert isinstance(self._driver, Walls)
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+
+        def pump(stream: BinaryIO) -> None:
+            with open(writing, "wb") as pipe, contextlib.suppress(BrokenPipeError):
+                for chunk in decompressed(file_chunks(stream), "archive", limit=Limits().size):
+                    pipe.write(chunk)
+
+        wanted = Unpacking(reading, path, keep_kinds, owner)
+        overlay = self._store.snapshots.overlay(container.id)
+        try:
+            async with as_file(chunks) as stream:
+                _, failure = await asyncio.gather(
+                    blocking(partial(pump, stream)),
+                    self._driver.unpack(container.id, overlay, self._run_dir(container.id), wanted),
+                    return_exceptions=True,
+                )
+        finally:
+            os.close(reading)
+        if isinstance(failure, BaseException):
+            raise failure
 
     def _owner(self, container: Container, view: _View) -> tuple[int, int]:
         wanted = container.record.config.get("User", "")

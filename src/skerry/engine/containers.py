@@ -32,6 +32,7 @@ from skerry.engine.filters import Filters, Selection, label_matches
 from skerry.engine.isolation import Driver, Stream
 from skerry.engine.lifecycle import Lifecycle
 from skerry.engine.roster import Roster
+from skerry.engine.walls import Walls
 from skerry.store import Store
 
 log = logging.getLogger(__name__)
@@ -372,6 +373,10 @@ class Containers:
         container = self.find(reference)
         if not container.running:
             raise Conflict(f"container {container.id} is not running")
+        if isinstance(self._driver, Walls):
+            rows = await self._driver.processes(container.id)
+            if rows is not None:
+                return processes.Table(processes.FULL_FORMAT, rows)
         return await processes.top(await self._driver.pids(container.id), arguments)
 
     async def stats(self, container: Container) -> Stats | None:

@@ -28,6 +28,7 @@ from skerry.engine.container import Container
 from skerry.engine.isolation import Driver, Stream
 from skerry.engine.lifecycle import Lifecycle
 from skerry.engine.roster import Roster
+from skerry.engine.walls import VM, wall_of
 
 KEPT = 300.0
 """Seconds that a finished exec can still be asked about, as in Docker."""
@@ -257,9 +258,11 @@ class Execs:
         text = wanted.get("User")
         if not text:
             return None
-        root = facts.live_root(container.state.pid, container.state.start_time)
+        root = facts.root_of(container.record)
         if root < 0:
-            raise Conflict(f"container {container.id} is not running")
+            if not container.running or wall_of(container.record.host) != VM:
+                raise Conflict(f"container {container.id} is not running")
+            root = facts.open_root(self._lifecycle.overlay(container))
         try:
             return facts.lookup_user(root, text, tuple(container.record.host.get("GroupAdd") or ()))
         finally:

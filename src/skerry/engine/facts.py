@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
-from skerry.base.errors import Conflict, InvalidInput, NotFound, SystemFault
+from skerry.base.errors import Conflict, InvalidInput, NotFound, SystemFault, Unsupported
 from skerry.base.isolation import LogOptions, Overlay
 from skerry.engine import etc, resources, security, shm, users
 from skerry.engine.joined import Joined
 from skerry.engine.record import Record
 from skerry.engine.roster import Roster
 from skerry.engine.spec import Facts, Namespaces
+from skerry.engine.walls import VM, wall_of
 from skerry.kernel import capabilities, cgroups, descriptors, mounts, seccomp
 
 PRIVATE_NETWORKS = ("", "default", "bridge", "none")
@@ -173,6 +174,12 @@ def _joined(mode: str, kind: str, roster: Roster, held: ExitStack) -> str:
             raise NotFound(f"network {mode} not found")
         raise InvalidInput(f"invalid {_WORDS[kind]} mode: {mode}")
     other = roster.find(reference)
+    if wall_of(other.record.host) == VM:
+        # What the host knows of it are the processes of its machine, in the host's namespaces.
+        raise Unsupported(
+            f"cannot join the {_WORDS[kind]} namespace of {other.record.name}: it is in a machine",
+            hint="put both into one network, or use --isolation container for both",
+        )
     state = other.state
     found = live_entry(state.pid, state.start_time, f"ns/{kind}") if other.running else -1
     if found < 0:
@@ -180,6 +187,14 @@ def _joined(mode: str, kind: str, roster: Roster, held: ExitStack) -> str:
     # By the descriptor: the pid may be another process's by the time the runtime opens the path.
     held.callback(os.close, found)
     return f"/proc/{os.getpid()}/fd/{found}"
+
+
+def root_of(record: Record) -> int:
+    """The root of a running container as `live_root` has it; -1 as well for one in a machine, whose
+    root is no part of the host."""
+    if not record.running or wall_of(record.host) == VM:
+        return -1
+    return live_root(record.state.pid, record.state.start_time)
 
 
 def live_root(pid: int, start_time: int) -> int:

@@ -24,7 +24,7 @@ from skerry.base.errors import (
     NotModified,
     SkerryError,
 )
-from skerry.base.isolation import Exit, Task
+from skerry.base.isolation import Exit, Overlay, Task
 from skerry.base.settings import Settings
 from skerry.engine import attach, facts, health, record, restart, shm, spec
 from skerry.engine.container import Container
@@ -34,6 +34,7 @@ from skerry.engine.isolation import Driver
 from skerry.engine.roster import Roster
 from skerry.engine.signals import DEFAULT_STOP, parse_signal
 from skerry.engine.volumes import Volumes
+from skerry.engine.walls import VM, Walls, wall_of
 from skerry.store import Store
 
 log = logging.getLogger(__name__)
@@ -75,6 +76,17 @@ class Lifecycle:
     def run_dir(self, id: str) -> str:
         """What does not."""
         return os.path.join(self._settings.run_root, "containers", id)
+
+    def overlay(self, container: Container) -> Overlay:
+        """The container's layers on this host."""
+        return self._store.snapshots.overlay(container.id)
+
+    async def settle(self, container: Container) -> None:
+        """Bring what a machine has written to the container's layer on this host, for whoever is to
+        read it there. Nothing to do for a container without a machine."""
+        if isinstance(self._driver, Walls) and wall_of(container.record.host) == VM:
+            overlay, run_dir = self.overlay(container), self.run_dir(container.id)
+            await self._driver.mirror(container.id, overlay, run_dir)
 
     def save(self, container: Container) -> None:
         """Write the record."""

@@ -10,6 +10,8 @@ from skerry.base.errors import InvalidInput, SystemFault
 _ARGS = re.compile(r"[\w\s,=+:/.%-]*", re.ASCII)
 _TICKS = os.sysconf("SC_CLK_TCK")
 LIMIT = 16 << 20
+FULL_FORMAT = ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"]
+"""The columns of `ps -ef`."""
 
 
 class Table(NamedTuple):

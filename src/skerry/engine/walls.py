@@ -7,10 +7,10 @@ services know nothing of the choice. A driver is made when the first container a
 import asyncio
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from skerry.base.errors import InvalidInput, Unsupported
-from skerry.base.isolation import Attach, ExecTask, Exit, Started, Stats, Task
+from skerry.base.isolation import Attach, ExecTask, Exit, Overlay, Started, Stats, Task, Unpacking
 from skerry.engine.isolation import Driver, OnExit, Stream
 
 CONTAINER, VM = "container", "vm"
@@ -45,6 +45,22 @@ def wall_of(host: Mapping[str, Any]) -> str:
     if len(asked) > 1:
         raise InvalidInput("the isolation, the runtime and the annotations contradict one another")
     return asked.pop() if asked else CONTAINER
+
+
+@runtime_checkable
+class Distant(Protocol):
+    """What a driver can do whose containers' files and processes the host does not see."""
+
+    async def mirror(self, container_id: str, overlay: Overlay, run_dir: str) -> None:
+        """Make `overlay.upper` what the container has written by now."""
+
+    async def unpack(
+        self, container_id: str, overlay: Overlay, run_dir: str, archive: Unpacking
+    ) -> None:
+        """Unpack into the container, running or not; NotFound and InvalidInput as `docker cp`."""
+
+    async def processes(self, container_id: str) -> list[list[str]]:
+        """Rows of UID, PID, PPID, C, STIME, TTY, TIME, CMD."""
 
 
 class Walls:
@@ -133,6 +149,25 @@ class Walls:
         """See Driver. What belongs to no record may be of any wall: what ends and removes a task
         is the same for all."""
         await self.of(container_id).delete(container_id, state_dir, run_dir)
+
+    async def mirror(self, container_id: str, overlay: Overlay, run_dir: str) -> None:
+        """Bring what a container's machine has written to its layer on this host."""
+        driver = self.of(container_id)
+        if isinstance(driver, Distant):
+            await driver.mirror(container_id, overlay, run_dir)
+
+    async def unpack(
+        self, container_id: str, overlay: Overlay, run_dir: str, archive: Unpacking
+    ) -> None:
+        """Unpack an archive in a container's machine."""
+        driver = self.of(container_id)
+        if isinstance(driver, Distant):
+            await driver.unpack(container_id, overlay, run_dir, archive)
+
+    async def processes(self, container_id: str) -> list[list[str]] | None:
+        """The processes behind the wall as `ps -ef` shows them; None where the host sees them."""
+        driver = self.of(container_id)
+        return await driver.processes(container_id) if isinstance(driver, Distant) else None
 
     async def close(self) -> None:
         """See Driver."""

@@ -7,16 +7,19 @@ that a keeper keeps (`warden`) and who is asked about what goes on behind the wa
 import asyncio
 import json
 import os
+import shutil
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from skerry.base.errors import Conflict, InvalidInput, KernelFault, Unavailable
-from skerry.base.isolation import Attach, ExecTask, Exit, Started, Stats, Task
+from skerry.base.isolation import Attach, ExecTask, Exit, Overlay, Started, Stats, Task, Unpacking
 from skerry.kernel import cgroups
-from skerry.machine import planning, warden
+from skerry.machine import lean, mirroring, planning, warden
 from skerry.machine.disks import Disks
+from skerry.machine.shape import shape_for
 from skerry.machine.templates import Templates
 from skerry.runtime import bundle, plan, rundir
 from skerry.runtime.driver import RuntimeDriver, leftovers
@@ -137,9 +140,13 @@ class MachineDriver(RuntimeDriver):
     def _prepare_disks(self, task: Task) -> str:
         self.disks.prepare()
         self.disks.writable(disk_of(task))
-        if task.rootfs is None or not task.rootfs.lower:
+        return self._ready_disks(task.rootfs)
+
+    def _ready_disks(self, overlay: Overlay | None) -> str:
+        self.disks.prepare()
+        if overlay is None or not overlay.lower:
             return ""
-        return str(self.disks.layers(task.rootfs))
+        return str(self.disks.layers(overlay))
 
     async def exec(
         self, task: ExecTask, on_exit: OnExit, *, attach: Attach | None
@@ -190,7 +197,15 @@ class MachineDriver(RuntimeDriver):
         if line is not None:
             line.close()
 
-    async def ask(self, container_id: str, op: str, **words: Any) -> dict[str, Any]:
+    async def ask(
+        self,
+        container_id: str,
+        op: str,
+        *,
+        fds: tuple[int, ...] = (),
+        seconds: float | None = ANSWER_SECONDS,
+        **words: Any,
+    ) -> dict[str, Any]:
         """Ask the warden of a running container; Conflict when it does not run, Unavailable when
         the guest does not answer in time."""
         kept = self._containers.get(container_id)
@@ -203,7 +218,7 @@ class MachineDriver(RuntimeDriver):
                 raise Conflict(f"container {container_id} is not running")
             line = self._lines[kept.run_dir] = Control(sock, lambda _: None)
         try:
-            return await asyncio.wait_for(line.request(op, **words), ANSWER_SECONDS)
+            return await asyncio.wait_for(line.request(op, fds, **words), seconds)
         except TimeoutError:
             raise Unavailable(f"the machine of {container_id} does not answer") from None
 
@@ -245,11 +260,98 @@ class MachineDriver(RuntimeDriver):
             rows = [list(write) for write in writes]
             await self.ask(container_id, "update", writes=rows)
 
+    async def processes(self, container_id: str) -> list[list[str]]:
+        """Rows of UID, PID, PPID, C, STIME, TTY, TIME, CMD; of the guest's processes."""
+        rows = (await self.ask(container_id, "processes")).get("rows")
+        if not isinstance(rows, list):
+            raise Unavailable(f"the machine of {container_id} answers without sense")
+        return [[str(field)[:4096] for field in row][:8] for row in rows if isinstance(row, list)]
+
+    async def mirror(self, container_id: str, overlay: Overlay, run_dir: str) -> None:
+        """Make `overlay.upper` what the container has written by now.
+
+        Of a container that does not run this is done once, and again only when its disk changed.
+        """
+        disk = Path(os.path.dirname(overlay.upper), DISK)
+        if not disk.exists():
+            return
+        running = container_id in self._containers
+        stamp = disk.with_name("mirrored")
+        status = disk.stat()
+        state = f"{status.st_mtime_ns} {status.st_size}"
+        if not running and stamp.exists() and stamp.read_text() == state:
+            return
+        stamp.unlink(missing_ok=True)
+        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        taking = asyncio.ensure_future(asyncio.to_thread(mirroring.take, mine, overlay.upper))
+        try:
+            await self._work(container_id, overlay, run_dir, {"op": "pack"}, theirs.detach())
+        finally:
+            with suppress(OSError):
+                mine.shutdown(socket.SHUT_WR)
+            await taking
+        if not running:
+            status = disk.stat()
+            stamp.write_text(f"{status.st_mtime_ns} {status.st_size}")
+
+    async def unpack(
+        self, container_id: str, overlay: Overlay, run_dir: str, archive: Unpacking
+    ) -> None:
+        """Unpack into the container, running or not."""
+        request = {
+            "op": "unpack",
+            "path": archive.path,
+            "keep_kinds": archive.keep_kinds,
+            "owner": archive.owner,
+        }
+        await self._work(container_id, overlay, run_dir, request, os.dup(archive.fd))
+
+    async def _work(
+        self, container_id: str, overlay: Overlay, run_dir: str, request: dict[str, Any], fd: int
+    ) -> None:
+        """Have a machine read or write its container's files; `fd` is taken over."""
+        if container_id in self._containers:
+            await self.ask(container_id, request.pop("op"), fds=(fd,), seconds=None, **request)
+            return
+        shape = shape_for(0, 0, 1)
+        try:
+            frozen = await self.templates.get(shape)
+            layers = await asyncio.to_thread(self._ready_disks, overlay)
+            accel = self.templates.accel
+            os.makedirs(run_dir, 0o700, exist_ok=True)
+            conf = warden.Conf(
+                id=container_id,
+                run_dir=run_dir,
+                cgroup="",
+                jail=os.path.join(run_dir, "jail"),
+                ram=f"/proc/{os.getpid()}/fd/{frozen.ram}",
+                share=False,
+                state=frozen.state,
+                layers=layers,
+                writable=os.path.join(os.path.dirname(overlay.upper), DISK),
+                blank=str(self.disks.blank),
+                shape=(shape.memory, shape.cpus),
+                accel=(accel.name, accel.cpu, accel.tsc_khz),
+                network="",
+                files={},
+                hostname="",
+                terminal=False,
+                size=(0, 0),
+                open_stdin=False,
+                shares=[],
+            )
+            await lean.run("reader", json.dumps([conf, request, os.getpid()]), fd)
+        finally:
+            os.close(fd)
+            shutil.rmtree(run_dir, ignore_errors=True)
+
     async def stats(self, container_id: str) -> Stats:
         """One reading of the counters: the guest's own of the container."""
         answer = await self.ask(container_id, "stats")
-        shown = self._host_memory
-        return stats_from(answer["stats"], str(answer["network"]), shown)
+        try:
+            return stats_from(answer["stats"], str(answer["network"]), int(answer["memory"]))
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise Unavailable(f"the machine of {container_id} answers without sense") from None
 
 
 def disk_of(task: Task) -> Path:

@@ -113,7 +113,7 @@ def _digest(folder: Path, kernel: str) -> str:
         source = linux.fetch(folder).image
     paths = [source, Path(os.path.realpath(sys.executable))]
     ours = Path(os.path.abspath(skerry.__file__)).parent
-    for part in ("base", "kernel", "runtime", "machine"):
+    for part in ("base", "kernel", "runtime", "machine", "store"):
         paths += sorted((ours / part).rglob("*.py"))
     for path in paths:
         status = path.stat()
@@ -186,7 +186,10 @@ def _modules() -> Iterator[tuple[str, bytes]]:
     ours = os.path.dirname(os.path.dirname(os.path.abspath(skerry.__file__)))
     wanted = (_AGENT, *_LATE, *_own_modules())
     code = (
-        f"import sys; sys.path.insert(0, {ours!r}); import importlib; "
+        f"import sys; sys.path.insert(0, {ours!r}); import importlib, types; "
+        # A store without its heavy front: the agent packs and unpacks with a few of its modules.
+        "store = types.ModuleType('skerry.store'); sys.modules['skerry.store'] = store; "
+        f"store.__path__ = [{ours + '/skerry/store'!r}]; "
         f"[importlib.import_module(name) for name in {wanted!r}]; "
         "print(*sorted({m.__file__ for m in sys.modules.values() if getattr(m, '__file__', '')}),"
         " sep='\\n')"
@@ -220,6 +223,7 @@ def _modules() -> Iterator[tuple[str, bytes]]:
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     library = os.path.dirname(os.__file__)
     yield f"{library}/os.py", b""
+    yield "/usr/lib/skerry/skerry/store/__init__.py", b""
     yield f"{library}/lib-dynload/.keep", version.encode()
 
 

@@ -23,6 +23,7 @@ from skerry.base.errors import DigestMismatch, KernelFault, SkerryError, SystemF
 from skerry.kernel import namespaces
 from skerry.machine import hypervisor, qemu
 from skerry.machine.channel import MOST_FROM_GUEST, Line, Message
+from skerry.machine.full.confine import die_with_parent
 from skerry.machine.qemu import Accel
 from skerry.machine.shape import Shape
 from skerry.machine.tap import open_tap
@@ -245,6 +246,7 @@ def await_migration(machine: hypervisor.Hypervisor, seconds: float = 60.0) -> No
 def main() -> None:
     """`Wanted` as JSON in the first argument; an error as JSON on standard output."""
     given = json.loads(sys.argv[1])
+    die_with_parent(given.pop("parent"))
     given.update(shape=Shape(*given["shape"]), accel=Accel(*given["accel"]))
     try:
         make(Wanted(**given))

@@ -1,24 +1,15 @@
 """The engine's side of templates: which exist, which are being made, which are loaded."""
 
 import asyncio
-import contextlib
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 
-import skerry
 from skerry.base.errors import DigestMismatch, SystemFault
-from skerry.machine import accel, kit, template
+from skerry.machine import accel, kit, lean, template
 from skerry.machine.qemu import Accel
 from skerry.machine.shape import Shape
-from skerry.runtime import wire
-
-_BOOT = (
-    "import sys; sys.path.insert(0, sys.argv.pop(1)); "
-    "from skerry.machine.template import main; main()"
-)
 
 
 class Templates:
@@ -78,25 +69,12 @@ class Templates:
         wanted = template.Wanted(
             str(folder), found.kernel, found.initramfs, found.late_modules, shape, self.accel
         )
-        source = os.path.dirname(os.path.dirname(os.path.abspath(skerry.__file__)))
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-ISE", "-c", _BOOT, source, json.dumps(wanted._asdict())),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            pass_fds=(found.kernel, found.initramfs),
-        )
+        argument = json.dumps({**wanted._asdict(), "parent": os.getpid()})
         try:
-            said, _ = await process.communicate()
+            await lean.run("template", argument, found.kernel, found.initramfs)
         except BaseException:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-            raise
-        if process.returncode:
             self._remove_halves()
-            if said:
-                raise wire.error_from_wire(json.loads(said))
-            raise SystemFault("the process that makes templates died")
+            raise
 
     def _remove_halves(self) -> None:
         for half in self._folder.glob("*.*"):

@@ -126,6 +126,7 @@ class Warden:
         self._seq = 0
         self._next_stream = 16
         self._sinks: list[Sink] = []
+        self._working: dict[int, Callable[[dict[str, Any]], None]] = {}
         self._dns = Forwarder(self._loop)
         self._end: dict[str, Any] | None = None
         self._failure = ""
@@ -240,6 +241,10 @@ class Warden:
         head = message.head
         if head.get("event") == "dns":
             self._forward(head, message.body)
+        elif head.get("event") == "worked":
+            over = self._working.pop(_number(head.get("number"), 1 << 62), None)
+            if over is not None:
+                over(head)
         elif "reply" in head:
             waiting = self._waiting.pop(_number(head["reply"], 1 << 62), None)
             if waiting is None:
@@ -370,7 +375,9 @@ class Warden:
             case "status":
                 paused = self._paused
                 _say(sock, {"reply": seq, "paused": paused, "qemu": self._machine.pid})
-            case "update" | "files" | "network" | "sync":
+            case "pack" | "unpack":
+                self._files(sock, seq, message)
+            case "update" | "files" | "network" | "sync" | "processes":
                 self._check_awake()
                 self._ask(dict(head), message.body, mine)
             case "qmp":
@@ -417,6 +424,35 @@ class Warden:
         self._execs[id_] = Exec(sock, sinks, source)
         request = {"op": "exec", "id": id_, "streams": streams}
         self._ask(request, message.body, Waiting(None, 0, then))
+
+    def _files(self, sock: socket.socket, seq: int, message: wire.Message) -> None:
+        """Packing or unpacking: a stream of its own; answered when it is over."""
+        self._check_awake()
+        stream, fd = self._next_stream, _unblocked(message.fds.pop())
+        self._next_stream += 3
+        if message.head["op"] == "pack":
+            end: Sink | Source = self._line.sink(stream, fd)
+        else:
+            end = self._line.source(stream, fd)
+
+        def over(head: dict[str, Any]) -> None:
+            if isinstance(end, Source):
+                end.finish()
+                _answer(sock, seq, _result(head), b"")
+            elif end.done:
+                _answer(sock, seq, _result(head), b"")
+            else:
+                end.on_end = lambda: _answer(sock, seq, _result(head), b"")
+
+        def then(answer: dict[str, Any]) -> None:
+            if "error" in answer:
+                self._working.pop(number, None)
+                end.finish() if isinstance(end, Source) else end.close()
+                _answer(sock, seq, answer, b"")
+
+        self._ask({**message.head, "stream": stream}, b"", Waiting(None, 0, then))
+        number = self._seq
+        self._working[number] = over
 
     def _signal(self, id_: str, number: int, mine: Waiting) -> None:
         if number == signal.SIGKILL:
@@ -659,6 +695,12 @@ def _guests_error(value: object) -> Exception:
         return wire.error_from_wire(value)
     except (KeyError, TypeError, ValueError):
         return SystemFault("the guest reports a failure that makes no sense")
+
+
+def _result(head: dict[str, Any]) -> dict[str, Any]:
+    """How a guest's work went, as an answer."""
+    error = head.get("error")
+    return {"error": error} if isinstance(error, dict) else {}
 
 
 def _answer(sock: socket.socket, seq: int, head: dict[str, Any], body: bytes) -> None:

@@ -37,6 +37,7 @@ def stat_header(found: PathStat) -> str:
 async def head(call: Call) -> web.StreamResponse:
     """HEAD /containers/{id}/archive."""
     container = call.engine.containers.find(call.params["id"])
+    await call.engine.lifecycle.settle(container)
     found = call.engine.archive.stat(container, _path(call))
     return web.Response(headers={"X-Docker-Container-Path-Stat": stat_header(found)})
 
@@ -44,6 +45,7 @@ async def head(call: Call) -> web.StreamResponse:
 async def get(call: Call) -> web.StreamResponse:
     """GET /containers/{id}/archive."""
     container = call.engine.containers.find(call.params["id"])
+    await call.engine.lifecycle.settle(container)
     found, chunks = await call.engine.archive.get(container, _path(call))
     response = web.StreamResponse(
         headers={"Content-Type": TAR, "X-Docker-Container-Path-Stat": stat_header(found)}
@@ -59,6 +61,7 @@ async def get(call: Call) -> web.StreamResponse:
 async def put(call: Call) -> web.StreamResponse:
     """PUT /containers/{id}/archive."""
     container = call.engine.containers.find(call.params["id"])
+    await call.engine.lifecycle.settle(container)
     await call.engine.archive.put(
         container,
         _path(call),
@@ -73,6 +76,7 @@ async def put(call: Call) -> web.StreamResponse:
 async def listing(call: Call) -> web.StreamResponse:
     """GET /skerry/files/{id}?path=…: what is in a folder, modes as stat(2) has them."""
     container = call.engine.containers.find(call.params["id"])
+    await call.engine.lifecycle.settle(container)
     found = await asyncio.to_thread(call.engine.archive.listing, container, _path(call))
     return call.json(
         [
@@ -91,6 +95,7 @@ async def listing(call: Call) -> web.StreamResponse:
 async def export(call: Call) -> web.StreamResponse:
     """GET /containers/{id}/export."""
     container = call.engine.containers.find(call.params["id"])
+    await call.engine.lifecycle.settle(container)
     response = await call.stream("application/octet-stream")
     async for chunk in call.engine.archive.export(container):
         await response.write(chunk)

@@ -194,6 +194,7 @@ async def top(call: Call) -> web.StreamResponse:
 async def changes(call: Call) -> web.StreamResponse:
     """GET /containers/{id}/changes."""
     container = call.engine.containers.find(call.params["id"])
+    await call.engine.lifecycle.settle(container)
     found = await asyncio.to_thread(call.engine.store.snapshots.changes, container.id)
     return call.json([{"Path": each.path, "Kind": each.kind} for each in found] or None)
 

@@ -97,6 +97,7 @@ async def commit(call: Call) -> web.StreamResponse:
         apply_change(config, change)
     for key in ("Image", "Hostname", "AttachStdin", "AttachStdout", "AttachStderr"):
         config.pop(key, None)
+    await call.engine.lifecycle.settle(container)
     pausing = call.flag("pause", True) and container.state.status == "running"
     if pausing:
         await call.engine.lifecycle.pause(container)

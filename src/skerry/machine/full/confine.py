@@ -110,6 +110,13 @@ def execute(wanted: Confined) -> None:
     os.execve(wanted["argv"][0], wanted["argv"], environment)
 
 
+def die_with_parent(parent: int) -> None:
+    """Be killed when the parent goes; at once when it has gone already."""
+    checked(libc.prctl(_PR_SET_PDEATHSIG, 9, 0, 0, 0), "bind to the parent")
+    if os.getppid() != parent:
+        os._exit(1)
+
+
 def _limit(kind: int, value: int) -> None:
     _, hard = resource.getrlimit(kind)
     if hard != resource.RLIM_INFINITY:

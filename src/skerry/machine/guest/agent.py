@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from skerry.base.errors import Conflict, InvalidInput, KernelFault, SkerryError
 from skerry.kernel.cgroups import Cgroup, Layout, Write, detect
 from skerry.machine.channel import MOST_FROM_HOST, Line, Message, Sink, Source
-from skerry.machine.guest import system
+from skerry.machine.guest import files, system
 from skerry.machine.guest.dns import Resolver
 from skerry.runtime import launch, wire
 from skerry.runtime.loop import READ, Loop
@@ -71,6 +71,7 @@ class Agent:
         self._main: Program | None = None
         self._group: Cgroup | None = None
         self._number = 0
+        self._workers: set[int] = set()
         self._ended: dict[str, dict[str, Any]] = {}
         self._queries: dict[int, Callable[[bytes], None]] = {}
         self._resolver = Resolver(self._loop, self._ask_host)
@@ -124,6 +125,23 @@ class Agent:
                 for card in head["cards"]:
                     system.configure_network(card)
                 return {}
+            case "attach":
+                system.attach_disks(str(head["layers"]), str(head["writable"]))
+                files.mount_root()
+                return {}
+            case "detach":
+                files.unmount_root()
+                system.detach_disks()
+                return {}
+            case "pack":
+                fd, work = files.pack_upper()
+                return self._work(head, self._line.source(int(head["stream"]), fd), work)
+            case "unpack":
+                init = self._main.pid if self._main else 0
+                fd, work = files.unpack(init, head)
+                return self._work(head, self._line.sink(int(head["stream"]), fd), work)
+            case "processes":
+                return {"rows": files.processes(self._running_group().pids())}
             case "sync":
                 os.sync()
                 return {}
@@ -306,8 +324,26 @@ class Agent:
             system.detach_disks()
         self._line.say(end)
 
+    def _work(self, head: dict[str, Any], end: Source | Sink, work: files.Work) -> dict[str, Any]:
+        """A child packs or unpacks; how that went is told as another event, when it has ended."""
+        self._workers.add(work.pid)
+
+        def ended(fd: int, _events: int) -> None:
+            said = os.read(fd, 8192)
+            self._loop.drop(fd)
+            os.close(fd)
+            os.waitpid(work.pid, 0)
+            self._workers.discard(work.pid)
+            if isinstance(end, Sink):
+                end.close()
+            error = json.loads(said) if said else None
+            self._line.say({"event": "worked", "number": head["seq"], "error": error})
+
+        self._loop.watch(work.report, READ, ended)
+        return {}
+
     def _reap_orphans(self) -> None:
-        known = {program.pid for program in self._programs.values()}
+        known = {program.pid for program in self._programs.values()} | self._workers
         with suppress(ChildProcessError):
             while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                 if ended.si_pid in known:
@@ -346,7 +382,11 @@ class Agent:
         return self._group
 
     def _stats(self) -> dict[str, Any]:
-        return {"stats": self._running_group().stats(), "network": system.net_counters()}
+        return {
+            "stats": self._running_group().stats(),
+            "network": system.net_counters(),
+            "memory": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        }
 
 
 def _receive_terminal(sock: socket.socket) -> int:

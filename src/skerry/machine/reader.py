@@ -1,0 +1,76 @@
+"""A machine without its container: a clone on a container's disk, to read or write its files.
+
+A process of its own, a lean interpreter (`main`), for as long as the files take: nobody keeps it,
+and it dies with the engine. The disk is that of a container that does not run.
+"""
+
+import json
+import os
+import sys
+import time
+from typing import Any
+
+from skerry.base.errors import KernelFault, SkerryError, SystemFault
+from skerry.machine import qemu, warden
+from skerry.machine.channel import MOST_FROM_GUEST, Line, Message, Sink
+from skerry.machine.full.confine import die_with_parent
+from skerry.runtime import wire
+from skerry.runtime.loop import Loop
+
+SECONDS = 60.0
+_STREAM = 16
+
+
+def work(conf: warden.Conf, request: dict[str, Any], fd: int) -> None:
+    """Clone, mount, carry out `pack` into or `unpack` from `fd`, unmount; raises the error."""
+    warden.enter_network("")
+    machine = warden.clone(conf, [])
+    messages: list[Message] = []
+    lost: list[str] = []
+    loop = Loop()
+    line = Line(loop, machine.agent, messages.append, lost.append, most_message=MOST_FROM_GUEST)
+
+    def hear(seconds: float) -> dict[str, Any]:
+        deadline = time.monotonic() + seconds if seconds else None
+        while not messages:
+            if lost or (deadline and time.monotonic() > deadline):
+                raise SystemFault(f"the machine that reads a disk: {(lost or ['no answer'])[0]}")
+            loop.turn(deadline)
+        head = messages.pop(0).head
+        if isinstance(head.get("error"), dict):
+            raise wire.error_from_wire(head["error"])
+        return head
+
+    def ask(**words: Any) -> None:
+        line.say({**words, "seq": 1})
+        hear(SECONDS)
+
+    try:
+        ask(op="identity", **warden.identity(""))
+        layers = qemu.LAYERS_SERIAL if conf.layers else ""
+        ask(op="attach", layers=layers, writable=qemu.WRITABLE_SERIAL)
+        os.set_blocking(fd, False)
+        end = line.sink(_STREAM, fd) if request["op"] == "pack" else line.source(_STREAM, fd)
+        ask(**request, stream=_STREAM)
+        hear(0)
+        while isinstance(end, Sink) and not end.done and not lost:
+            loop.turn(None)
+        ask(op="detach")
+    except BaseException:
+        machine.end()
+        raise
+    machine.quit()
+
+
+def main() -> None:
+    """`[conf, request, parent]` as JSON in the first argument, the stream is descriptor 3; an error
+    as JSON on standard output."""
+    fields, request, parent = json.loads(sys.argv[1])
+    die_with_parent(parent)
+    conf = warden.Conf(*fields)
+    try:
+        work(conf, request, int(sys.argv[2]))
+    except (SkerryError, OSError) as error:
+        fault = error if isinstance(error, SkerryError) else KernelFault("", error.errno or 0)
+        sys.stdout.write(json.dumps(wire.error_to_wire(fault)))
+        sys.exit(1)

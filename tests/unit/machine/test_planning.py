@@ -1,0 +1,107 @@
+"""What a container becomes behind a machine's wall."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skerry.base.errors import Unsupported
+from skerry.kernel import namespaces
+from skerry.machine import planning, qemu, splice
+from skerry.machine.shape import DEFAULT_MEMORY, GUEST_OVERHEAD, MIB, Shape, shape_for
+
+
+def spec(**linux: Any) -> dict[str, Any]:
+    return {
+        "ociVersion": "1.2.0",
+        "process": {"args": ["true"], "cwd": "/", "user": {"uid": 0, "gid": 0}},
+        "root": {"path": ""},
+        "mounts": [],
+        "linux": {"namespaces": [{"type": "mount"}, {"type": "network"}], **linux},
+    }
+
+
+def guest(given_spec: dict[str, Any]) -> planning.Guest:
+    return planning.guest_for(
+        given_spec, container_id="ab" * 32, state_dir="/state", has_layers=True, host_cpus=4
+    )
+
+
+def test_the_network_becomes_a_card() -> None:
+    wanted = spec(namespaces=[{"type": "mount"}, {"type": "network", "path": "/run/net/x"}])
+    made = guest(wanted)
+    assert made.network == "/run/net/x"
+    assert not made.plan.new_namespaces & namespaces.FLAGS["network"]
+    assert made.plan.new_namespaces & namespaces.FLAGS["cgroup"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"namespaces": [{"type": "mount"}]},
+        {"namespaces": [{"type": "network"}, {"type": "ipc", "path": "/proc/1/ns/ipc"}]},
+    ],
+)
+def test_what_cannot_cross_the_wall_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(Unsupported):
+        guest(spec(**change))
+
+
+def test_hooks_are_refused() -> None:
+    with pytest.raises(Unsupported):
+        guest({**spec(), "hooks": {"prestart": [{"path": "/bin/true"}]}})
+
+
+def test_files_travel_and_folders_are_shared() -> None:
+    bind = {"type": "bind", "options": ["rbind", "ro"]}
+    wanted = spec()
+    wanted["mounts"] = [
+        {**bind, "destination": "/etc/hosts", "source": "/state/hosts"},
+        {**bind, "destination": "/data", "source": "/srv/data"},
+        {"destination": "/t", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid"]},
+    ]
+    made = guest(wanted)
+    assert made.files == {"hosts": "/state/hosts"}
+    assert made.shares == (planning.Share("/srv/data", True),)
+    assert [step.source for step in made.plan.mounts] == ["/run/files/hosts", "/volumes/0", "tmpfs"]
+
+
+def test_processor_limits_hold_the_machine_and_the_others_the_program() -> None:
+    made = guest(
+        spec(
+            resources={
+                "cpu": {"quota": 150_000, "period": 100_000},
+                "memory": {"limit": 200 * MIB},
+                "pids": {"limit": 10},
+            }
+        )
+    )
+    assert made.limits == {"cpu": {"quota": 150_000, "period": 100_000}}
+    assert made.shape == Shape(512 * MIB, 2)
+    written = {write.file: write.value for write in made.plan.cgroup_writes}
+    assert written["memory.max"] == str(200 * MIB)
+    assert written["pids.max"] == "10"
+
+
+@given(st.integers(0, 64 << 30), st.floats(0, 1000), st.integers(1, 128))
+def test_a_shape_holds_what_was_asked_for(memory: int, cpus: float, host: int) -> None:
+    shape = shape_for(memory, cpus, host)
+    assert 1 <= shape.cpus <= min(host, 64)
+    if memory == 0:
+        assert shape.memory == DEFAULT_MEMORY
+    elif memory + GUEST_OVERHEAD <= 65536 * MIB:
+        assert shape.memory >= memory + GUEST_OVERHEAD
+    assert shape.memory % (256 * MIB) == 0
+
+
+def test_a_template_and_its_clones_have_the_same_disks_in_the_same_order() -> None:
+    empty, clone = qemu.empty_disks(), qemu.disks(qemu.Disks(10, 11, 12))
+    devices = [word for word in empty if word.startswith("virtio-blk-pci")]
+    assert [word for word in clone if word.startswith("virtio-blk-pci")] == devices
+    assert len(devices) == 2
+
+
+def test_every_joined_pair_redirects_both_ways() -> None:
+    requests = splice.messages(5, 7)
+    assert [message.kind for message in requests] == [16, 36, 44, 36, 44]

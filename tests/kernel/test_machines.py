@@ -1,6 +1,7 @@
 """Full machines on QEMU (TCG), driven as a user does: a guest that nobody prepared for us."""
 
 import os
+import socket
 import struct
 import subprocess
 import urllib.request
@@ -25,6 +26,12 @@ def test_a_disc_boots_to_its_login_and_lives_every_state(vm: Machines, medium: P
     vm.log_in("tiny")
     assert read(port) == "served by tiny\n"
     assert "64M" in vm.runs("tiny", "grep vda /proc/partitions | grep -q 65536 && echo 64M")
+
+    with socket.create_server(("127.0.0.1", 0)) as service:
+        service.settimeout(3)
+        vm.runs("tiny", f"nc -w 3 10.0.2.2 {service.getsockname()[1]} < /dev/null")
+        with pytest.raises(TimeoutError):
+            service.accept()
 
     width, height, colours = picture(vm, "tiny")
     assert width >= 640
@@ -247,8 +254,6 @@ def read(port: int) -> str:
 
 
 def free_port() -> int:
-    import socket
-
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])

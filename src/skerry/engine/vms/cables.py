@@ -50,8 +50,6 @@ def cables(root: str, record: Machine, bridges: dict[str, str]) -> dict[int, tup
 
 def sweep(root: str) -> None:
     """Remove this engine's bridges into which nothing is plugged."""
-    if os.geteuid() != 0:
-        return
     for name in os.listdir("/sys/class/net"):
         if name.startswith(prefix(root)) and taps.is_bridge(name):
             taps.remove_empty_bridge(name)

@@ -25,7 +25,7 @@ from skerry.engine.vms.record import ABORTED, OFF, PAUSED, RUNNING, SAVED, Live,
 from skerry.engine.vms.shelf import Shelf
 from skerry.kernel import kvm_probe
 from skerry.kernel.cgroups import Cgroup, Layout, detect, plan
-from skerry.machine.full import keeper, launching, qemu
+from skerry.machine.full import fence, keeper, launching, qemu
 from skerry.machine.full.monitor import Monitor
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ class Life:
             chains=self._shelf.chains(hardware.layers()),
             taps=cables.cables(self._root, record, self._shelf.networks()),
             cgroup=await asyncio.to_thread(self._make_group, record),
+            fence=fence.name(self._root, record.id),
             groups=groups,
             incoming=incoming,
             vnc_secret=_secret(record, places),
@@ -256,8 +257,13 @@ class Life:
             for nic in record.hardware.nics
             if nic.kind == "internal"
         ]
+        fenced = record.uid != 0 and launching.needs_host_network(record.hardware)
         plan_ = launching.adoption(
-            self._shelf.places(record), group.path if group else "", bridges, *process
+            self._shelf.places(record),
+            group.path if group else "",
+            fence.name(self._root, record.id) if fenced else "",
+            bridges,
+            *process,
         )
         await qemu.start(plan_)
 

@@ -22,7 +22,7 @@ from skerry.engine.vms.life import Life
 from skerry.engine.vms.record import PAUSED, RUNNING, Live
 from skerry.engine.vms.shelf import Shelf
 from skerry.engine.vms.snapshots import Snapshots
-from skerry.machine.full import qemu
+from skerry.machine.full import fence, qemu
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Recovery:
                 log.warning("recovery of machine %s: %s", live.record.name, error)
         await asyncio.to_thread(self._shelf.tidy)
         await asyncio.to_thread(self._shelf.sweep)
-        await asyncio.to_thread(cables.sweep, self._root)
+        await asyncio.to_thread(self._sweep_host)
         await self._autostart()
 
     async def _find(self, live: Live) -> None:
@@ -71,6 +71,17 @@ class Recovery:
         await self._life.join(live)
         await self._snapshots.resolve(live)
         await self._life.settle(live)
+
+    def _sweep_host(self) -> None:
+        """Bridges and tables of machines that do not run."""
+        if os.geteuid() != 0:
+            return
+        cables.sweep(self._root)
+        running = {fence.name(self._root, live.record.id) for live in self._shelf if live.process}
+        try:
+            fence.sweep(self._root, running)
+        except SkerryError as error:
+            log.warning("nftables of machines: %s", error)
 
     def _clear(self, live: Live) -> None:
         """A QEMU that a killed keeper has not told of."""

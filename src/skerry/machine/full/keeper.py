@@ -31,7 +31,7 @@ from skerry.base.errors import SkerryError
 from skerry.kernel import processes, taps
 from skerry.kernel.cgroups import Cgroup, detect
 from skerry.kernel.descriptors import pidfd_open
-from skerry.machine.full import confine
+from skerry.machine.full import confine, fence
 from skerry.machine.jail import seccomp_program
 
 TYPE_CHECKING = False
@@ -78,6 +78,8 @@ class Plan(TypedDict, total=False):
     openings: list[Opening]
     confined: confine.Confined
     cgroup: str
+    fence: str
+    """The nftables table that keeps the guest off the host's services; empty for none."""
     filter: bool
     """Forbid QEMU the system calls of `machine.jail`, but for sockets: NAT and the screen need
     them."""
@@ -411,6 +413,8 @@ def run(plan: Plan) -> None:
             os.truncate(plan["qemu_log"], 0)
             with suppress(FileNotFoundError):
                 os.unlink(os.path.join(run_dir, EXIT))
+            if plan["fence"]:
+                fence.build(plan["fence"], plan["confined"]["uid"])
             for opening in plan["openings"]:
                 _open(opening, helpers, say)
             keep = [opening["fd"] for opening in plan["openings"]]
@@ -462,6 +466,9 @@ def _end(plan: Plan, pid: int, adopted: bool, helpers: Helpers) -> None:
         with suppress(SkerryError):
             group.kill_all()
             group.remove()
+    if plan["fence"]:
+        with suppress(SkerryError, OSError):
+            fence.remove(plan["fence"])
     for bridge in plan.get("bridges", []):
         with suppress(SkerryError, OSError):
             taps.remove_empty_bridge(bridge)

@@ -68,6 +68,7 @@ class Launch(NamedTuple):
     chains: dict[str, list[str]]
     taps: dict[int, tuple[str, str, bool]]
     cgroup: str = ""
+    fence: str = ""
     groups: tuple[int, ...] = ()
     incoming: str = ""
     vnc_secret: str = ""
@@ -133,6 +134,7 @@ def plan(launch: Launch) -> keeper.Plan:
         "openings": openings.all,
         "confined": confined,
         "cgroup": launch.cgroup,
+        "fence": launch.fence if launch.uid and needs_host_network(hardware) else "",
         "filter": launch.uid != 0,
         "bridges": [bridge for _, bridge, ours in launch.taps.values() if ours],
     }
@@ -144,13 +146,16 @@ def needs_host_network(hardware: Hardware) -> bool:
     return shown or any(nic.kind == "nat" for nic in hardware.nics)
 
 
-def adoption(places: Places, cgroup: str, bridges: list[str], pid: int, start: int) -> keeper.Plan:
+def adoption(
+    places: Places, cgroup: str, fence: str, bridges: list[str], pid: int, start: int
+) -> keeper.Plan:
     """The plan of a keeper for a QEMU whose own was killed."""
     return {
         "run_dir": places.run,
         "console_log": places.console_log,
         "qemu_log": places.qemu_log,
         "cgroup": cgroup,
+        "fence": fence,
         "bridges": bridges,
         "adopt": [pid, start],
     }

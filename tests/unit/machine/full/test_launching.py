@@ -1,0 +1,94 @@
+"""The keeper's plan, looked at without carrying it out."""
+
+from typing import Any
+
+from skerry.machine.full import fence, launching
+from skerry.machine.full.launching import Launch, Places
+from skerry.machine.full.spec import Cdrom, Disk, Hardware, Nic, Share
+
+MAC = "52:54:00:00:00:01"
+PLACES = Places("/root/vms/m", "/run/vms/m")
+
+
+def launch(hardware: Hardware, **changes: Any) -> Launch:
+    return Launch(
+        **{
+            "name": "name",
+            "hardware": hardware,
+            "places": PLACES,
+            "uid": 1900000001,
+            "accel": "tcg",
+            "chains": {"m/a": ["/root/vms/m/disks/a.qcow2", "/root/vms/n/disks/b.qcow2"]},
+            "taps": {},
+            "fence": "skvm-x",
+        }
+        | changes
+    )
+
+
+def test_descriptors_have_the_numbers_that_qemu_is_told() -> None:
+    hardware = Hardware(
+        uuid="u",
+        disks=(Disk("disk0", "m/a", 1 << 20),),
+        cdroms=(Cdrom("cd0", "/a.iso"), Cdrom("cd1")),
+        nics=(Nic("internal", MAC, "lab"),),
+    )
+    plan = launching.plan(launch(hardware, taps={0: ("tap0", "ski0", True)}, incoming="/state"))
+    kinds = [(each["fd"], each["kind"], each["path"]) for each in plan["openings"]]
+    assert kinds == [
+        (100, "listen", "/run/vms/m/qmp.sock"),
+        (101, "listen", "/run/vms/m/serial.sock"),
+        (102, "read", "/a.iso"),
+        (103, "tap", "tap0"),
+        (104, "read", "/state"),
+    ]
+    line = " ".join(plan["confined"]["argv"])
+    for part in ("id=qmp,fd=100", "id=serial0,fd=101", "fd=102,set=1", "fd=103", "fd:104"):
+        assert part in line
+    assert plan["bridges"] == ["ski0"]
+
+
+def test_a_machine_sees_its_own_disks_and_others_read_only() -> None:
+    plan = launching.plan(launch(Hardware(uuid="u", disks=(Disk("disk0", "m/a", 1 << 20),))))
+    binds = {(bind.path, bind.writable) for bind in plan["confined"]["binds"]}
+    assert binds == {
+        ("/root/vms/m/disks", True),
+        ("/run/vms/m/q", True),
+        ("/root/vms/n/disks/b.qcow2", False),
+    }
+    assert plan["filter"] is True
+
+
+def test_only_what_needs_the_hosts_network_gets_it() -> None:
+    for hardware, host in (
+        (Hardware(uuid="u"), False),
+        (Hardware(uuid="u", nics=(Nic("none", MAC),)), False),
+        (Hardware(uuid="u", nics=(Nic("nat", MAC),)), True),
+        (Hardware(uuid="u", vnc="127.0.0.1:1"), True),
+        (Hardware(uuid="u", vnc="127.0.0.1:1", video="none"), False),
+    ):
+        plan = launching.plan(launch(hardware))
+        assert plan["confined"]["network"] == ("host" if host else "none")
+        assert plan["fence"] == ("skvm-x" if host else "")
+
+
+def test_without_root_there_is_no_wall() -> None:
+    plan = launching.plan(launch(Hardware(uuid="u", nics=(Nic("nat", MAC),)), uid=0))
+    assert (plan["fence"], plan["filter"]) == ("", False)
+    assert "unix:/run/vms/m/q/vnc.sock" in plan["confined"]["argv"]
+
+
+def test_helpers_are_joined_by_a_socket() -> None:
+    shares = (Share("/srv", "srv", readonly=True), Share("/old", "old", "9p"))
+    plan = launching.plan(launch(Hardware(uuid="u", shares=shares, tpm=True)))
+    helpers = [each for each in plan["openings"] if each["kind"] == "helper"]
+    assert "readonly" in helpers[0]["argv"]
+    assert "source=/srv" in helpers[0]["argv"]
+    assert helpers[1]["argv"][-1] == "type=unixio,clientfd={fd}"
+    assert [bind.writable for bind in plan["confined"]["binds"] if bind.path == "/old"] == [True]
+
+
+def test_fences_belong_to_a_machine_and_an_engine() -> None:
+    assert fence.name("/a", "m" * 64) != fence.name("/b", "m" * 64)
+    assert fence.name("/a", "m" * 64).startswith(fence.prefix("/a"))
+    assert len(fence.rules(7)) == 3

@@ -1,5 +1,6 @@
 """The line between warden and agent: what it carries, and what it refuses from either end."""
 
+import contextlib
 import json
 import os
 import socket
@@ -174,10 +175,8 @@ def test_a_slow_taker_holds_the_source_back_and_loses_nothing(end: End) -> None:
 
     idle = 0
     while len(got) < len(wanted):
-        try:
+        with contextlib.suppress(BlockingIOError):
             left = left[os.write(writing, left) :] if left else left
-        except BlockingIOError:
-            pass
         before = len(got)
         end.loop.turn(0.0)
         read()
@@ -187,6 +186,8 @@ def test_a_slow_taker_holds_the_source_back_and_loses_nothing(end: End) -> None:
             unacknowledged = 0
     assert bytes(got) == wanted
     os.close(writing)
+    if unacknowledged:
+        end.raw.send(pack(ACK, 1, struct.pack(">I", unacknowledged)))
     end.turn_until(lambda: source.fd < 0)
 
 

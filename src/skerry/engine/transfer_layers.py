@@ -240,6 +240,7 @@ class Layers:
                 await asyncio.shield(work)
             except asyncio.CancelledError:
                 await asyncio.wait([work])
+                work.exception()  # Nobody else asks for it; unasked, it would be logged.
                 raise
             finally:
                 done.set()

@@ -289,6 +289,8 @@ class Life:
     def _cause(self, record: Machine, ended: qemu.Ended | None) -> str:
         if ended is None:
             return "its end was not seen: the host restarted or the keeper was killed"
+        if ended.starved:
+            return "QEMU was killed: it took more memory than its control group may have"
         if ended.signal:
             return f"QEMU was killed by {signal.Signals(ended.signal).name}"
         if ended.code is None:

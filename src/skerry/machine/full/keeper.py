@@ -461,9 +461,11 @@ def _end(plan: Plan, pid: int, adopted: bool, helpers: Helpers) -> None:
     if not adopted:
         _, status = os.waitpid(pid, 0)
     helpers.end()
+    starved = 0
     if plan.get("cgroup"):
         group = Cgroup(plan["cgroup"], detect())
         with suppress(SkerryError):
+            starved = group.oom_kills()
             group.kill_all()
             group.remove()
     if plan["fence"]:
@@ -472,7 +474,7 @@ def _end(plan: Plan, pid: int, adopted: bool, helpers: Helpers) -> None:
     for bridge in plan.get("bridges", []):
         with suppress(SkerryError, OSError):
             taps.remove_empty_bridge(bridge)
-    value = {"version": 1, "time": time.time(), "code": None, "signal": 0}
+    value = {"version": 1, "time": time.time(), "code": None, "signal": 0, "oom_kills": starved}
     if status is not None:
         value["code"] = os.waitstatus_to_exitcode(status)
         value["signal"] = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0

@@ -11,7 +11,7 @@ from skerry.machine.full.spec import Hardware
 FIRST_FD = 100
 VIRTIOFSD = "/usr/lib/qemu/virtiofsd"
 SWTPM = "/usr/bin/swtpm"
-OVERHEAD = 512 << 20
+OVERHEAD = 768 << 20
 """Bytes that QEMU may take beside the guest's memory: TCG's code, caches, the screen."""
 INSIDE = "/q"
 """Where the folder for QEMU's own sockets is inside the wall: short, unix(7) allows 107 bytes."""

@@ -28,11 +28,13 @@ class Running(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """How it ended. `code` is None when nobody saw it; `time` in seconds since the epoch."""
+    """How it ended. `code` is None when nobody saw it; `time` in seconds since the epoch; `starved`
+    when the kernel killed for lack of memory."""
 
     code: int | None
     signal: int
     time: float
+    starved: bool = False
 
 
 def interpreter(module: str, *arguments: str) -> list[str]:
@@ -93,7 +95,8 @@ def ended(run_dir: str) -> Ended | None:
     value = _read(os.path.join(run_dir, keeper.EXIT))
     if "time" not in value:
         return None
-    return Ended(value.get("code"), int(value.get("signal") or 0), float(value["time"]))
+    starved = bool(value.get("oom_kills"))
+    return Ended(value.get("code"), int(value.get("signal") or 0), float(value["time"]), starved)
 
 
 async def wait(running: Running) -> None:

@@ -38,7 +38,9 @@ def test_a_plain_machine() -> None:
     assert (
         "-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny" in line
     )
-    assert "-machine q35,usb=off,vmport=off -accel tcg,thread=multi -cpu max,+arat" in line
+    assert (
+        "-machine q35,usb=off,vmport=off -accel tcg,thread=multi,tb-size=256 -cpu max,+arat" in line
+    )
     assert "-smp 1 -m size=524288k" in line
     assert "node-name=l-aa,discard=unmap,file.driver=file,file.filename=/vms/m/disks/aa" in line
     assert "-device virtio-blk-pci,id=disk0,drive=l-aa,serial=disk0,bootindex=1" in line

@@ -91,6 +91,8 @@ def parse_settings(data: Mapping[str, Any]) -> NetworkSettings:
     bip = get("bip", str, "")
     if bip:
         try:
+            if "/" not in bip:
+                raise ValueError
             ipaddress.ip_interface(bip)
         except ValueError:
             raise InvalidInput(f"bip: {bip!r:.60} is not address/prefix") from None

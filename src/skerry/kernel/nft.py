@@ -214,6 +214,12 @@ def payload(base: int, offset: int, length: int, register: int = 1) -> bytes:
     )
 
 
+def set_port(offset: int, checksum: int, register: int = 1) -> bytes:
+    """Write a port at `offset` of the transport header, whose checksum is at `checksum`."""
+    where = [be32(5, register), be32(2, TRANSPORT_HEADER), be32(3, offset), be32(4, 2)]
+    return _expression("payload", *where, be32(6, 1), be32(7, checksum))
+
+
 def conntrack(key: str, register: int = 1) -> bytes:
     """Load state, direction or status."""
     number = {"state": 0, "direction": 1, "status": 2}[key]

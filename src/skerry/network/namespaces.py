@@ -13,7 +13,7 @@ import socket
 from collections.abc import Iterator
 
 from skerry.base.errors import KernelFault, SystemFault
-from skerry.kernel import mounts, namespaces
+from skerry.kernel import mounts, namespaces, netlink, nft
 from skerry.kernel.namespaces import CLONE_NEWNET
 
 RESOLVER = "127.0.0.11"
@@ -97,17 +97,51 @@ def remove(path: str) -> None:
 
 
 def resolver_sockets() -> tuple[socket.socket, socket.socket]:
-    """Sockets at 127.0.0.11:53 (udp, tcp) of the thread's namespace."""
+    """Sockets (udp, tcp) that get what is sent to 127.0.0.11:53 in the thread's namespace.
+
+    They have ports of their own, so that a container may be a name server itself and bind port 53.
+    The way there is a rewritten port in the packet: no connection is tracked for it.
+    """
     udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
     tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         for sock in (udp, tcp):
             sock.setblocking(False)
-            sock.bind((RESOLVER, DNS_PORT))
+            sock.bind((RESOLVER, 0))
         tcp.listen(64)
-    except OSError as error:
+        ports = {_UDP: udp.getsockname()[1], _TCP: tcp.getsockname()[1]}
+        with nft.Nft() as door:
+            door.commit(_detour(ports))
+    except BaseException as error:
         udp.close()
         tcp.close()
-        raise KernelFault(f"bind {RESOLVER}:{DNS_PORT}", error.errno or 0) from None
+        if isinstance(error, OSError):
+            raise KernelFault(f"bind {RESOLVER}", error.errno or 0) from None
+        raise
     return udp, tcp
+
+
+_UDP, _TCP = 17, 6
+_CHECKSUMS = {_UDP: 6, _TCP: 16}
+_SOURCE, _DESTINATION = 12, 16
+
+
+def _detour(ports: dict[int, int]) -> list[netlink.Message]:
+    """Rules that lead 127.0.0.11:53 to these ports, by protocol, and answers back."""
+    table = nft.Table(nft.NFPROTO_IPV4, "skerry-resolver")
+    messages = [table.add(), table.delete(), table.add()]
+    messages.append(table.add_chain("output", kind="filter", hook="output", priority=-150))
+    messages.append(table.add_chain("prerouting", kind="filter", hook="prerouting", priority=-150))
+    ours = nft.equal(socket.inet_aton(RESOLVER))
+    for protocol, port in ports.items():
+        for chain, address, offset, old, new in (
+            ("output", _DESTINATION, 2, DNS_PORT, port),
+            ("prerouting", _SOURCE, 0, port, DNS_PORT),
+        ):
+            rule = nft.payload(nft.NETWORK_HEADER, address, 4) + ours
+            rule += nft.meta("l4proto") + nft.equal(bytes((protocol,)))
+            rule += nft.payload(nft.TRANSPORT_HEADER, offset, 2) + nft.equal(old.to_bytes(2, "big"))
+            rule += nft.immediate(new.to_bytes(2, "big"))
+            rule += nft.set_port(offset, _CHECKSUMS[protocol])
+            messages.append(table.add_rule(chain, rule))
+    return messages

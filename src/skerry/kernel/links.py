@@ -97,10 +97,16 @@ def _new(name: str, kind: str, data: bytes, *attrs: bytes, up: bool = False) -> 
     )
 
 
-def add_bridge(name: str, *, alias: str, mac: bytes, mtu: int = 0) -> Message:
+def set_alias(name: str, alias: str) -> Message:
+    """Leave a word on a link that tells whose it is. The kernel takes none while it makes one."""
+    body = _ifinfo() + text(_IFLA_IFNAME, name) + attribute(_IFLA_IFALIAS, alias.encode())
+    return Message(_RTM_NEWLINK, 0, body, f"mark the interface {name}")
+
+
+def add_bridge(name: str, *, mac: bytes, mtu: int = 0) -> Message:
     """A bridge, up, without spanning tree or forwarding delay."""
     data = u32(_IFLA_BR_FORWARD_DELAY, 0) + u32(_IFLA_BR_STP_STATE, 0)
-    attrs = [text(_IFLA_IFALIAS, alias), attribute(_IFLA_ADDRESS, mac)]
+    attrs = [attribute(_IFLA_ADDRESS, mac)]
     if mtu:
         attrs.append(u32(_IFLA_MTU, mtu))
     return _new(name, "bridge", data, *attrs, up=True)
@@ -141,15 +147,14 @@ def add_ipvlan(
     return _new(name, "ipvlan", data, *attrs)
 
 
-def add_vlan(name: str, parent: int, number: int, *, alias: str) -> Message:
+def add_vlan(name: str, parent: int, number: int) -> Message:
     """A VLAN interface (802.1Q) on `parent`, up."""
-    attrs = [u32(_IFLA_LINK, parent), text(_IFLA_IFALIAS, alias)]
-    return _new(name, "vlan", u16(_IFLA_VLAN_ID, number), *attrs, up=True)
+    return _new(name, "vlan", u16(_IFLA_VLAN_ID, number), u32(_IFLA_LINK, parent), up=True)
 
 
-def add_dummy(name: str, *, alias: str) -> Message:
+def add_dummy(name: str) -> Message:
     """An interface to nowhere, up: the parent of a macvlan or ipvlan that has none."""
-    return _new(name, "dummy", b"", text(_IFLA_IFALIAS, alias), up=True)
+    return _new(name, "dummy", b"", up=True)
 
 
 def set_port(name: str, *, isolated: bool, hairpin: bool) -> Message:

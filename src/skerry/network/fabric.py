@@ -271,6 +271,7 @@ class Fabric:
             index = links.index_of(segment.link)
         self._indexes[segment.link] = index
         if segment.driver != "bridge":
+            self._try_out(segment, index)
             return
         ipv6 = any(":" in gateway for gateway in segment.gateways)
         conf = f"conf/{segment.link}"
@@ -284,21 +285,34 @@ class Fabric:
             messages.append(links.add_address(index, interface.packed, interface.network.prefixlen))
         self._links.request(messages)
 
+    def _try_out(self, segment: Segment, parent: int) -> None:
+        """Find out now, not at the first start, whether the kernel makes such links here."""
+        name = f"try{self.tag}"
+        endpoint = Endpoint("", segment.id, "", name, "", "02:42:00:00:00:01")
+        try:
+            self._links.request([self._plug(endpoint, segment, self._home)])
+        except KernelFault as fault:
+            raise Unsupported(
+                f"{segment.driver} on {segment.link}: {os.strerror(fault.errno)}",
+                hint=f"this kernel has no {segment.driver}, or the parent cannot carry one",
+            ) from None
+        self._links.request([links.delete_link(links.index_of(name), name)])
+
     def _make_link(self, segment: Segment) -> None:
         name = segment.link
         parent, dot, number = name.rpartition(".")
         if segment.driver == "bridge":
             # A bridge without an address of its own takes its ports', and changes with them.
             mac = b"\x02\x42" + bytes.fromhex(segment.id[:8])
-            message = links.add_bridge(name, alias=self._alias, mac=mac, mtu=segment.mtu)
+            message = links.add_bridge(name, mac=mac, mtu=segment.mtu)
         elif dot and number.isdigit() and (index := links.index_of(parent)):
-            message = links.add_vlan(name, index, int(number), alias=self._alias)
+            message = links.add_vlan(name, index, int(number))
         elif segment.own_link and not dot:
-            message = links.add_dummy(name, alias=self._alias)
+            message = links.add_dummy(name)
         else:
             raise SystemFault(f"the parent interface {parent or name} does not exist")
         try:
-            self._links.request([message])
+            self._links.request([message, links.set_alias(name, self._alias)])
         except KernelFault as fault:
             if fault.errno in (errno.EOPNOTSUPP, errno.ENODEV):
                 raise Unsupported(f"{fault.message}: this kernel has no such links") from None

@@ -119,7 +119,10 @@ class HelperLink:
 
     def held(self) -> set[str]:
         """What it holds."""
-        self.tell("list")
+        return self._ask("list")
+
+    def _ask(self, op: str) -> set[str]:
+        self.tell(op)
         assert self._socket is not None
         try:
             answer = json.loads(self._socket.recv(1 << 24))
@@ -129,10 +132,13 @@ class HelperLink:
         return set(answer["keys"])
 
     def drop(self, keys: Iterable[str]) -> None:
-        """Close what it holds."""
+        """Close what it holds; on return the ports are free."""
         listed = sorted(keys)
+        if not listed:
+            return
         for start in range(0, len(listed), 500):
             self.tell("drop", keys=listed[start : start + 500])
+        self._ask("ping")
 
     def quit(self) -> None:
         """End the helper and wait for it when it is our child."""

@@ -1,0 +1,77 @@
+"""Saved sandboxes, and what networks and ports are to the packet filter."""
+
+import json
+
+import pytest
+
+from skerry.network import firewall, sandbox
+from skerry.network.firewall import Guarded, Published
+from skerry.network.sandbox import Endpoint, Sandbox
+
+
+def endpoint(name: str, priority: int = 0, gateway: str = "10.0.0.1") -> Endpoint:
+    return Endpoint(
+        f"id-{name}", f"net-{name}", name, "eth0", "ve0", "02:42:0a:00:00:02", "10.0.0.2/24",
+        "", gateway, "", priority, ("web",), (("ipv4/conf/eth0/log_martians", "1"),),
+    )  # fmt: skip
+
+
+def test_what_is_saved_comes_back() -> None:
+    port = Published("tcp", "", 8080, "10.0.0.2", 80, "br0")
+    box = Sandbox(
+        "c", "/run/ns/c", (endpoint("a"), endpoint("b")), (("80/tcp", port),), True, ("1.1.1.1",),
+        (("net-a", "db", "postgres"),),
+    )  # fmt: skip
+    assert sandbox.from_plain(json.loads(json.dumps(sandbox.to_plain(box)))) == box
+
+
+@pytest.mark.parametrize("change", [{"version": 99}, {"ports": [["80/tcp", {"no": 1}]]}])
+def test_what_is_damaged_is_refused(change: dict[str, object]) -> None:
+    plain = sandbox.to_plain(Sandbox("c", "/p", (endpoint("a"),))) | change
+    with pytest.raises((ValueError, KeyError, TypeError)):
+        sandbox.from_plain(plain)
+
+
+def test_the_default_route_goes_by_priority_then_name() -> None:
+    boxes = (endpoint("b"), endpoint("a"), endpoint("c", gateway=""))
+    chosen = sandbox.gateway_of(Sandbox("c", "/p", boxes), ipv6=False)
+    assert chosen is not None
+    assert chosen.network == "a"
+    chosen = sandbox.gateway_of(Sandbox("c", "/p", (*boxes, endpoint("z", 5))), ipv6=False)
+    assert chosen is not None
+    assert chosen.network == "z"
+    assert sandbox.gateway_of(Sandbox("c", "/p", boxes), ipv6=True) is None
+
+
+def test_a_bridge_in_the_sets() -> None:
+    plain = firewall.bridge_elements(Guarded("br0", ("10.0.0.1", "fd00::1")))
+    assert {"bridges", "same", "talking", "masqueraded", "gateways4", "own4", "gateways6", "own6"} \
+        == set(plain)  # fmt: skip
+    walled = firewall.bridge_elements(Guarded("br0", ("10.0.0.1",), internal=True, icc=False))
+    assert {"bridges", "same", "internal", "gateways4", "own4"} == set(walled)
+
+
+def test_ports_in_the_maps() -> None:
+    found = firewall.port_elements(
+        [
+            Published("tcp", "", 8080, "10.0.0.2", 80, "br0"),
+            Published("udp", "127.0.0.1", 53, "10.0.0.2", 5353, "br0"),
+            Published("sctp", "", 9, "fd00::2", 9, "br0"),
+        ]
+    )
+    assert found["published4"] == [(b"\6\0\0\0\x1f\x90\0\0", b"\x0a\0\0\2\0\x50\0\0")]
+    assert found["published_at4"][0][0] == b"\x7f\0\0\1" + b"\x11\0\0\0" + b"\0\x35\0\0"
+    assert len(found["published6"][0][0]) == 8
+    assert len(found["selves4"]) == 1, "one element however many ports"
+
+
+def test_two_roots_have_two_tables() -> None:
+    assert firewall.table_of("/a") != firewall.table_of("/b")
+    assert firewall.table_of("/a") == firewall.table_of("/a")
+    assert len(f"sk-{firewall.tag('/a')}") == 15
+
+
+def test_a_host_that_forwarded_before_is_left_so() -> None:
+    open_, closed = list(firewall.rules(closed=False)), list(firewall.rules(closed=True))
+    assert len(closed) == len(open_) + 1
+    assert ("forward", firewall.CLOSED) in closed

@@ -12,9 +12,9 @@ CMD ?= sh -c 'echo "hello from $$(hostname), pid $$$$, on $$(uname -sr)"; ps'
 
 # What the engine needs from the system, and what its tests compare it with.
 APT_RUN := python3-venv busybox-static mmdebstrap tini gpgv ca-certificates qemu-system-x86 qemu-utils ovmf
-APT_TEST := gpg openssh-client runc docker.io docker-registry podman skopeo umoci libseccomp2 xorriso grub-pc-bin grub-efi-amd64-bin mtools swtpm cpio iproute2 kmod attr libcap2-bin redis-tools postgresql-client
+APT_TEST := gpg openssh-client runc docker.io docker-registry docker-compose curl podman skopeo umoci libseccomp2 xorriso grub-pc-bin grub-efi-amd64-bin mtools swtpm cpio iproute2 kmod attr libcap2-bin redis-tools postgresql-client
 
-.PHONY: setup setup-dev run test check bench docs clean
+.PHONY: setup setup-dev clients run test check bench docs clean
 
 setup: $(VENV)/.runtime
 setup-dev: $(VENV)/.dev
@@ -43,11 +43,17 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
 	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	touch $@
 
+# Foreign clients out of npm, for the tests that drive them.
+clients: tests/compat/npm/node_modules/.package-lock.json
+tests/compat/npm/node_modules/.package-lock.json: tests/compat/npm/package-lock.json
+	$(if $(shell command -v npm),,$(call need_apt,nodejs npm))
+	cd tests/compat/npm && npm ci --silent --no-audit --no-fund --ignore-scripts
+
 run: setup
 	@$(BIN)/skerry image exists $(IMAGE) 2>/dev/null || $(BIN)/skerry bootstrap $(IMAGE)
 	@$(BIN)/skerry run --rm $(IMAGE) $(CMD)
 
-test: setup-dev
+test: setup-dev clients
 	$(BIN)/python -m pytest
 
 check: setup-dev

@@ -1155,6 +1155,7 @@ complete -c skerry -n '__skerry_at network disconnect' -a '(skerry __names netwo
 complete -c skerry -n '__skerry_at snapshot; and not __skerry_at snapshot create' -a create -d 'Keep a container as it is now'
 complete -c skerry -n '__skerry_at snapshot create' -l name -r -d 'Name of the snapshot (default s1, s2, …)'
 complete -c skerry -n '__skerry_at snapshot create' -l comment -s m -r -d 'What it is for'
+complete -c skerry -n '__skerry_at snapshot create' -l disk-only -d 'Of a running machine: not its memory'
 complete -c skerry -n '__skerry_at snapshot create' -l help -d 'Show this help'
 complete -c skerry -n '__skerry_at snapshot create' -a '(skerry __names containers 2>/dev/null)'
 complete -c skerry -n '__skerry_at snapshot; and not __skerry_at snapshot ls' -a ls -d 'List snapshots'

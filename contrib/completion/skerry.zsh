@@ -118,7 +118,7 @@ _skerry_options() {
     'network prune') echo '--filter --force -f --help' ;;
     'network connect') echo '--alias --driver-opt --gw-priority --ip --ip6 --link --link-local-ip --help' ;;
     'network disconnect') echo '--force -f --help' ;;
-    'snapshot create') echo '--name --comment -m --help' ;;
+    'snapshot create') echo '--name --comment -m --disk-only --help' ;;
     'snapshot ls') echo '--format --no-trunc --quiet -q --help' ;;
     'snapshot tree') echo '--help' ;;
     'snapshot inspect') echo '--format -f --help' ;;

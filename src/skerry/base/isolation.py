@@ -31,6 +31,29 @@ class LogOptions(NamedTuple):
     max_file: int = 3
 
 
+DISK = "disk.qcow2"
+"""A machine's writable disk, beside the `upper` folder whose part it plays."""
+
+
+class SavedInfo(NamedTuple):
+    """How a machine was saved: how long it stood still, in milliseconds; which files of its
+    container no copy may share; whether that has programs that want to run in a copy."""
+
+    pause_ms: float
+    renew: list[str]
+    hooks: bool
+
+
+class Saved(NamedTuple):
+    """A machine that was saved while it ran: `memory` is a file of its RAM, to be mapped privately,
+    `devices` a file with the rest. `renew` are files of a copy that are to be its own: path in the
+    container to hexadecimal contents."""
+
+    memory: str
+    devices: str
+    renew: dict[str, str]
+
+
 class Task(NamedTuple):
     """A program to run behind a wall.
 
@@ -52,6 +75,8 @@ class Task(NamedTuple):
     """Close standard input after the first attached client has gone."""
     init: bool = False
     """Put a small init in front that reaps zombies and forwards signals (--init)."""
+    saved: Saved | None = None
+    """Instead of running the program, go on in this machine, where it runs (drivers that can)."""
 
 
 class ExecTask(NamedTuple):

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from skerry.base.errors import GuestFault, InvalidInput, SkerryError
 from skerry.base.ids import check_name, new_id
-from skerry.engine import identity, record
+from skerry.base.isolation import Saved, SavedInfo
+from skerry.engine import identity, record, walls
 from skerry.engine.container import Container
 from skerry.engine.containers import Containers
 from skerry.engine.exec import Execs
@@ -80,13 +81,22 @@ class Forks:
             check_name(name)
         start = original.running if start is None else start
         layer = new_id()
-        async with original.lock, self._snapshots.freeze(original, layer):
-            forks = await self._make_all(original, layer, count, name)
-        return list(
-            await asyncio.gather(
-                *(self._start(each) if start and not each.error else _as_is(each) for each in forks)
-            )
-        )
+        memory = os.memfd_create("skerry-fork", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        devices = self._store.scratch.path("devices")
+        info = None
+        try:
+            async with original.lock, self._snapshots.freeze(original, layer) as frozen:
+                if frozen.machine:
+                    info = await self._snapshots.save(original, memory, devices)
+                    self._snapshots.seal(original, memory)
+                forks = await self._make_all(original, layer, count, name)
+            if not start:
+                return forks
+            saved = Saved(f"/proc/{os.getpid()}/fd/{memory}", devices, {})
+            return list(await asyncio.gather(*(self._start(each, info, saved) for each in forks)))
+        finally:
+            os.close(memory)
+            self._store.scratch.discard(devices)
 
     async def _make_all(self, original: Container, layer: str, count: int, name: str) -> list[Fork]:
         forks = []
@@ -117,22 +127,30 @@ class Forks:
 
     def _settle(self, original: record.Record, fork: record.Record) -> None:
         """Its own identity, and its own copy of the volumes that nobody named."""
+        for ours, theirs in zip(original.mounts, fork.mounts, strict=True):
+            if theirs.kind == "volume" and theirs.anonymous:
+                copy_folder(ours.source, theirs.source)
+        if walls.wall_of(fork.host) == walls.VM:
+            return  # its files are on a disk of its own, and its agent renews them
         root = mounts.overlay_fd(self._store.snapshots.overlay(fork.id))
         try:
             identity.renew(root)
         finally:
             os.close(root)
-        for ours, theirs in zip(original.mounts, fork.mounts, strict=True):
-            if theirs.kind == "volume" and theirs.anonymous:
-                copy_folder(ours.source, theirs.source)
 
-    async def _start(self, fork: Fork) -> Fork:
+    async def _start(self, fork: Fork, info: SavedInfo | None, saved: Saved) -> Fork:
+        if fork.error:
+            return fork
         container = self._roster.find(fork.id)
         try:
-            await self._lifecycle.start(container)
+            if info is None:
+                await self._lifecycle.start(container)
+            else:
+                own = await asyncio.to_thread(identity.contents, info.renew)
+                await self._lifecycle.start(container, saved._replace(renew=own))
         except (SkerryError, GuestFault) as error:
             return fork._replace(error=error.message)
-        if not self._has_hooks(container):
+        if not (info.hooks if info else self._has_hooks(container)):
             return fork
         try:
             code, output = await self._execs.probe(
@@ -150,10 +168,6 @@ class Forks:
         overlay = self._store.snapshots.overlay(container.id)
         folders = (f"{layer}{HOOKS}" for layer in (overlay.upper, *overlay.lower))
         return any(os.path.isdir(folder) for folder in folders)
-
-
-async def _as_is(fork: Fork) -> Fork:
-    return fork
 
 
 def derived(original: record.Record, name: str) -> record.Record:

@@ -6,6 +6,7 @@ machine-id(5), sshd(8), systemd-random-seed.service(8).
 
 import os
 import re
+from collections.abc import Iterable
 from typing import Final
 
 from skerry.base.errors import KernelFault
@@ -24,10 +25,23 @@ def renew(root: int) -> list[str]:
 
     Files keep owner and mode. Symbolic links are resolved inside the root.
     """
-    fresh = {path: os.urandom(16).hex().encode() + b"\n" for path in MACHINE_IDS}
-    fresh |= {path: os.urandom(_SEED_BYTES) for path in RANDOM_SEEDS}
+    fresh: dict[str, bytes] = {path: os.urandom(_SEED_BYTES) for path in RANDOM_SEEDS}
+    fresh |= {path: os.urandom(16).hex().encode() + b"\n" for path in MACHINE_IDS}
     changed = [path for path, data in fresh.items() if _rewrite(root, path, data)]
     return changed + _renew_keys(root)
+
+
+def contents(paths: Iterable[str]) -> dict[str, str]:
+    """Fresh hexadecimal contents for those of these files that are known here."""
+    wanted = set(paths)
+    machine_id = os.urandom(16).hex().encode() + b"\n"
+    fresh: dict[str, bytes] = {path: machine_id for path in MACHINE_IDS if path in wanted}
+    fresh |= {path: os.urandom(_SEED_BYTES) for path in RANDOM_SEEDS if path in wanted}
+    for path in wanted:
+        folder, _, name = path.rpartition("/")
+        if folder == SSH_FOLDER and (match := _KEY_NAME.fullmatch(name)):
+            fresh[path], fresh[f"{path}.pub"] = new_host_key(match[1])
+    return {path: data.hex() for path, data in fresh.items()}
 
 
 def _rewrite(root: int, path: str, content: bytes) -> bool:

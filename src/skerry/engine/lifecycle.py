@@ -24,7 +24,7 @@ from skerry.base.errors import (
     NotModified,
     SkerryError,
 )
-from skerry.base.isolation import Exit, Overlay, Task
+from skerry.base.isolation import Exit, Overlay, Saved, Task
 from skerry.base.settings import Settings
 from skerry.engine import attach, facts, health, record, restart, shm, spec
 from skerry.engine.container import Container
@@ -125,8 +125,8 @@ class Lifecycle:
         else:
             self.ended(container, exit)
 
-    async def start(self, container: Container) -> None:
-        """Run it; returns once the program was executed.
+    async def start(self, container: Container, saved: Saved | None = None) -> None:
+        """Run it; returns once the program was executed. With `saved` it goes on in that machine.
 
         NotModified when it runs, Conflict when it is paused or being removed, InvalidInput and
         GuestFault for what cannot be run.
@@ -142,14 +142,14 @@ class Lifecycle:
             container.record.manually_stopped = False
             container.record.restart_count = 0
             container.restart_pause = 0.0
-            await self._start(container)
+            await self._start(container, saved)
 
-    async def _start(self, container: Container) -> None:
+    async def _start(self, container: Container, saved: Saved | None = None) -> None:
         container.exit_on_next = False
         try:
             await self.volumes.hold(container.record.mounts, container.id)
             with contextlib.ExitStack() as held:
-                await self._launch(container, held)
+                await self._launch(container, held, saved)
             self.volumes.told(container, "mount")
         except (SkerryError, GuestFault) as error:
             self._start_failed(container, error)
@@ -175,7 +175,9 @@ class Lifecycle:
             else:
                 pending.resolve(stream)
 
-    async def _launch(self, container: Container, held: contextlib.ExitStack) -> None:
+    async def _launch(
+        self, container: Container, held: contextlib.ExitStack, machine: Saved | None
+    ) -> None:
         """Plan and execute; on return the state says running and is saved."""
         saved = container.record
         state_dir = self.state_dir(container.id)
@@ -199,6 +201,7 @@ class Lifecycle:
             open_stdin=bool(saved.config.get("OpenStdin")),
             stdin_once=bool(saved.config.get("StdinOnce")),
             init=bool(saved.host.get("Init")),
+            saved=machine,
         )
         waiting, container.pending = container.pending, []
         container.early_exit = None

@@ -36,7 +36,9 @@ class Snapshot(msgspec.Struct):
     kind: str = DISK
     comment: str = ""
     size: int = 0
-    """Bytes on disk of its own layer."""
+    """Bytes on disk of its own layer, memory included."""
+    pause_ms: float = 0.0
+    """How long a running machine stood still for it."""
     version: int = VERSION
 
 

@@ -9,13 +9,16 @@ One that runs is frozen while its layer is copied (shared, where the file system
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from collections.abc import AsyncIterator
+from typing import NamedTuple
 
-from skerry.base.errors import Conflict, LimitExceeded, NotFound
+from skerry.base.errors import Conflict, LimitExceeded, NotFound, Unsupported
 from skerry.base.ids import check_name, new_id
-from skerry.base.isolation import Overlay
+from skerry.base.isolation import Overlay, Saved, SavedInfo
 from skerry.engine import snapshot as snapshots
+from skerry.engine import walls
 from skerry.engine.container import Container
 from skerry.engine.isolation import Driver
 from skerry.engine.lifecycle import Lifecycle
@@ -29,6 +32,16 @@ log = logging.getLogger(__name__)
 
 MOST = 10_000
 """Snapshots of one engine."""
+
+
+MEMORY, DEVICES = "memory", "devices"
+"""Files of a machine's snapshot, beside its layer."""
+
+
+class Freezing(NamedTuple):
+    """`machine`: a machine runs on the layer and has to be saved."""
+
+    machine: bool
 
 
 class Snapshots:
@@ -57,8 +70,11 @@ class Snapshots:
         """The container that it is of."""
         return self._roster.find(snapshot.container)
 
-    async def create(self, reference: str, name: str = "", comment: str = "") -> Snapshot:
-        """Take one. Conflict for a taken name; nothing is left when it fails."""
+    async def create(
+        self, reference: str, name: str = "", comment: str = "", *, disk_only: bool = False
+    ) -> Snapshot:
+        """Take one, of a running machine with its memory unless `disk_only`. Conflict for a taken
+        name; nothing is left when it fails."""
         if name:
             check_name(name, "snapshot")
         if len(comment) > snapshots.MAX_COMMENT:
@@ -77,7 +93,11 @@ class Snapshots:
                 self.current(container),
                 comment=comment,
             )
-            async with self.freeze(container, taken.id):
+            async with self.freeze(container, taken.id) as frozen:
+                if frozen.machine:
+                    taken.kind = snapshots.DISK if disk_only else snapshots.MACHINE
+                    info = await self._save(container, taken.id, memory=not disk_only)
+                    taken.pause_ms = info.pause_ms
                 taken.size = await asyncio.to_thread(self._store.snapshots.frozen.usage, taken.id)
                 snapshots.save(self._store, taken)
             self._store.snapshots.set_node(container.id, taken.id)
@@ -85,16 +105,73 @@ class Snapshots:
         return taken
 
     @contextlib.asynccontextmanager
-    async def freeze(self, container: Container, layer: str) -> AsyncIterator[None]:
-        """Freeze its layer under an id that is kept inside the block; the caller has its lock."""
+    async def freeze(self, container: Container, layer: str) -> AsyncIterator[Freezing]:
+        """Freeze its layer under an id that is kept inside the block; the caller has its lock.
+
+        A machine that runs goes on writing to its disk, which lies in the layer now: whoever gets
+        `machine` has to save it inside the block. When the block fails, all is as it was.
+        """
         if container.removing:
             raise Conflict(f"container {container.record.name} is being removed")
+        machine = walls.wall_of(container.record.host) == walls.VM
         with self._store.snapshots.frozen.hold(layer):
-            async with self._still(container):
-                await asyncio.to_thread(
-                    self._store.snapshots.freeze, container.id, layer, in_use=container.running
+            if not machine:
+                async with self._still(container):
+                    await asyncio.to_thread(
+                        self._store.snapshots.freeze, container.id, layer, in_use=container.running
+                    )
+                yield Freezing(machine=False)
+                return
+            if container.state.status == "paused":
+                raise Conflict(
+                    f"the machine {container.record.name} is paused", hint="unpause it first"
                 )
-            yield
+            running = container.running
+            await asyncio.to_thread(self._store.snapshots.freeze, container.id, layer, in_use=False)
+            try:
+                yield Freezing(machine=running)
+            except BaseException:
+                # QEMU writes to the frozen disk still, or the machine does not run.
+                self._store.snapshots.unfreeze(container.id, layer)
+                raise
+
+    async def save(self, container: Container, memory: int = -1, devices: str = "") -> SavedInfo:
+        """Save a machine whose layer is being frozen; see MachineDriver.save."""
+        if not isinstance(self._driver, walls.Walls):
+            raise Unsupported("this engine has no machines")
+        rootfs = self._store.snapshots.overlay(container.id)
+        return await self._driver.save(container.id, rootfs, memory, devices)
+
+    def seal(self, container: Container, memory: int) -> None:
+        """Let nobody write to a memfd with the memory of a machine any more."""
+        if isinstance(self._driver, walls.Walls):
+            self._driver.seal(container.id, memory)
+
+    async def _save(self, container: Container, layer: str, *, memory: bool) -> SavedInfo:
+        if not memory:
+            return await self.save(container)
+        folder = self._store.snapshots.frozen.path(layer)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        fd = os.open(f"{folder}/{MEMORY}", flags, 0o600)
+        try:
+            return await self.save(container, fd, f"{folder}/{DEVICES}")
+        finally:
+            os.close(fd)
+
+    @contextlib.asynccontextmanager
+    async def _saved(self, chosen: Snapshot) -> AsyncIterator[Saved | None]:
+        """What its container is started from: a machine with its memory, or nothing special."""
+        if chosen.kind != snapshots.MACHINE:
+            yield None
+            return
+        if not isinstance(self._driver, walls.Walls):
+            raise Unsupported("this engine has no machines")
+        folder = self._store.snapshots.frozen.path(chosen.id)
+        fd = await self._driver.load_memory(chosen.container, f"{folder}/{MEMORY}")
+        try:
+            yield Saved(f"/proc/{os.getpid()}/fd/{fd}", f"{folder}/{DEVICES}", {})
+        finally:
+            os.close(fd)
 
     @contextlib.asynccontextmanager
     async def _still(self, container: Container) -> AsyncIterator[None]:
@@ -119,7 +196,7 @@ class Snapshots:
         """Take its container back to a snapshot; what was written since is dropped.
 
         Conflict while it runs, unless forced: then its programs are killed, and it is started
-        again afterwards.
+        again afterwards. A machine that was kept with its memory goes on where it was.
         """
         chosen = self.find(reference)
         container = self.owner(chosen)
@@ -144,8 +221,9 @@ class Snapshots:
         finally:
             container.kept = False
         self._lifecycle.emit(container, "restore", snapshot=chosen.id, snapshotName=chosen.name)
-        if running:
-            await self._lifecycle.start(container)
+        if running or chosen.kind == snapshots.MACHINE:
+            async with self._saved(chosen) as saved:
+                await self._lifecycle.start(container, saved)
         return container
 
     async def remove(self, reference: str) -> Snapshot:

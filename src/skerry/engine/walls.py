@@ -10,7 +10,17 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from skerry.base.errors import InvalidInput, Unsupported
-from skerry.base.isolation import Attach, ExecTask, Exit, Overlay, Started, Stats, Task, Unpacking
+from skerry.base.isolation import (
+    Attach,
+    ExecTask,
+    Exit,
+    Overlay,
+    SavedInfo,
+    Started,
+    Stats,
+    Task,
+    Unpacking,
+)
 from skerry.engine.isolation import Driver, OnExit, Stream
 
 CONTAINER, VM = "container", "vm"
@@ -126,6 +136,30 @@ class Walls:
     async def resume(self, container_id: str) -> None:
         """See Driver."""
         await self.of(container_id).resume(container_id)
+
+    async def save(
+        self, container_id: str, rootfs: Overlay, memory: int = -1, devices: str = ""
+    ) -> SavedInfo:
+        """See MachineDriver; Unsupported behind another wall."""
+        found: SavedInfo = await self._machines(container_id).save(
+            container_id, rootfs, memory, devices
+        )
+        return found
+
+    async def load_memory(self, container_id: str, path: str) -> int:
+        """See MachineDriver."""
+        fd: int = await self._machines(container_id).load_memory(path)
+        return fd
+
+    def seal(self, container_id: str, memory: int) -> None:
+        """See MachineDriver."""
+        self._machines(container_id).seal(memory)
+
+    def _machines(self, container_id: str) -> Any:
+        driver = self.of(container_id)
+        if not hasattr(driver, "save"):
+            raise Unsupported("only machines can be saved with their memory")
+        return driver
 
     async def update(self, container_id: str, resources: dict[str, object]) -> None:
         """See Driver."""

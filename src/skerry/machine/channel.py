@@ -166,6 +166,15 @@ class Source:
             self.drain()
         self.arrange()
 
+    def refill(self) -> None:
+        """Nothing is on the way."""
+        self._credit = WINDOW
+
+    def spend(self, count: int) -> None:
+        """So much is on the way already."""
+        self._credit -= count
+        self.arrange()
+
     def finish(self) -> None:
         """No more comes."""
         if self.fd >= 0:
@@ -189,6 +198,11 @@ class Sink:
         self._waiting = bytearray()
         self._ended = False
         self.on_end: Callable[[], None] | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that have come and were not written yet."""
+        return len(self._waiting)
 
     @property
     def done(self) -> bool:
@@ -282,6 +296,7 @@ class Line:
         self._decoder = Decoder()
         self._message = bytearray()
         self._out = bytearray()
+        self._later: bytearray | None = None
         self._sources: dict[int, Source] = {}
         self._sinks: dict[int, Sink] = {}
         self.lost = False
@@ -304,6 +319,11 @@ class Line:
         made = self._sinks[stream] = Sink(self, stream, fd, close_at_end=close_at_end)
         return made
 
+    def spend(self, stream: int, count: int) -> None:
+        """A source's other end holds so much already."""
+        if source := self._sources.get(stream):
+            source.spend(count)
+
     def forget_source(self, stream: int) -> None:
         """It has ended."""
         self._sources.pop(stream, None)
@@ -317,7 +337,7 @@ class Line:
     @property
     def congested(self) -> bool:
         """So much waits that no more should be read for it."""
-        return len(self._out) > _CONGESTED
+        return len(self._out) + len(self._later or b"") > _CONGESTED
 
     def say(self, head: dict[str, Any], body: bytes = b"") -> None:
         """Send a message."""
@@ -327,9 +347,48 @@ class Line:
         """Queue frames."""
         if self.lost:
             return
+        if self._later is not None:
+            self._later += data
+            return
         self._out += data
         if len(self._out) == len(data):
             self._flush()
+
+    def hold(self) -> None:
+        """What is queued goes out, what is sent from now on waits for `release`: the line rests
+        between two frames."""
+        if self._later is None:
+            self._later = bytearray()
+
+    def release(self) -> None:
+        """Send what has waited."""
+        later, self._later = self._later, None
+        if later:
+            self.send(bytes(later))
+
+    def begin_anew(self, kept: set[int]) -> dict[str, int]:
+        """Somebody else is at the other end, who knows the streams in `kept` only.
+
+        What was on the way is lost, and so are the other streams; what waits to be released was
+        meant for the one before. Returns, by stream, the bytes that a kept sink still holds.
+        """
+        self._later = bytearray() if self._later is not None else None
+        self._decoder = Decoder()
+        self._message.clear()
+        for source in list(self._sources.values()):
+            if source.stream in kept:
+                source.refill()
+            else:
+                source.finish()
+        for sink in list(self._sinks.values()):
+            if sink.stream not in kept:
+                sink.close()
+                self.forget_sink(sink.stream)
+        if self._later is not None:
+            self._later = bytearray()
+        for source in self._sources.values():
+            source.arrange()
+        return {str(sink.stream): sink.waiting for sink in self._sinks.values()}
 
     def _flush(self) -> None:
         was_congested = self.congested

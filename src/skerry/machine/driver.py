@@ -9,17 +9,29 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from skerry.base.errors import Conflict, InvalidInput, KernelFault, Unavailable
-from skerry.base.isolation import Attach, ExecTask, Exit, Overlay, Started, Stats, Task, Unpacking
+from skerry.base.isolation import (
+    DISK,
+    Attach,
+    ExecTask,
+    Exit,
+    Overlay,
+    SavedInfo,
+    Started,
+    Stats,
+    Task,
+    Unpacking,
+)
 from skerry.kernel import cgroups
-from skerry.machine import lean, mirroring, planning, warden
+from skerry.machine import lean, mirroring, planning, stream, template, warden
 from skerry.machine.disks import Disks
-from skerry.machine.shape import shape_for
+from skerry.machine.guest import identity
+from skerry.machine.shape import Shape, shape_for
 from skerry.machine.templates import Templates
 from skerry.runtime import bundle, plan, rundir
 from skerry.runtime.driver import RuntimeDriver, leftovers
@@ -31,8 +43,8 @@ from skerry.runtime.driver.streams import AttachStream
 from skerry.runtime.steps import process_to_wire
 
 OnExit = Callable[[str, Exit], None]
-DISK = "disk.qcow2"
 ANSWER_SECONDS = 20.0
+SAVE_SECONDS = 150.0
 _BOOT = """
 import os, sys
 os.close(int(sys.argv[2]))
@@ -94,6 +106,7 @@ class MachineDriver(RuntimeDriver):
         frozen, layers = await asyncio.gather(
             self.templates.get(guest.shape), asyncio.to_thread(self._prepare_disks, task)
         )
+        saved = task.saved
         cgroup, accel = self._host_cgroup(task), self.templates.accel
         process = guest.plan.process
         assert process is not None
@@ -102,11 +115,14 @@ class MachineDriver(RuntimeDriver):
             run_dir=task.run_dir,
             cgroup=cgroup,
             jail=os.path.join(task.run_dir, "jail"),
-            ram=f"/proc/{os.getpid()}/fd/{frozen.ram}",
+            ram=saved.memory if saved else f"/proc/{os.getpid()}/fd/{frozen.ram}",
             share=False,
-            state=frozen.state,
+            state=saved.devices if saved else frozen.state,
+            saved=saved is not None,
+            renew=saved.renew if saved else {},
             layers=layers,
             writable=str(disk_of(task)),
+            below=[str(disk) for disk in frozen_disks(task.rootfs)],
             blank=str(self.disks.blank),
             shape=(guest.shape.memory, guest.shape.cpus),
             accel=(accel.name, accel.cpu, accel.tsc_khz),
@@ -132,6 +148,7 @@ class MachineDriver(RuntimeDriver):
                 "container": task.id,
                 "cgroup": cgroup,
                 "state_dir": task.state_dir,
+                "shape": [guest.shape.memory, guest.shape.cpus],
             },
         }
         body = warden.pack_conf(conf, guest.plan.to_wire())
@@ -146,7 +163,56 @@ class MachineDriver(RuntimeDriver):
         self.disks.prepare()
         if overlay is None or not overlay.lower:
             return ""
-        return str(self.disks.layers(overlay))
+        # What is on a frozen disk is not taken from its folder.
+        disks = {str(disk.parent / "upper") for disk in frozen_disks(overlay)}
+        lower = tuple(path for path in overlay.lower if path not in disks)
+        return str(self.disks.layers(overlay._replace(lower=lower)))
+
+    async def save(
+        self, container_id: str, rootfs: Overlay, memory: int = -1, devices: str = ""
+    ) -> SavedInfo:
+        """Save the running machine; it goes on.
+
+        What it has written to its disk is never written again: from now on it writes to the fresh
+        disk of `rootfs`. Its memory goes into the empty file behind the descriptor `memory`, the
+        rest to the path `devices`; without those only the disk is frozen. Conflict when it does not
+        run or is paused; it runs on as before when this fails.
+        """
+        container = self._containers.get(container_id)
+        if container is None:
+            raise Conflict(f"container {container_id} is not running")
+        disk = Path(os.path.dirname(rootfs.upper), DISK)
+        await asyncio.to_thread(self.disks.writable, disk)
+        overlay = os.open(disk, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        if memory < 0:
+            answer = await self.ask(container_id, "save", fds=(overlay,))
+            return SavedInfo(float(answer["pause_ms"]), [], False)
+        size = self._shape_of(container_id).memory
+        # Into memory, as the machine may stand still meanwhile; what takes long comes afterwards.
+        raw = os.memfd_create("skerry-stream", os.MFD_CLOEXEC)
+        try:
+            fds = (overlay, os.dup(raw))
+            answer = await self.ask(container_id, "save", fds=fds, seconds=SAVE_SECONDS)
+            await asyncio.to_thread(_split, raw, memory, size, devices)
+        finally:
+            os.close(raw)
+        told = answer.get("guest") or {}
+        renew = [path for path in told.get("renew") or () if path in identity.RENEWED]
+        return SavedInfo(float(answer["pause_ms"]), renew, told.get("hooks") is True)
+
+    async def load_memory(self, path: str) -> int:
+        """A sealed memfd with the memory of a saved machine; the caller closes it. Copies map it,
+        and none of their hypervisors can write to it."""
+        return await asyncio.to_thread(_load_memory, path)
+
+    def seal(self, memory: int) -> None:
+        """Let nobody write to a memfd any more."""
+        template.seal(memory)
+
+    def _shape_of(self, container_id: str) -> Shape:
+        facts = self._containers[container_id].facts
+        memory, cpus = facts["shape"]
+        return Shape(int(memory), int(cpus))
 
     async def exec(
         self, task: ExecTask, on_exit: OnExit, *, attach: Attach | None
@@ -207,7 +273,7 @@ class MachineDriver(RuntimeDriver):
         **words: Any,
     ) -> dict[str, Any]:
         """Ask the warden of a running container; Conflict when it does not run, Unavailable when
-        the guest does not answer in time."""
+        the guest does not answer in time. Takes over `fds`."""
         kept = self._containers.get(container_id)
         if kept is None:
             raise Conflict(f"container {container_id} is not running")
@@ -327,7 +393,10 @@ class MachineDriver(RuntimeDriver):
                 ram=f"/proc/{os.getpid()}/fd/{frozen.ram}",
                 share=False,
                 state=frozen.state,
+                saved=False,
+                renew={},
                 layers=layers,
+                below=[str(disk) for disk in frozen_disks(overlay)],
                 writable=os.path.join(os.path.dirname(overlay.upper), DISK),
                 blank=str(self.disks.blank),
                 shape=(shape.memory, shape.cpus),
@@ -352,6 +421,44 @@ class MachineDriver(RuntimeDriver):
             return stats_from(answer["stats"], str(answer["network"]), int(answer["memory"]))
         except (KeyError, TypeError, ValueError, AttributeError):
             raise Unavailable(f"the machine of {container_id} answers without sense") from None
+
+
+def frozen_disks(overlay: Overlay | None) -> list[Path]:
+    """The disks of the frozen layers that a container stands on, top-most first."""
+    found = []
+    for path in overlay.lower if overlay else ():
+        disk = Path(os.path.dirname(path), DISK)
+        if os.path.basename(path) == "upper" and disk.exists():
+            found.append(disk)
+    return found
+
+
+def _load_memory(path: str) -> int:
+    memory = os.memfd_create("skerry-saved", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            os.ftruncate(memory, size)
+            template.copy_sparse(file.fileno(), memory, size)
+        template.seal(memory)
+    except BaseException:
+        os.close(memory)
+        raise
+    return memory
+
+
+def _split(raw: int, memory: int, size: int, devices: str) -> None:
+    """Take apart what QEMU has written."""
+
+    def chunks() -> Iterator[bytes]:
+        at = 0
+        while data := os.pread(raw, 1 << 20, at):
+            at += len(data)
+            yield data
+
+    with open(devices, "xb") as file:
+        for piece in stream.split(chunks(), memory, size, "ram"):
+            file.write(piece)
 
 
 def disk_of(task: Task) -> Path:

@@ -5,6 +5,7 @@ its own program. A template and its clones have the same devices in the same ord
 what stands behind them (RAM, disks, the tap).
 """
 
+import itertools
 import json
 from typing import NamedTuple
 
@@ -26,6 +27,8 @@ class Disks(NamedTuple):
     layers: int
     writable: int
     blank: int
+    below: tuple[int, ...] = ()
+    """Frozen overlays between the two, top-most first."""
 
 
 class Accel(NamedTuple):
@@ -107,7 +110,7 @@ def empty_disks() -> list[str]:
 def disks(found: Disks) -> list[str]:
     """A clone's disks."""
     arguments: list[str] = []
-    sets = iter(range(1, 10))
+    sets = itertools.count(1)
 
     def file(fd: int, *, read_only: bool) -> dict[str, object]:
         number = next(sets)
@@ -133,16 +136,24 @@ def disks(found: Disks) -> list[str]:
             "node-name": LAYERS_SERIAL,
             "file": file(found.layers, read_only=True),
         }
+    backing: dict[str, object] = {
+        "driver": "raw",
+        "read-only": True,
+        "file": file(found.blank, read_only=True),
+    }
+    for fd in reversed(found.below):
+        backing = {
+            "driver": "qcow2",
+            "read-only": True,
+            "file": file(fd, read_only=True),
+            "backing": backing,
+        }
     writable = {
         "driver": "qcow2",
         "node-name": WRITABLE_SERIAL,
         "discard": "unmap",
         "file": file(found.writable, read_only=False),
-        "backing": {
-            "driver": "raw",
-            "read-only": True,
-            "file": file(found.blank, read_only=True),
-        },
+        "backing": backing,
     }
     for serial, node in ((LAYERS_SERIAL, layers), (WRITABLE_SERIAL, writable)):
         arguments += ["-blockdev", json.dumps(node), *_slot(serial, serial)]

@@ -47,6 +47,11 @@ class Monitor:
         request = {"execute": "getfd", "arguments": {"fdname": name}}
         self._ask(request, (fd,), "getfd", time.monotonic() + SECONDS)
 
+    def give_fd_set(self, number: int, fd: int) -> None:
+        """Hand QEMU a descriptor that opens as `/dev/fdset/<number>`."""
+        request = {"execute": "add-fd", "arguments": {"fdset-id": number}}
+        self._ask(request, (fd,), "add-fd", time.monotonic() + SECONDS)
+
     def _ask(
         self, request: dict[str, Any], fds: tuple[int, ...], command: str, deadline: float
     ) -> Any:

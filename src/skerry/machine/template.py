@@ -91,11 +91,16 @@ def load(folder: str, key: str) -> Frozen:
                 f"the template {folder} is not what it was when it was made",
                 hint="remove it: it is made anew at the next start",
             )
-        fcntl.fcntl(ram, _F_ADD_SEALS, _SEALS)
+        seal(ram)
     except BaseException:
         os.close(ram)
         raise
     return Frozen(ram, os.path.join(folder, STATE), key)
+
+
+def seal(memory: int) -> None:
+    """Let nobody write to a memfd any more; only private mappings remain."""
+    fcntl.fcntl(memory, _F_ADD_SEALS, _SEALS)
 
 
 def copy_sparse(source: int, target: int, size: int) -> str:

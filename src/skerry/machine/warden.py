@@ -34,12 +34,27 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from skerry.base.errors import Conflict, GuestFault, InvalidInput, SkerryError, SystemFault
+from skerry.base.errors import (
+    Conflict,
+    GuestFault,
+    InvalidInput,
+    SkerryError,
+    SystemFault,
+    Unsupported,
+)
 from skerry.kernel import namespaces
 from skerry.kernel.cgroups import Cgroup, Layout
 from skerry.kernel.syscalls import libc
-from skerry.machine import hypervisor, qemu, shares, splice, template
-from skerry.machine.channel import MOST_FROM_GUEST, Line, Message, Sink, Source, wait_readable
+from skerry.machine import hypervisor, qemu, saving, shares, splice, template
+from skerry.machine.channel import (
+    MOST_FROM_GUEST,
+    WINDOW,
+    Line,
+    Message,
+    Sink,
+    Source,
+    wait_readable,
+)
 from skerry.machine.dns import Forwarder
 from skerry.machine.qemu import Accel
 from skerry.machine.shape import Shape
@@ -74,8 +89,14 @@ class Conf(NamedTuple):
     share: bool
     """Whether `ram` is this machine's own, to be written to."""
     state: str
+    saved: bool
+    """`ram` and `state` are of a machine that ran this container: it goes on."""
+    renew: dict[str, str]
+    """Files of a copy that are its own: path in the container to hexadecimal contents."""
     layers: str
     writable: str
+    below: list[str]
+    """Frozen disks between `writable` and `blank`, top-most first."""
     blank: str
     shape: tuple[int, int]
     accel: tuple[str, str, int]
@@ -134,6 +155,9 @@ class Warden:
         self._paused = False
         self._last_stats: dict[str, Any] = {}
         self._deadline: float | None = None
+        self._saving: saving.Saving | None = None
+        self._saved = 0
+        self._disk = qemu.WRITABLE_SERIAL
         self._loop.watch(machine.pidfd, READ, self._qemu_gone)
         self._loop.watch(self._listener.fileno(), READ, self._accept)
         self._loop.watch(machine.stderr, READ, self._drain_stderr)
@@ -159,7 +183,9 @@ class Warden:
         streams = {"stdout": 1, "stderr": 2}
         if conf.open_stdin or conf.terminal:
             streams["stdin"] = 3
-        answer: list[dict[str, Any]] = []
+        if conf.saved:
+            self._wake()
+            return
         head = {
             "op": "start",
             "id": _MAIN,
@@ -171,7 +197,27 @@ class Warden:
             "shares": bool(conf.shares),
             "streams": streams,
         }
-        self._ask(head, plan, Waiting(None, 0, answer.append))
+        self._await(head, plan)
+
+    def _wake(self) -> None:
+        """The guest runs the container already: it gets what is its own."""
+        conf = self._conf
+        head = {
+            "op": "wake",
+            "identity": identity(conf.hostname),
+            "files": conf.files,
+            "cards": self._cards,
+            "renew": conf.renew,
+        }
+        waiting = self._await(head, b"").get("waiting")
+        for stream, count in waiting.items() if isinstance(waiting, dict) else ():
+            if isinstance(stream, str) and stream.isdigit():
+                self._line.spend(int(stream), _number(count, WINDOW))
+
+    def _await(self, head: dict[str, Any], body: bytes) -> dict[str, Any]:
+        """Ask the guest, with nothing else to do meanwhile; raises its error."""
+        answer: list[dict[str, Any]] = []
+        self._ask(head, body, Waiting(None, 0, answer.append))
         deadline = time.monotonic() + START_SECONDS
         while not answer:
             if self._failure:
@@ -181,13 +227,16 @@ class Warden:
             self._loop.turn(deadline)
         if "error" in answer[0]:
             raise _guests_error(answer[0]["error"])
+        return answer[0]
 
     def run(self) -> int:
         """Copy until the container has ended: its exit code, negative for a signal."""
         while not self._failure:
             if self._end is not None and all(sink.done for sink in self._sinks):
                 break
-            self._loop.turn(self._deadline)
+            self._loop.turn(self._next_turn())
+            if self._saving is not None:
+                self._saving.step()
             if self._deadline and time.monotonic() > self._deadline:
                 self._fail("the guest did not end the container when it was killed")
         for exec_ in self._execs.values():
@@ -201,6 +250,12 @@ class Warden:
         if self._end.get("oom") is True:
             _write_words(self._conf.run_dir, oom=True, error="")
         return -number if number else _number(self._end.get("code"), 255)
+
+    def _next_turn(self) -> float | None:
+        if self._saving is None:
+            return self._deadline
+        soon = time.monotonic() + saving.POLL_SECONDS
+        return min(soon, self._deadline) if self._deadline else soon
 
     def close(self) -> None:
         """End the machine: in good order when the container has ended."""
@@ -367,7 +422,8 @@ class Warden:
             case "pause":
                 self._pause(sock, seq)
             case "resume":
-                self._machine.monitor.execute("cont")
+                if self._saving is None:
+                    self._machine.monitor.execute("cont")
                 self._paused = False
                 _say(sock, {"reply": seq})
             case "stats":
@@ -375,6 +431,8 @@ class Warden:
             case "status":
                 paused = self._paused
                 _say(sock, {"reply": seq, "paused": paused, "qemu": self._machine.pid})
+            case "save":
+                self._save(sock, seq, message)
             case "pack" | "unpack":
                 self._files(sock, seq, message)
             case "update" | "files" | "network" | "sync" | "processes":
@@ -390,6 +448,54 @@ class Warden:
     def _check_awake(self) -> None:
         if self._paused:
             raise Conflict("the machine is paused")
+        if self._saving is not None:
+            raise Conflict("the machine is being saved")
+
+    def _save(self, sock: socket.socket, seq: int, message: wire.Message) -> None:
+        """Save the machine: descriptors are the new overlay and, unless only the disk is wanted,
+        the file for memory and devices."""
+        self._check_awake()
+        if self._conf.shares or len(self._cards) > 1:
+            raise Unsupported(
+                "a machine with shared folders or several network cards cannot be saved",
+                hint="stop it first, or leave its volumes out",
+            )
+        disk, *target = [os.dup(fd) for fd in message.fds]
+        self._saved += 1
+        told: dict[str, Any] = {}
+
+        def done(found: dict[str, Any] | None, error: SkerryError | None) -> None:
+            for fd in (disk, *target):
+                os.close(fd)
+            self._disk = work.node
+            self._saving = None
+            if target:
+                self._line.release()
+                self._ask({"op": "go"}, b"", Waiting(None, 0, None))
+            if error is not None:
+                _say(sock, {"reply": seq, "error": wire.error_to_wire(error)})
+            else:
+                _say(sock, {"reply": seq, "guest": told, **(found or {})})
+
+        def held(answer: dict[str, Any]) -> None:
+            if self._saving is not work:
+                return
+            try:
+                if "error" in answer:
+                    raise _guests_error(answer["error"])
+                told.update({key: answer.get(key) for key in ("renew", "hooks")})
+                work.begin(target[0], disk, live=self._conf.accel[0] == "kvm")
+            except (SkerryError, GuestFault) as fault:
+                done(None, SystemFault(f"cannot save the machine: {fault.message}"))
+
+        work = saving.Saving(self._machine.monitor, self._disk, self._saved, done)
+        self._saving = work
+        if target:
+            self._ask({"op": "hold"}, b"", Waiting(None, 0, held))
+            # Nothing goes out after that: when the answer comes, nothing is on the way.
+            self._line.hold()
+        else:
+            work.only_disk(disk)
 
     def _exec(self, sock: socket.socket, seq: int, message: wire.Message) -> None:
         self._check_awake()
@@ -482,6 +588,7 @@ class Warden:
         if self._paused:
             _say(sock, {"reply": seq})
             return
+        self._check_awake()
 
         def then(answer: dict[str, Any]) -> None:
             if "error" not in answer:
@@ -526,11 +633,14 @@ def clone(conf: Conf, cards: list[dict[str, Any]]) -> hypervisor.Hypervisor:
         give("state", os.open(conf.state, os.O_RDONLY | os.O_CLOEXEC))
         give("writable", os.open(conf.writable, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW))
         give("blank", os.open(conf.blank, os.O_RDONLY | os.O_CLOEXEC))
+        for number, path in enumerate(conf.below):
+            give(f"below{number}", os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW))
         if conf.layers:
             give("layers", os.open(conf.layers, os.O_RDONLY | os.O_CLOEXEC))
         lines = hypervisor.numbers(names)
         at = lines.more
-        found = qemu.Disks(at.get("layers", -1), at["writable"], at["blank"])
+        below = tuple(at[f"below{number}"] for number in range(len(conf.below)))
+        found = qemu.Disks(at.get("layers", -1), at["writable"], at["blank"], below)
         arguments = [
             *template.devices(
                 lines, Shape(*conf.shape), Accel(*conf.accel),

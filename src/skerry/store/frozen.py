@@ -69,8 +69,8 @@ class Frozen:
         return tuple(f"{self.path(each)}/upper" for each in self.chain(id)) if id else ()
 
     def usage(self, id: str) -> int:  # noqa: A002
-        """Bytes on disk of a layer."""
-        return DiskUsage().tree(f"{self.path(id)}/upper")
+        """Bytes on disk of a layer, with whatever was saved beside it."""
+        return DiskUsage().tree(self.path(id))
 
     @contextmanager
     def hold(self, id: str) -> Iterator[None]:  # noqa: A002

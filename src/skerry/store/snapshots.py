@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
 from skerry.base.errors import Conflict, InvalidInput, NotFound, SystemFault
-from skerry.base.isolation import Overlay
+from skerry.base.isolation import DISK, Overlay
 from skerry.kernel.inodes import exchange
 from skerry.store import changes as comparison
 from skerry.store.changes import ADDED, DELETED, MODIFIED, MOUNT_POINTS, Change
@@ -139,6 +139,11 @@ class Snapshots:
         folder, kept = self._existing(id), self.frozen.path(as_id)
         base = base_of(folder)
         flat = base and len(self.frozen.chain(base)) >= DEEPEST
+        if flat and os.path.exists(f"{folder}/{DISK}"):
+            raise Conflict(
+                f"the disk of {id} stands on {DEEPEST} frozen ones",
+                hint="commit it, and go on in a container of that image",
+            )
         with self._scratch.folder("freeze") as fresh, told(f"freeze the layer of {id}"):
             if in_use or flat:
                 _link(fresh, _image(folder), "" if flat else base)
@@ -150,6 +155,14 @@ class Snapshots:
                 os.rename(fresh, kept)
                 # Before this step the new folder is nobody's, after it nothing is missing.
                 exchange(folder, kept)
+
+    def unfreeze(self, id: str, frozen_id: str) -> None:  # noqa: A002
+        """Take `freeze` of a layer that was not in use back: what it froze is writable again, what
+        was written since is dropped. Nothing else may stand on the layer."""
+        folder, kept = self._existing(id), self.frozen.path(frozen_id)
+        with told(f"take back the frozen layer of {id}"):
+            exchange(folder, kept)
+            self._scratch.discard(kept)
 
     def reset(self, id: str, base: str, node: str = "") -> None:  # noqa: A002
         """Drop what is written and go on above a frozen layer; nothing may have it mounted."""

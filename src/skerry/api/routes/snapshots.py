@@ -29,14 +29,18 @@ def shape(call: Call, snapshot: Snapshot) -> dict[str, Any]:
         "Kind": snapshot.kind,
         "Comment": snapshot.comment,
         "Size": snapshot.size,
+        "PauseMs": snapshot.pause_ms,
         "Image": container.record.image_id,
     }
 
 
 async def create(call: Call) -> web.StreamResponse:
-    """POST /skerry/snapshots?container=…&name=…&comment=…"""
+    """POST /skerry/snapshots?container=…&name=…&comment=…&disk-only=…"""
     taken = await call.engine.snapshots.create(
-        _required(call, "container"), call.text("name"), call.text("comment")
+        _required(call, "container"),
+        call.text("name"),
+        call.text("comment"),
+        disk_only=call.flag("disk-only"),
     )
     return call.json(shape(call, taken), 201)
 

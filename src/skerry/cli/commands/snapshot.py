@@ -41,6 +41,8 @@ def create(context: Context, parsed: Parsed) -> int:
     target = "/skerry/snapshots" + query(
         container=parsed.arguments[0], name=parsed.text("name"), comment=parsed.text("comment")
     )
+    if parsed.on("disk-only"):
+        target += "&disk-only=1"
     out(context.client.post(target)["Id"])
     return 0
 
@@ -203,6 +205,7 @@ COMMANDS = {
         (
             text("name", "Name of the snapshot (default s1, s2, …)", "NAME"),
             text("comment", "What it is for", "TEXT", "m"),
+            switch("disk-only", "Of a running machine: not its memory"),
         ),
         least=1,
         most=1,

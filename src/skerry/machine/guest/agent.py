@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from skerry.base.errors import Conflict, InvalidInput, KernelFault, SkerryError
 from skerry.kernel.cgroups import Cgroup, Layout, Write, detect
 from skerry.machine.channel import MOST_FROM_HOST, Line, Message, Sink, Source
-from skerry.machine.guest import files, system
+from skerry.machine.guest import files, identity, system
 from skerry.machine.guest.dns import Resolver
 from skerry.runtime import launch, wire
 from skerry.runtime.loop import READ, Loop
@@ -94,6 +94,8 @@ class Agent:
             # Whatever it was, the host hears of it; an agent that ends takes the machine along.
             answer["error"] = wire.error_to_wire(error)
         self._line.say(answer)
+        if message.head.get("op") == "hold":
+            self._line.hold()
 
     def _answer(self, head: dict[str, Any], body: bytes) -> dict[str, Any]:
         match head.get("op"):
@@ -145,6 +147,13 @@ class Agent:
             case "sync":
                 os.sync()
                 return {}
+            case "hold":
+                return self._hold()
+            case "go":
+                self._line.release()
+                return {}
+            case "wake":
+                return self._wake(head)
         raise InvalidInput(f"the agent cannot {head.get('op')!r}")
 
     def _ask_host(self, query: bytes, tcp: bool, answer: Callable[[bytes], None]) -> None:
@@ -177,6 +186,37 @@ class Agent:
         if head.get("hostname"):
             socket.sethostname(str(head["hostname"]))
         return {}
+
+    # Being frozen and copied
+
+    def _hold(self) -> dict[str, Any]:
+        """Before the machine is saved: after the answer nothing is on the way in either direction.
+
+        Tells which files a copy needs to have of its own.
+        """
+        if self._main is None:
+            raise Conflict("the container is not running")
+        return identity.found(self._main.pid)
+
+    def _wake(self, head: dict[str, Any]) -> dict[str, Any]:
+        """In a copy of the machine, whose warden knows the main program's streams only.
+
+        Further programs go on without their clients, as those of a client that has left.
+        """
+        main = self._main
+        if main is None:
+            raise Conflict("the container is not running")
+        self._identity(head["identity"])
+        kept = {each.stream for each in main.sources} | {each.stream for each in main.sinks}
+        waiting = self._line.begin_anew(kept)
+        system.write_files(head["files"])
+        for card in head["cards"]:
+            system.reconfigure_network(card)
+        if head["identity"].get("hostname"):
+            identity.rename(main.pid, str(head["identity"]["hostname"]))
+        identity.renew(main.pid, dict(head["renew"]))
+        self._line.release()
+        return {"waiting": waiting}
 
     # Programs
 

@@ -188,6 +188,17 @@ def _kernel_name(mac: str) -> str:
     raise FileNotFoundError(f"no network card with the address {mac}")
 
 
+def reconfigure_network(card: dict[str, Any]) -> None:
+    """Give a card that has its name already other addresses; its connections end."""
+    path = f"/sys/class/net/{os.path.basename(card['name'])}/address"
+    with open(path) as file:
+        current = file.read().strip()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        # Down: with the addresses go the routes.
+        fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh14x", card["name"].encode(), 0))
+    configure_network({**card, "slot": current})
+
+
 def configure_network(card: dict[str, Any]) -> None:
     """Name, hardware address, addresses and routes of one card.
 

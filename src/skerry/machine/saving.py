@@ -1,0 +1,157 @@
+"""Saving a running machine: memory, devices and disk at one instant, and it goes on.
+
+Theory. The steps, each of which returns at once so that the warden goes on with its other work:
+
+1. The agent is asked to hold its line, so that nothing is on the way when the machine is copied;
+   the warden holds its own end. Programs go on, their output waits.
+2. A migration into a file. On KVM it carries memory while the machine runs, and stops it when
+   little is left. On TCG the machine is stopped first: QEMU before 9.0 forgets pages that are
+   written while it copies ("physmem: Fix migration dirty bitmap coherency with TCG memory access").
+   `pause-before-switchover` has it wait for us, with the machine stopped.
+3. While it stands, the writable disk gets a fresh overlay: what was written so far is never written
+   again. This comes from QEMU's blockdev-snapshot.
+4. The rest of the memory, the devices; the machine goes on, the line is released.
+
+Whatever fails, the machine goes on as it was. Without a file only step 3 is done, with a stop
+around.
+Source: docs/devel/migration.rst, qapi/migration.json and block-core.json of QEMU 7.2.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from skerry.base.errors import SkerryError, SystemFault, Unavailable
+from skerry.machine.qemu import WRITABLE_SERIAL
+from skerry.machine.qmp import Monitor
+
+POLL_SECONDS = 0.002
+HOLD_SECONDS = 10.0
+SAVE_SECONDS = 120.0
+DOWNTIME_MS = 30
+"""How long the last part of the memory may take: QEMU goes on copying until it believes so."""
+_UNLIMITED = 1 << 40
+Done = Callable[[dict[str, Any] | None, SkerryError | None], None]
+
+
+class Saving:
+    """One saving. `step` is called until `done` was; whoever calls `begin` closes what it gave."""
+
+    def __init__(self, monitor: Monitor, node: str, number: int, done: Done) -> None:
+        """`node` is the disk that is written to now, `number` is fresh for each saving."""
+        self._monitor = monitor
+        self._node = node
+        self._number = number
+        self._done = done
+        self._deadline = time.monotonic() + HOLD_SECONDS
+        self._stopped_at = 0.0
+        self._migrating = False
+        self._rotated = False
+        self.node = node
+        """The disk that is written to afterwards."""
+
+    def begin(self, target: int, disk: int, *, live: bool) -> None:
+        """Start the migration into the file `target`; `disk` is the empty overlay."""
+        monitor = self._monitor
+        self._add_overlay(disk)
+        names = ("x-ignore-shared", "pause-before-switchover")
+        capabilities = [{"capability": name, "state": True} for name in names]
+        monitor.execute("migrate-set-capabilities", capabilities=capabilities)
+        limits = {"max_bandwidth": _UNLIMITED, "downtime_limit": DOWNTIME_MS}
+        monitor.execute("migrate-set-parameters", **limits)
+        if not live:
+            monitor.execute("stop")
+            self._stopped_at = time.monotonic()
+        monitor.give_fd("save", target)
+        monitor.execute("migrate", uri="fd:save")
+        self._migrating = True
+        self._deadline = time.monotonic() + SAVE_SECONDS
+
+    def only_disk(self, disk: int) -> None:
+        """Freeze the disk alone, and be done."""
+        try:
+            self._add_overlay(disk)
+            self._monitor.execute("stop")
+            self._stopped_at = time.monotonic()
+            try:
+                self._rotate()
+            finally:
+                self._monitor.execute("cont")
+        except SkerryError as error:
+            self._done(None, error)
+        else:
+            self._done({"pause_ms": self._pause()}, None)
+
+    def step(self) -> None:
+        """Look how far it is, and do what comes next."""
+        try:
+            self._step()
+        except SkerryError as error:
+            self._give_up(error)
+
+    def _step(self) -> None:
+        if not self._migrating:
+            if time.monotonic() > self._deadline:
+                raise Unavailable("the guest does not hold still to be saved")
+            return
+        found = self._monitor.execute("query-migrate")
+        status = found.get("status")
+        if status == "pre-switchover" and not self._rotated:
+            self._stopped_at = self._stopped_at or time.monotonic()
+            self._rotate()
+            self._monitor.execute("migrate-continue", state="pre-switchover")
+        elif status == "completed":
+            self._continue()
+            self._done({"pause_ms": self._pause()}, None)
+            return
+        elif status in ("failed", "cancelled"):
+            raise SystemFault(f"QEMU cannot save the machine: {found.get('error-desc', '')!s:.300}")
+        if time.monotonic() > self._deadline:
+            raise Unavailable("QEMU does not finish saving the machine")
+
+    def _add_overlay(self, disk: int) -> None:
+        monitor = self._monitor
+        monitor.give_fd_set(100 + self._number, disk)
+        self.node = f"{WRITABLE_SERIAL}-{self._number}"
+        file = {
+            "driver": "file",
+            "filename": f"/dev/fdset/{100 + self._number}",
+            "locking": "off",
+        }
+        monitor.execute(
+            "blockdev-add", driver="qcow2", node_name=self.node, discard="unmap", file=file,
+            backing=None,
+        )  # fmt: skip
+
+    def _rotate(self) -> None:
+        self._monitor.execute("blockdev-snapshot", node=self._node, overlay=self.node)
+        self._rotated = True
+
+    def _continue(self) -> None:
+        """Right after the end QEMU is still busy with itself."""
+        deadline = time.monotonic() + 5
+        while True:
+            try:
+                self._monitor.execute("cont")
+                return
+            except SkerryError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.001)
+
+    def _pause(self) -> float:
+        return round((time.monotonic() - self._stopped_at) * 1000, 1)
+
+    def _give_up(self, error: SkerryError) -> None:
+        """Let it go on."""
+        if self._migrating:
+            with suppress(SkerryError):
+                self._monitor.execute("migrate_cancel")
+            with suppress(SkerryError):
+                self._continue()
+        if not self._rotated and self.node != self._node:
+            with suppress(SkerryError):
+                self._monitor.execute("blockdev-del", node_name=self.node)
+            self.node = self._node
+        self._done(None, error)

@@ -1,5 +1,6 @@
 """Builds on a real kernel: what steps see, what they leave, what the cache knows."""
 
+import contextlib
 import json
 import os
 import socket
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 from bench.daemons import Skerry
-from tests.kernel.building import Client, Result, archive, content, names
+from tests.kernel.building import Client, Connection, Result, archive, content, names
 
 from skerry.store.tar_reader import FILE, Entry
 from skerry.store.tar_writer import header
@@ -401,7 +402,9 @@ def repository(tmp_path: Path) -> Iterator[tuple[str, str]]:
         return done.stdout.strip()
 
     git("init", "-q", "-b", "main")
-    (folder / "Dockerfile").write_text("FROM busybox\nCOPY sub /sub\n")
+    (folder / "Dockerfile").write_text("FROM busybox\nCOPY . /\n")
+    (folder / ".dockerignore").write_text("Dockerfile\n*.md\n")
+    (folder / "README.md").write_text("ignored")
     (folder / "sub").mkdir()
     (folder / "sub" / "f").write_text("from git")
     git("add", "-A")
@@ -430,10 +433,12 @@ def test_git_gives_contexts_and_sources(
     text = f"FROM busybox\nADD {url}#main /all/\nADD --checksum={commit} {url}#main:sub /part/\n"
     image = client.build(text).image
     listed = in_image(engine, image, "sh", "-c", "ls -A /all /part; cat /part/f")
-    assert listed == "/all:\nDockerfile\nsub\n\n/part:\nf\nfrom git"
-    done = engine.docker("build", "-t", "fromgit", f"{url}#main")
-    assert "Successfully tagged fromgit" in done.stdout
+    assert listed == "/all:\n.dockerignore\nDockerfile\nREADME.md\nsub\n\n/part:\nf\nfrom git"
+    with contextlib.closing(Connection(client.path)) as connection:
+        connection.request("POST", f"/build?remote={url}%23main&t=fromgit")
+        assert b"Successfully tagged fromgit" in connection.getresponse().read()
     assert in_image(engine, "fromgit", "cat", "/sub/f") == "from git"
+    assert not {"README.md", "Dockerfile"} & set(in_image(engine, "fromgit", "ls", "/").split())
     engine.docker("rmi", "-f", "fromgit")
     wrong = client.build(f"FROM busybox\nADD --checksum={'0' * 40} {url} /x\n")
     assert "is commit" in wrong.error["message"]

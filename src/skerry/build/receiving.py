@@ -3,12 +3,14 @@
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
-from skerry.base.errors import InvalidInput
+from skerry.base.errors import InvalidInput, LimitExceeded
 from skerry.build import context, repositories
+from skerry.build.filtered import without_ignored
 from skerry.build.request import Options
 from skerry.build.sources import checkout
-from skerry.build.tree import Tree
+from skerry.build.tree import Tree, resolve
 from skerry.engine.archives import blocking
+from skerry.store.tar_reader import FILE
 
 if TYPE_CHECKING:
     from skerry.build.builder import Builder
@@ -23,7 +25,8 @@ async def remote_context(
     it: a URL that is no archive is the Dockerfile itself. Errors as downloads' and git's."""
     store = builder.engine.store
     if repositories.is_repository(remote):
-        return await checkout(store, remote, held), options
+        files = await checkout(store, remote, held)
+        return await blocking(lambda: _packed(files, options))
     if not remote.startswith(("http://", "https://")):
         raise InvalidInput(f"not a context: {remote:.200}", hint="give a git repository or a URL")
     found = await builder.downloads.fetch(remote)
@@ -35,12 +38,23 @@ async def remote_context(
             with open(found.path, "rb") as file:
                 return context.receive(file, remote, store.scratch.tmp)
 
-        tree = await blocking(receive)
-        held.callback(tree.close)
-        return tree, options
+        received = await blocking(receive)
+        held.callback(received.close)
+        return await blocking(lambda: _packed(received, options))
     if found.size > _DOCKERFILE_LIMIT:
         raise InvalidInput(f"{remote}: neither an archive nor a Dockerfile")
     with open(found.path, "rb") as file:
         tree = context.from_files({"Dockerfile": file.read()}, remote, store.scratch.tmp)
     held.callback(tree.close)
     return tree, options._replace(dockerfile="Dockerfile")
+
+
+def _packed(tree: Tree, options: Options) -> tuple[Tree, Options]:
+    """As a client would have packed it: without what is ignored, the Dockerfile apart."""
+    node = resolve(tree, options.dockerfile)
+    if options.dockerfile_content is None and node is not None and node.kind is FILE:
+        if node.size > _DOCKERFILE_LIMIT:
+            raise LimitExceeded(f"{options.dockerfile}: more than {_DOCKERFILE_LIMIT} bytes")
+        content = b"".join(map(bytes, tree.data(node)))
+        options = options._replace(dockerfile_content=content)
+    return without_ignored(tree, options.dockerfile), options

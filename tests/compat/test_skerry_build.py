@@ -174,6 +174,21 @@ def test_errors_point_at_their_place(build: Build, text: str, parts: list[str]) 
         assert part in said
 
 
+@pytest.mark.parametrize(
+    "text", ["FROM biuld\n", "FROM scratch\nCOPY --from=biuld a b\n",
+             "FROM busybox\nRUN --mount=from=biuld,target=/x true\n"],
+)  # fmt: skip
+def test_a_near_stage_is_suggested(build: Build, text: str) -> None:
+    said = build(text="FROM scratch AS build\n" + text, code=1).stderr
+    assert "biuld is no stage; did you mean build?" in said
+    assert ">>> " in said
+
+
+def test_a_missing_file_has_its_place(build: Build) -> None:
+    said = build(text="FROM scratch\nCOPY none /\n", code=1).stderr
+    assert "   2 | >>> COPY none /" in said
+
+
 def test_a_near_target_is_suggested(build: Build) -> None:
     text = "FROM scratch AS compile\nFROM scratch AS final\n"
     assert "did you mean compile?" in build("--target", "compiel", text=text, code=1).stderr

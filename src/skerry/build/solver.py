@@ -23,6 +23,7 @@ from skerry.build.events import Tell
 from skerry.build.keys import Key, note, why_missed
 from skerry.build.language.instructions import Instruction, Maintainer
 from skerry.build.operations import Configure, Copy, Operation, Run, Workdir
+from skerry.build.places import place
 from skerry.build.reading import Plan, Scope, Stage, triggers
 from skerry.build.remote_cache import Imports
 from skerry.build.request import Options
@@ -114,6 +115,8 @@ class Solver:
             state = await self._base(stage)
         except Exception as error:
             self._tell({"kind": "failed", "step": first, "error": str(error)})
+            if isinstance(error, SkerryError):
+                place(error, self._plan, stage.source)
             raise
         scope = Scope(self._plan)
         onbuild = state.config.get("OnBuild") or []
@@ -176,6 +179,9 @@ class Solver:
             raise
         except (SkerryError, GuestFault) as error:
             self._tell({"kind": "failed", "step": step, "error": error.message})
+            # A trigger (1.0.2) stands in another file.
+            if isinstance(error, SkerryError) and step.count(".") == 1:
+                place(error, self._plan, instruction)
             raise
         self._tell({"kind": "done", "step": step, "seconds": time.time() - begun, **found})
         return state

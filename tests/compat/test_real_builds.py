@@ -1,7 +1,7 @@
 """The builds of examples/builds: each is built, run and used by a client that people use.
 
-Debian's packages come over the network, which takes minutes for all of them: by default a program
-for an empty image, a Redis server and the fan-out are built, all with SKERRY_REAL_BUILDS=all.
+Debian's packages come over the network, which takes minutes for all of them: by default the fan-out
+and a Redis server are built, all of them with SKERRY_REAL_BUILDS=all.
 """
 
 import json
@@ -100,6 +100,7 @@ def test_twelve_stages_beside_one_another(engine: Skerry) -> None:
     assert engine.docker(*run).stdout.strip() == str(sum(range(1, 13)))
 
 
+@everything
 def test_a_program_alone_in_an_empty_image(engine: Skerry, debian: str) -> None:
     image = build(engine, "c")
     run = ("run", "--rm", "--network", "none", image)

@@ -123,7 +123,7 @@ class Builder:
                 raise NotFound("the build has no context")
             data = await asyncio.to_thread(dockerfile, main, options.dockerfile)
         named = [name for name in contexts if not name.startswith("cache:")]
-        plan = read(data, options, named)
+        plan = await asyncio.to_thread(read, data, options, named)
         warnings = await asyncio.to_thread(warned, self.engine, plan, options, main, named)
         # The classic stream has no place for them.
         if session is not None:

@@ -8,7 +8,7 @@ import posixpath
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from skerry.base.errors import InvalidInput
+from skerry.base.errors import InvalidInput, LimitExceeded
 from skerry.base.ignore import compile_rules
 from skerry.build import mount_flags
 from skerry.build.copying import Excluded
@@ -29,6 +29,8 @@ from skerry.store.commit import architecture
 DOCUMENTS = "/dev/pipes"
 """Where a here-document with a `#!` line is mounted, as with BuildKit."""
 DEFAULT_SHELL = ["/bin/sh", "-c"]
+MAX_INSTRUCTIONS = 4000
+"""Of one stage: images with more than 4,096 steps of history are not read anywhere."""
 
 
 class Stage(NamedTuple):
@@ -70,6 +72,11 @@ def read(data: bytes, options: Options, contexts: Collection[str]) -> Plan:
     found = {}
     for number in graph.order:
         node = graph.nodes[number]
+        if len(node.stage.instructions) > MAX_INSTRUCTIONS:
+            raise LimitExceeded(
+                f"stage {node.stage.label} has {len(node.stage.instructions)} instructions, "
+                f"at most {MAX_INSTRUCTIONS}"
+            )
         found[number] = Stage(
             number,
             node.stage.base.name,

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from skerry.base.errors import GuestFault, InvalidInput, SkerryError
+from skerry.base.errors import GuestFault, InvalidInput, LimitExceeded, SkerryError
 from skerry.base.ids import new_id
 from skerry.base.isolation import Overlay
 from skerry.build import bases, committing
@@ -35,6 +35,8 @@ from skerry.engine.engine import Engine
 from skerry.store.commit import timestamp
 from skerry.store.steps import Step
 
+MAX_DEPTH = 499
+"""Layers below a step: overlayfs takes 500."""
 _KEPT = ("Env", "Shell", "User", "WorkingDir")
 SLOTS = max(2, os.cpu_count() or 1)
 """Steps that work at the same time, in one build."""
@@ -166,6 +168,8 @@ class Solver:
             operation = scope.evaluate(instruction, state.config)
             if isinstance(operation, Configure):
                 state = state.configured(operation.config, operation.text)
+                # Thousands of these in a row must not keep the engine from others.
+                await asyncio.sleep(0)
                 if isinstance(instruction, Maintainer):
                     state = state._replace(author=instruction.name)
                 found: dict[str, object] = {"cached": False, "empty": True}
@@ -263,6 +267,11 @@ class Solver:
         perform: Perform,
     ) -> Step:
         below = () if isinstance(operation, Copy) and operation.link else state.layers
+        if len(below) >= MAX_DEPTH:
+            raise LimitExceeded(
+                f"max depth exceeded: more than {MAX_DEPTH} layers in one stage",
+                hint="join RUN instructions, or begin a new stage and copy from this one",
+            )
         id = new_id()
         snapshots = self._store.snapshots
         overlay = await asyncio.to_thread(snapshots.prepare_on, id, below)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skerry.base.errors import SkerryError
+from skerry.base.errors import LimitExceeded, SkerryError
 from skerry.build import mount_flags, ports, reading
 from skerry.build.language.faults import DockerfileFault
 from skerry.build.operations import Configure, Copy, Operation, Run, Workdir
@@ -187,3 +187,8 @@ def test_any_order_of_instructions_evaluates_or_is_a_fault(lines: list[str]) -> 
     except SkerryError:
         return
     assert len(operations) == len(lines)
+
+
+def test_a_stage_has_no_more_instructions_than_a_history_can_tell() -> None:
+    with pytest.raises(LimitExceeded, match="stage 0 has 4001 instructions, at most 4000"):
+        evaluated("ENV A=b\n" * 4001)

@@ -1,21 +1,17 @@
 """The machine driver passes the isolation suite; what differs from containers is said here."""
 
-import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from tests.kernel import machine_kit
 from tests.kernel.isolation_suite import IsolationSuite
 from tests.kernel.test_driver import ContainerWorld
 
-from skerry.base.errors import Unavailable
-from skerry.machine import linux
 from skerry.machine.driver import MachineDriver
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
-
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "skerry-tests")
 
 
 class MachineWorld(ContainerWorld):
@@ -35,13 +31,7 @@ class MachineWorld(ContainerWorld):
 def machine_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A root with the distribution's kernel in its kit; templates are made by the first test."""
     root = tmp_path_factory.mktemp("machines")
-    try:
-        linux.fetch(CACHE)
-    except Unavailable as error:
-        pytest.skip(str(error))
-    (root / "kit").mkdir()
-    for package in CACHE.glob("linux-image-*"):
-        (root / "kit" / package.name).symlink_to(package)
+    machine_kit.provide(root)
     yield root
     shutil.rmtree(root, ignore_errors=True)
 

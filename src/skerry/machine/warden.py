@@ -138,7 +138,7 @@ class Warden:
         self._machine = machine
         self._loop = Loop()
         self._line = Line(
-            self._loop, machine.agent, self._heard, self._fail, most_message=MOST_FROM_GUEST
+            self._loop, machine.agent, self._heard, self._line_lost, most_message=MOST_FROM_GUEST
         )
         self._listener = rundir.listen(conf.run_dir, SOCKET)
         self._clients: dict[int, socket.socket] = {}
@@ -339,6 +339,12 @@ class Warden:
 
     def _fail(self, reason: str) -> None:
         self._failure = self._failure or reason
+
+    def _line_lost(self, reason: str) -> None:
+        """The guest broke the protocol, or the line ended because QEMU did."""
+        if wait_readable(self._machine.pidfd, _DYING_SECONDS):
+            self._qemu_gone(self._machine.pidfd, READ)
+        self._fail(reason)
 
     def _qemu_gone(self, pidfd: int, _events: int) -> None:
         self._loop.drop(pidfd)

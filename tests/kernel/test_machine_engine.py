@@ -1,0 +1,275 @@
+"""Containers in machines through the engine and the docker CLI: what a container can, they can."""
+
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import tarfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench.daemons import Skerry
+from tests.kernel import machine_kit
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
+
+VM = ("--runtime", "skerry-vm")
+PATIENCE = 180.0
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[Skerry]:
+    """An engine of this module's own, with a kit."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    with Skerry() as running:
+        machine_kit.provide(running.root)
+        yield running
+
+
+@pytest.fixture
+def docker(machines: Skerry) -> Iterator[Callable[..., str]]:
+    """`docker("run", …)`: what it printed; containers go at the test's end."""
+
+    def call(*args: str, **options: Any) -> str:
+        return machines.docker(*args, timeout=PATIENCE, **options).stdout
+
+    yield call
+    machines.remove_containers()
+
+
+Docker = Callable[..., str]
+
+
+def until(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while True:
+        if found := condition():
+            return found
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def warden_of(docker: Docker, name: str) -> int:
+    return int(docker("inspect", "-f", "{{.State.Pid}}", name))
+
+
+def qemu_of(docker: Docker, name: str) -> int:
+    """The machine's QEMU: the child of its warden that is one."""
+    warden = warden_of(docker, name)
+    for child in Path(f"/proc/{warden}/task/{warden}/children").read_text().split():
+        if Path(f"/proc/{child}/comm").read_text().startswith("qemu-system"):
+            return int(child)
+    raise AssertionError("no QEMU")
+
+
+def status_of(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def test_every_way_of_asking_gives_a_kernel_of_its_own(machines: Skerry, docker: Docker) -> None:
+    assert "skerry-vm" in json.loads(docker("info", "-f", "{{json .Runtimes}}"))
+    host = os.uname().release
+    script = "uname -r; id -u; echo $A; pwd; hostname; exit 7"
+    options = ("-e", "A=b", "-w", "/tmp", "-u", "1000", "-h", "guest", "--network", "none")
+    done = machines.docker(
+        "run", "--rm", *VM, *options, "busybox", "sh", "-c", script, check=False, timeout=PATIENCE
+    )
+    release, *rest = done.stdout.splitlines()
+    assert (done.returncode, rest) == (7, ["1000", "b", "/tmp", "guest"])
+    assert release != host
+    ours = machines.skerry(
+        "run", "--rm", "--isolation", "vm", "busybox", "uname", "-r", timeout=180
+    )
+    assert ours.stdout.strip() == release
+
+
+def test_networks_names_and_ports_are_shared_with_containers(docker: Docker) -> None:
+    serve = "echo $(hostname) > /index.html; exec httpd -f -p 80 -h /"
+    docker("network", "create", "shared")
+    try:
+        docker("run", "-d", "--name", "thin", "--net", "shared", "busybox", "sh", "-c", serve)
+        port = _free_port()
+        docker(
+            *("run", "-d", "--name", "thick", *VM, "--net", "shared", "-p", f"127.0.0.1:{port}:80"),
+            *("-h", "thick-host", "busybox", "sh", "-c", serve),
+        )
+        seen = docker("exec", "thick", "sh", "-c", "nslookup thin; ip -4 addr show eth0; ip route")
+        address = docker(
+            "inspect", "-f", "{{.NetworkSettings.Networks.shared.IPAddress}}", "thick"
+        ).strip()
+        thin = docker(
+            "inspect", "-f", "{{.NetworkSettings.Networks.shared.IPAddress}}", "thin"
+        ).strip()
+        assert f"Address: {thin}" in seen
+        assert f"inet {address}/" in seen
+        assert "default via" in seen
+        page = docker("exec", "thick", "wget", "-qO-", f"http://{thin}/")
+        assert page.strip() == docker("exec", "thin", "hostname").strip()
+        fetch = ("exec", "thin", "wget", "-qO-", f"http://{address}/")
+        assert docker(*fetch).strip() == "thick-host"
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as answer:
+            assert answer.read().strip() == b"thick-host"
+        docker("rm", "-f", "thin", "thick")
+    finally:
+        docker("network", "rm", "shared", check=False)
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def test_volumes_binds_and_tmpfs(docker: Docker, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("host\n")
+    script = (
+        "cat /bind/file; echo guest > /bind/made; chown 7:8 /bind/made; echo kept > /volume/v;"
+        "echo no > /one 2>/dev/null || echo refused; mount | grep -c ' /t type tmpfs';"
+        "echo no > /x 2>/dev/null || echo root-is-read-only"
+    )
+    docker("volume", "create", "kept")
+    try:
+        said = docker(
+            *("run", "--rm", *VM, "--read-only", "-v", f"{tmp_path}:/bind", "-v", "kept:/volume"),
+            *("-v", f"{tmp_path}/file:/one:ro", "--tmpfs", "/t", "busybox", "sh", "-c", script),
+        )
+        assert said.split() == ["host", "refused", "1", "root-is-read-only"]
+        made = tmp_path / "made"
+        assert (made.read_text(), made.stat().st_uid, made.stat().st_gid) == ("guest\n", 7, 8)
+        assert docker("run", "--rm", "-v", "kept:/v", "busybox", "cat", "/v/v") == "kept\n"
+    finally:
+        docker("volume", "rm", "kept", check=False)
+
+
+def test_files_go_in_and_out_running_and_stopped(machines: Skerry, docker: Docker) -> None:
+    script = "mkdir /d; echo one > /d/made; rm /etc/group; exec sleep 1000"
+    docker("run", "-d", "--name", "files", *VM, "--net", "none", "busybox", "sh", "-c", script)
+    until(lambda: docker("exec", "files", "cat", "/d/made", check=False), "it makes no file")
+    changes = "A /d\nA /d/made\nC /etc\nD /etc/group\n"
+    assert "".join(sorted(docker("diff", "files").splitlines(keepends=True))) == changes
+    for stopped, name in ((False, "running"), (True, "stopped")):
+        if stopped:
+            docker("stop", "-t", "1", "files")
+        raw = io.BytesIO()
+        with tarfile.open(fileobj=raw, mode="w") as archive:
+            entry = tarfile.TarInfo(name)
+            entry.size = 3
+            archive.addfile(entry, io.BytesIO(b"in\n"))
+        machines.docker("cp", "-", "files:/d", stdin=raw.getvalue(), timeout=PATIENCE)
+        out = docker("cp", f"files:/d/{name}", "-")
+        with tarfile.open(fileobj=io.BytesIO(out.encode())) as archive:
+            content = archive.extractfile(name)
+            assert content is not None
+            assert content.read() == b"in\n"
+    docker("commit", "files", "committed")
+    look = "ls /d; ls /etc/group; :"
+    listed = docker("run", "--rm", "--net", "none", "committed", "sh", "-c", look)
+    assert listed.split() == ["made", "running", "stopped"]
+    docker("start", "files")
+    assert docker("exec", "files", "ls", "/d").split() == ["made", "running", "stopped"]
+    titles, row = docker("top", "files").splitlines()[:2]
+    assert titles.split()[:3] == ["UID", "PID", "PPID"]
+    assert "sleep 1000" in row
+    docker("rmi", "-f", "committed", check=False)
+
+
+def test_two_machines_share_no_randomness_and_have_the_right_time(docker: Docker) -> None:
+    script = "head -c 16 /dev/urandom | md5sum; cat /proc/sys/kernel/random/uuid; date +%s"
+    seen = [
+        docker("run", "--rm", *VM, "--net", "none", "busybox", "sh", "-c", script).splitlines()
+        for _ in range(2)
+    ]
+    assert seen[0][0] != seen[1][0]
+    assert seen[0][1] != seen[1][1]
+    assert all(abs(int(lines[2]) - time.time()) < 60 for lines in seen)
+
+
+def test_qemu_is_in_jail(docker: Docker) -> None:
+    docker("run", "-d", "--name", "jailed", *VM, "--net", "none", "busybox", "sleep", "1000")
+    pid = qemu_of(docker, "jailed")
+    status = status_of(pid)
+    assert len(set(status["Uid"].split())) == 1
+    assert int(status["Uid"].split()[0]) >= 0x70000000
+    for kind in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        assert int(status[kind], 16) == 0, kind
+    assert status["NoNewPrivs"] == "1"
+    assert status["Seccomp"] == "2"
+    for kind in ("mnt", "pid", "net", "ipc", "uts"):
+        assert os.readlink(f"/proc/{pid}/ns/{kind}") != os.readlink(f"/proc/self/ns/{kind}"), kind
+    root = Path(f"/proc/{pid}/root")
+    assert not (root / "root").exists()
+    assert not (root / "etc/passwd").exists()
+    assert sorted(path.name for path in (root / "proc").iterdir() if path.name.isdigit()) == ["1"]
+    with pytest.raises(OSError, match="Read-only"):
+        (root / "file").write_text("x")
+    allowed = re.compile(
+        r"(pipe|socket|anon_inode):|/dev/(null|net/tun)|/memfd:skerry-template"
+        r"|.*/(disk\.qcow2|blank\.raw|state|[0-9a-f]+\.erofs)( \(deleted\))?$"
+    )
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        target = os.readlink(f"/proc/{pid}/fd/{fd}")
+        assert allowed.match(target), target
+    # The memory that all clones share cannot be written to through what QEMU has of it.
+    memory = next(
+        fd for fd in os.listdir(f"/proc/{pid}/fd") if "memfd" in os.readlink(f"/proc/{pid}/fd/{fd}")
+    )
+    handle = os.open(f"/proc/{pid}/fd/{memory}", os.O_RDWR)
+    with pytest.raises(PermissionError):
+        os.pwrite(handle, b"x", 0)
+    os.close(handle)
+
+
+@pytest.mark.parametrize("victim", ["qemu", "warden"])
+def test_a_machine_that_is_killed_is_reported_dead_and_leaves_a_whole_disk(
+    machines: Skerry, docker: Docker, victim: str
+) -> None:
+    script = "while :; do date > /f; sync; done"
+    id_ = docker("run", "-d", *VM, "--net", "none", "busybox", "sh", "-c", script).strip()
+    qemu, warden = qemu_of(docker, id_), warden_of(docker, id_)
+    until(lambda: docker("exec", id_, "cat", "/f", check=False), "it writes nothing")
+    os.kill(qemu if victim == "qemu" else warden, signal.SIGKILL)
+    until(
+        lambda: docker("inspect", "-f", "{{.State.Status}}", id_).strip() == "exited", "it goes on"
+    )
+    until(lambda: not Path(f"/proc/{qemu}").exists(), "QEMU goes on")
+    state = json.loads(docker("inspect", "-f", "{{json .State}}", id_))
+    if victim == "qemu":
+        assert "QEMU has ended" in state["Error"]
+    assert state["ExitCode"] != 0
+    (disk,) = machines.root.glob(f"snapshots/{id_}/disk.qcow2")
+    # 3 is for clusters that nobody uses: space, not data (qemu-img(1)).
+    checked = subprocess.run(["qemu-img", "check", "-q", str(disk)], check=False)
+    assert checked.returncode in (0, 3)
+    docker("start", id_)
+    until(lambda: docker("exec", id_, "cat", "/f", check=False), "its file has gone")
+
+
+def test_machines_outlive_the_engine(machines: Skerry, docker: Docker) -> None:
+    id_ = docker("run", "-d", *VM, "--net", "none", "busybox", "sleep", "1000").strip()
+    qemu = qemu_of(docker, id_)
+    machines.stop(signal.SIGKILL)
+    assert Path(f"/proc/{qemu}").exists()
+    machines.start()
+    assert docker("exec", id_, "echo", "still here") == "still here\n"
+    assert qemu_of(docker, id_) == qemu
+    docker("rm", "-f", id_)
+    until(lambda: not Path(f"/proc/{qemu}").exists(), "QEMU goes on")
+
+
+def test_what_a_machine_cannot_share_is_refused(machines: Skerry, docker: Docker) -> None:
+    docker("run", "-d", "--name", "apart", *VM, "--net", "none", "busybox", "sleep", "1000")
+    for options in (("--pid", "container:apart"), ("--net", "container:apart")):
+        done = machines.docker("run", "--rm", *options, "busybox", "true", check=False)
+        assert done.returncode == 125
+        assert "in a machine" in done.stderr
+    done = machines.docker("run", "--rm", *VM, "--net", "host", "busybox", "true", check=False)
+    assert "cannot share the host's network" in done.stderr

@@ -263,6 +263,18 @@ def test_a_live_tree_on_a_terminal(folder: Path, on_terminal: Callable[..., Term
     assert shown.wait() == 0
 
 
+def test_an_interrupt_ends_the_build(
+    folder: Path, on_terminal: Callable[..., Terminal], engine: Skerry
+) -> None:
+    (folder / "Dockerfile").write_text("FROM busybox\nRUN echo begun-$((1+1)); sleep 987654\n")
+    shown = on_terminal("build", "--no-cache", str(folder))
+    shown.expect(b"begun-2\r\n")
+    shown.send(b"\x03")
+    assert shown.wait() == 130
+    # `no_leaks` sees that nothing of the step runs on.
+    assert "987654" not in engine.skerry("builder", "du").stdout
+
+
 def test_secrets_from_files_and_environment(build: Build, tmp_path: Path) -> None:
     (tmp_path / "s").write_text("from-file")
     text = (

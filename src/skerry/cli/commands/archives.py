@@ -14,6 +14,7 @@ from skerry.sdk.client import query, quote
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
     from skerry.sdk.http import Response
 
@@ -159,6 +160,17 @@ def read_file(path: str) -> Iterator[bytes]:
                 file.close()
 
     return blocks()
+
+
+def send_file(context: Context, method: str, target: str, source: str) -> Any:
+    """A tar archive from a file or, with `-`, standard input; the answer's JSON."""
+    headers = {"Content-Type": "application/x-tar"}
+    body = read_file("" if source == "-" else source)
+    response = context.client.open(method, target, body, headers)
+    try:
+        return response.json()
+    finally:
+        response.connection.close()
 
 
 OUTPUT = text("output", "Write to a file instead of standard output", "FILE", "o", "files")

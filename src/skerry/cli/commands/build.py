@@ -64,9 +64,7 @@ class _Run:
         return body | ({"Auth": auth} if auth else {})
 
     def run(self) -> int:
-        body = self._body()
-        shown = build_progress.make("", 2, quiet=True)
-        with Build(self._context.client, body) as build:
+        with Build(self._context.client, self._body()) as build:
             for name, archive in self._contexts.archives.items():
                 build.send(name, archive)
             # Drawn from here on: what goes wrong before has no progress.

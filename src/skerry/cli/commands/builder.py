@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from skerry.cli.commands.archives import OUTPUT, check_output, read_file, save_response
+from skerry.cli.commands.archives import OUTPUT, check_output, save_response, send_file
 from skerry.cli.commands.prune import agree
 from skerry.cli.context import Context, each, out
 from skerry.cli.human import ago, size_decimal
@@ -150,13 +150,7 @@ def import_(context: Context, parsed: Parsed) -> int:
     """Print the mount's name."""
     name, source = parsed.arguments
     target = f"/skerry/build/mounts/{quote(name)}/archive"
-    headers = {"Content-Type": "application/x-tar"}
-    body = read_file("" if source == "-" else source)
-    response = context.client.open("PUT", target, body, headers)
-    try:
-        out(response.json()["Name"])
-    finally:
-        response.connection.close()
+    out(send_file(context, "PUT", target, source)["Name"])
     return 0
 
 

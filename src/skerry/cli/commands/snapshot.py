@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from skerry.base.errors import Conflict
-from skerry.cli.commands.archives import OUTPUT, check_output, read_file, save_response
+from skerry.cli.commands.archives import OUTPUT, check_output, save_response, send_file
 from skerry.cli.context import Context, each, err, out, terminal, visible, write
 from skerry.cli.human import ago, size_decimal
 from skerry.cli.options import Command, Parsed, number, switch, text
@@ -166,13 +166,7 @@ def import_(context: Context, parsed: Parsed) -> int:
     """Print the name of the container that was made of the archive."""
     source = parsed.arguments[0]
     target = "/skerry/snapshots/import" + query(name=parsed.text("name"))
-    headers = {"Content-Type": "application/x-tar"}
-    body = read_file("" if source == "-" else source)
-    response = context.client.open("POST", target, body, headers)
-    try:
-        out(response.json()["ContainerName"])
-    finally:
-        response.connection.close()
+    out(send_file(context, "POST", target, source)["ContainerName"])
     return 0
 
 

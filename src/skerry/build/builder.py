@@ -116,6 +116,7 @@ class Builder:
         session: Session | None,
     ) -> None:
         check(options)
+        options = options._replace(epoch=epoch_of(options))
         main = contexts.get(MAIN, Context()).tree
         data = options.dockerfile_content
         if data is None:
@@ -300,6 +301,16 @@ def check(options: Options) -> None:
     solving.check(options)
     for output in options.outputs:
         outputs.check(output)
+
+
+def epoch_of(options: Options) -> int | None:
+    """SOURCE_DATE_EPOCH: the option, else the build argument of that name, as with BuildKit."""
+    given = options.build_args.get("SOURCE_DATE_EPOCH")
+    if options.epoch is not None or not given:
+        return options.epoch
+    if not given.isascii() or not given.isdigit() or len(given) > 11:
+        raise InvalidInput(f"invalid SOURCE_DATE_EPOCH: {given:.40}")
+    return int(given)
 
 
 def chosen_steps(store: Store, solver: Solver, plan: Plan, *, everything: bool) -> list[Step]:

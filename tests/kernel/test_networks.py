@@ -517,6 +517,7 @@ class TestCrashes:
         net.run("two", "--network", "mine")
         assert net.helper() not in (0, helper)
         assert net.ask("one", "two") == net.address("two", "mine")
+        assert net.ask("two", "one") == net.address("one", "mine")
         bind = "import socket\ntry: socket.create_server(('', 8080))\nexcept OSError as e: print(e)"
         assert "Address already in use" in net.python("host", bind)
 

@@ -212,7 +212,7 @@ class Fabric:
         fd = namespaces.enter_path(path)
         try:
             with namespaces.inside(fd, self._home):
-                return list(namespaces.resolver_sockets())
+                return list(namespaces.resolver_sockets(again=True))
         finally:
             os.close(fd)
 
@@ -354,6 +354,9 @@ class Fabric:
         `published` is told before the kernel is: it saves the sandbox. On an error nothing stays.
         """
         try:
+            if wanted or sandbox.resolver or any(each.names for each in sandbox.endpoints):
+                # Before anything is made: a fresh helper is told of all that is there already.
+                self._ready_helper()
             held: list[tuple[str, list[socket.socket]]] = []
             try:
                 chosen = []
@@ -367,8 +370,6 @@ class Fabric:
                     self._plug_all(fd, sandbox, segments)
                 finally:
                     os.close(fd)
-                if chosen or sandbox.resolver or any(each.names for each in sandbox.endpoints):
-                    self._ready_helper()
                 for key, socks in held:
                     self._hold(key, "port", socks)
             finally:
@@ -402,12 +403,6 @@ class Fabric:
             self._furnish(sandbox, sandbox.endpoints)
             socks = list(namespaces.resolver_sockets()) if sandbox.resolver else []
         if socks:
-            try:
-                self._ready_helper()
-            except BaseException:
-                for sock in socks:
-                    sock.close()
-                raise
             self._hold(f"dns/{sandbox.container_id}", "dns", socks)
 
     def _set_ports(

@@ -96,8 +96,9 @@ def remove(path: str) -> None:
         os.unlink(path)
 
 
-def resolver_sockets() -> tuple[socket.socket, socket.socket]:
-    """Sockets (udp, tcp) that get what is sent to 127.0.0.11:53 in the thread's namespace.
+def resolver_sockets(*, again: bool = False) -> tuple[socket.socket, socket.socket]:
+    """Sockets (udp, tcp) that get what is sent to 127.0.0.11:53 in the thread's namespace; `again`
+    when there were others before.
 
     They have ports of their own, so that a container may be a name server itself and bind port 53.
     The way there is a rewritten port in the packet: no connection is tracked for it.
@@ -111,7 +112,7 @@ def resolver_sockets() -> tuple[socket.socket, socket.socket]:
         tcp.listen(64)
         ports = {_UDP: udp.getsockname()[1], _TCP: tcp.getsockname()[1]}
         with nft.Nft() as door:
-            door.commit(_detour(ports))
+            door.commit(_detour(ports, again=again))
     except BaseException as error:
         udp.close()
         tcp.close()
@@ -126,10 +127,11 @@ _CHECKSUMS = {_UDP: 6, _TCP: 16}
 _SOURCE, _DESTINATION = 12, 16
 
 
-def _detour(ports: dict[int, int]) -> list[netlink.Message]:
+def _detour(ports: dict[int, int], *, again: bool) -> list[netlink.Message]:
     """Rules that lead 127.0.0.11:53 to these ports, by protocol, and answers back."""
     table = nft.Table(nft.NFPROTO_IPV4, "skerry-resolver")
-    messages = [table.add(), table.delete(), table.add()]
+    # A deletion waits for every processor (RCU), for which a start has no time.
+    messages = [table.add(), table.delete(), table.add()] if again else [table.add()]
     messages.append(table.add_chain("output", kind="filter", hook="output", priority=-150))
     messages.append(table.add_chain("prerouting", kind="filter", hook="prerouting", priority=-150))
     ours = nft.equal(socket.inet_aton(RESOLVER))

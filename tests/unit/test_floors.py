@@ -64,6 +64,7 @@ def lean_modules() -> list[str]:
             parts = path.relative_to(SOURCE).with_suffix("").parts
             found.append(".".join(parts).removesuffix(".__init__"))
     found += ["skerry.machine.full.confine", "skerry.machine.full.keeper"]
+    found += ["skerry.machine.full.serial", "skerry.machine.full.fence"]
     return [
         name
         for name in found

@@ -11,8 +11,8 @@ from skerry.engine.vms import cables
 from skerry.engine.vms.life import Life
 from skerry.engine.vms.record import Live
 from skerry.engine.vms.shelf import Shelf
-from skerry.machine.full import keeper, keys
-from skerry.machine.full.keeper import LOG_BYTES
+from skerry.machine.full import keys, serial
+from skerry.machine.full.serial import LOG_BYTES
 
 MAX_PICTURE = 64 << 20
 SCROLLBACK = 16384
@@ -74,7 +74,7 @@ class Consoles:
         directory = os.open(run, os.O_PATH | os.O_DIRECTORY)
         try:
             reader, writer = await asyncio.open_unix_connection(
-                f"/proc/self/fd/{directory}/{keeper.CONSOLE}"
+                f"/proc/self/fd/{directory}/{serial.CONSOLE}"
             )
         except OSError as error:
             raise Unavailable(f"the machine's keeper does not answer: {error.strerror}") from None
@@ -85,11 +85,11 @@ class Consoles:
 
     def log(self, live: Live, count: int = 2 * LOG_BYTES) -> bytes:
         """The last bytes that the guest wrote to its serial port."""
-        return keeper.tail(self._shelf.places(live.record).console_log, count)
+        return serial.tail(self._shelf.places(live.record).console_log, count)
 
     def complaints(self, live: Live) -> bytes:
         """What QEMU wrote to its standard error."""
-        return keeper.tail(self._shelf.places(live.record).qemu_log, LOG_BYTES)
+        return serial.tail(self._shelf.places(live.record).qemu_log, LOG_BYTES)
 
     def display(self, live: Live) -> dict[str, Any]:
         """Where the screen can be seen by a VNC client."""

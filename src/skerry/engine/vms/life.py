@@ -17,15 +17,14 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from skerry.base.errors import Conflict, NotModified, SkerryError, SystemFault, Unavailable
 from skerry.engine.vms import cables
 from skerry.engine.vms.record import ABORTED, OFF, PAUSED, RUNNING, SAVED, Live, Machine
+from skerry.engine.vms.saving import LOAD_SECONDS, check_savable, write_state
 from skerry.engine.vms.shelf import Shelf
 from skerry.kernel import kvm_probe
 from skerry.kernel.cgroups import Cgroup, Layout, detect, plan
-from skerry.machine.full import fence, keeper, launching, qemu
+from skerry.machine.full import fence, keeper, launching, qemu, serial
 from skerry.machine.full.monitor import Monitor
 
 if TYPE_CHECKING:
@@ -35,7 +34,6 @@ log = logging.getLogger(__name__)
 
 STOP_SECONDS = 30.0
 """For the guest to follow the power button; then it is switched off."""
-LOAD_SECONDS = 600.0
 _KILL_SECONDS = 10.0
 _RECORD_SECONDS = 5.0
 _PIDS = 512
@@ -300,7 +298,7 @@ class Life:
     def complaint(self, record: Machine) -> str:
         """The last thing that QEMU complained about."""
         try:
-            text = keeper.tail(self._shelf.places(record).qemu_log, 4096).decode("utf-8", "replace")
+            text = serial.tail(self._shelf.places(record).qemu_log, 4096).decode("utf-8", "replace")
         except OSError:
             text = ""
         lines = [line for line in text.splitlines() if line.strip() and ": warning: " not in line]
@@ -403,75 +401,6 @@ class Life:
             os.unlink(os.path.join(self._shelf.places(record).state, "saved.state"))
 
 
-def check_savable(record: Machine) -> None:
-    """Conflict when a device keeps QEMU from saving the machine's state."""
-    hardware = record.hardware
-    culprit = ""
-    if hardware.shares:
-        culprit = f"the shared folder {hardware.shares[0].tag}"
-    elif any(disk.bus == "nvme" for disk in hardware.disks):
-        culprit = "an NVMe disk"
-    elif hardware.tpm:
-        culprit = "a TPM"
-    if culprit:
-        raise Conflict(
-            f"machine {record.name} cannot be saved while it has {culprit}",
-            hint="its disks alone can: skerry vm snapshot create --disk-only",
-        )
-
-
-async def write_state(
-    monitor: Monitor, path: str, before: Callable[[], Any] | None = None
-) -> float:
-    """Memory and devices into a fresh file; returns the seconds for which the guest stood still.
-
-    With `before` the guest runs while its memory is written; it is awaited when the guest has
-    stopped for the rest, while its disks can still be changed. Conflict when a device cannot be
-    saved. QEMU is left in `postmigrate` or, after an error, as it was.
-    """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-    fd = os.open(path, flags, 0o600)
-    stopped = time.monotonic()
-    try:
-        await monitor.execute(
-            "migrate-set-capabilities",
-            capabilities=[{"capability": "pause-before-switchover", "state": before is not None}],
-        )
-        await monitor.execute("migrate-set-parameters", max_bandwidth=1 << 42, downtime_limit=300)
-        await monitor.send_fd("state", fd)
-        await monitor.execute("migrate", uri="fd:state")
-        patience = time.monotonic() + 20
-        while True:
-            found = await monitor.execute("query-migrate")
-            status = found.get("status")
-            if status == "completed":
-                break
-            if status in ("failed", "cancelled"):
-                raise Conflict(
-                    f"the machine's state cannot be saved: {found.get('error-desc', 'no reason')}"
-                )
-            if status == "pre-switchover" and before is not None:
-                stopped = time.monotonic()
-                await before()
-                before = None
-                await monitor.execute("migrate-continue", state="pre-switchover")
-            elif time.monotonic() > patience:
-                # It writes to its memory faster than the disk takes it.
-                await monitor.execute("stop")
-                patience += LOAD_SECONDS
-            await asyncio.sleep(0.005)
-        os.fsync(fd)
-    except BaseException:
-        with contextlib.suppress(SkerryError):
-            await monitor.execute("migrate_cancel")
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        raise
-    finally:
-        os.close(fd)
-    return time.monotonic() - stopped
-
-
 def _secret(record: Machine, places: launching.Places) -> str:
     """The file with VNC's password, which only QEMU's user can read."""
     if not record.vnc_password or record.hardware.vnc == "unix":
@@ -485,8 +414,3 @@ def _secret(record: Machine, places: launching.Places) -> str:
         if record.uid:
             os.fchown(file.fileno(), record.uid, record.uid)
     return path
-
-
-def replace(hardware: Any, **changes: Any) -> Any:
-    """A copy of a frozen struct with some fields changed."""
-    return msgspec.structs.replace(hardware, **changes)

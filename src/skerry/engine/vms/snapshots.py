@@ -26,8 +26,9 @@ import msgspec
 
 from skerry.base.errors import Conflict, NotFound, SkerryError
 from skerry.base.ids import check_name, new_id
-from skerry.engine.vms.life import Life, check_savable, write_state
+from skerry.engine.vms.life import Life
 from skerry.engine.vms.record import OFF, PAUSED, SAVED, Live, Machine, Pending, Snapshot
+from skerry.engine.vms.saving import check_savable, write_state
 from skerry.engine.vms.shelf import Shelf
 from skerry.machine.full import argv, disks
 from skerry.machine.full.spec import Disk, Hardware

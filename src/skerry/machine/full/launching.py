@@ -4,7 +4,7 @@ import os
 from typing import NamedTuple
 
 from skerry.base.errors import SystemFault
-from skerry.machine.full import argv, keeper
+from skerry.machine.full import argv, keeper, serial
 from skerry.machine.full.confine import Bind, Confined
 from skerry.machine.full.spec import Hardware
 
@@ -97,7 +97,7 @@ def plan(launch: Launch) -> keeper.Plan:
     wiring = argv.Wiring(
         accel=launch.accel,
         qmp=openings.file("listen", os.path.join(places.run, keeper.QMP)),
-        serial=openings.file("listen", os.path.join(places.run, keeper.SERIAL)),
+        serial=openings.file("listen", os.path.join(places.run, serial.SERIAL)),
         layers={layer: launch.chains[layer][0] for layer in hardware.layers()},
         socket_dir=INSIDE if launch.uid else places.sockets,
         discs={

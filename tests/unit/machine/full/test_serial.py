@@ -1,4 +1,4 @@
-"""The keeper's console: many clients on one serial line, and a log that stays small."""
+"""The serial line: many clients on one serial line, and a log that stays small."""
 
 import os
 import socket
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from skerry.machine.full import keeper
+from skerry.machine.full import serial
 
 SECONDS = 20
 
@@ -16,11 +16,11 @@ SECONDS = 20
 @pytest.fixture
 def guest(short_tmp: Path) -> Iterator[tuple[socket.socket, Path]]:
     """QEMU's end of the serial line, and the run folder; a console runs meanwhile."""
-    door = keeper.listen_at(str(short_tmp / keeper.SERIAL))
-    console = keeper.Console(str(short_tmp), keeper.Log(str(short_tmp / "console.log")))
-    serial, _ = door.accept()
+    door = serial.listen_at(str(short_tmp / serial.SERIAL))
+    console = serial.Console(str(short_tmp), serial.Log(str(short_tmp / "console.log")))
+    line, _ = door.accept()
     door.close()
-    serial.settimeout(SECONDS)
+    line.settimeout(SECONDS)
     stop, stopped = os.pipe()
 
     def run() -> None:
@@ -30,9 +30,9 @@ def guest(short_tmp: Path) -> Iterator[tuple[socket.socket, Path]]:
 
     thread = threading.Thread(target=run)
     thread.start()
-    yield serial, short_tmp
+    yield line, short_tmp
     os.write(stopped, b"x")
-    serial.close()
+    line.close()
     thread.join(SECONDS)
     os.close(stop)
     os.close(stopped)
@@ -41,7 +41,7 @@ def guest(short_tmp: Path) -> Iterator[tuple[socket.socket, Path]]:
 
 def client(folder: Path, head: bytes = b"1000\n") -> socket.socket:
     """Somebody at the console."""
-    sock = keeper.connect_to(str(folder / keeper.CONSOLE))
+    sock = serial.connect_to(str(folder / serial.CONSOLE))
     sock.settimeout(SECONDS)
     sock.sendall(head)
     return sock
@@ -58,16 +58,16 @@ def read(sock: socket.socket, count: int) -> bytes:
 
 
 def test_all_hear_and_all_type(guest: tuple[socket.socket, Path]) -> None:
-    serial, folder = guest
+    line, folder = guest
     with client(folder, b"0\nab") as one:
-        assert read(serial, 2) == b"ab"
-        serial.sendall(b"hello")
+        assert read(line, 2) == b"ab"
+        line.sendall(b"hello")
         assert read(one, 5) == b"hello"
         with client(folder, b"3\n") as other:
             assert read(other, 3) == b"llo"
             other.sendall(b"c")
-            assert read(serial, 1) == b"c"
-            serial.sendall(b"more")
+            assert read(line, 1) == b"c"
+            line.sendall(b"more")
             assert read(one, 4) == read(other, 4) == b"more"
 
 
@@ -82,36 +82,36 @@ def test_a_wrong_first_line_ends_the_connection(
 def test_a_client_that_does_not_read_is_dropped_and_holds_nobody_up(
     guest: tuple[socket.socket, Path],
 ) -> None:
-    serial, folder = guest
+    line, folder = guest
     with client(folder, b"0\n") as slow, client(folder, b"0x\n".replace(b"x", b"")) as quick:
         slow.sendall(b"s")
         quick.sendall(b"q")
-        assert sorted(read(serial, 2)) == sorted(b"sq")
+        assert sorted(read(line, 2)) == sorted(b"sq")
         piece = bytes(65536)
         for _ in range(100):
-            serial.sendall(piece)
+            line.sendall(piece)
             read(quick, len(piece))
         while slow.recv(1 << 20):
             pass
 
 
 def test_the_log_keeps_the_last_megabytes(tmp_path: Path) -> None:
-    log = keeper.Log(str(tmp_path / "log"))
+    log = serial.Log(str(tmp_path / "log"))
     for at in range(40):
         log.write(b"%07d\n" % at * 8192 * 2)
     sizes = [path.stat().st_size for path in tmp_path.iterdir()]
     assert len(sizes) == 2
-    assert max(sizes) <= keeper.LOG_BYTES + 131072
+    assert max(sizes) <= serial.LOG_BYTES + 131072
     assert log.tail(8) == b"0000039\n"
-    assert len(log.tail(keeper.LOG_BYTES)) == keeper.LOG_BYTES
+    assert len(log.tail(serial.LOG_BYTES)) == serial.LOG_BYTES
     assert log.tail(0) == b""
 
 
 def test_a_long_path_is_no_hindrance(tmp_path: Path) -> None:
     folder = tmp_path / ("x" * 120)
     folder.mkdir()
-    door = keeper.listen_at(str(folder / "sock"))
-    with keeper.connect_to(str(folder / "sock")):
+    door = serial.listen_at(str(folder / "sock"))
+    with serial.connect_to(str(folder / "sock")):
         door.accept()[0].close()
     door.close()
     assert oct((folder / "sock").stat().st_mode)[-3:] == "600"

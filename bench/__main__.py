@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import build, memory, network, rate, registry, report, speed, transfer, unpack
+from bench import build, clients, memory, network, rate, registry, report, speed, transfer, unpack
 from bench.measure import Outcome, say
 from bench.world import World
 
@@ -22,6 +22,11 @@ BENCHMARKS: dict[str, Benchmark] = {
     "net_run": network.net_run,
     "net_ports": network.net_ports,
     "net_throughput": network.net_throughput,
+    "ps500": clients.ps500,
+    "logs_1g": clients.logs_1g,
+    "copy_500m": clients.copy_500m,
+    "compose8": clients.compose8,
+    "streams200": clients.streams200,
     "rate8": rate.rate8,
     "memory100": memory.memory100,
     "unpack": unpack.unpack,

@@ -87,7 +87,7 @@ class IslandDockerd(Dockerd):
 
 
 @contextlib.contextmanager
-def _both(world: World) -> Iterator[dict[str, tuple[Daemon, Island]]]:
+def both_on_islands(world: World) -> Iterator[dict[str, tuple[Daemon, Island]]]:
     """Each engine on its island; one that does not start is left out."""
     from bench import images
 
@@ -104,7 +104,7 @@ def _both(world: World) -> Iterator[dict[str, tuple[Daemon, Island]]]:
 
 
 def _runs(name: str, words: tuple[str, ...], ratio: float, world: World, runs: int) -> Outcome:
-    with _both(world) as engines:
+    with both_on_islands(world) as engines:
 
         def case(label: str) -> Case:
             def once() -> None:
@@ -131,7 +131,7 @@ def net_ports(world: World, runs: int) -> Outcome:
 
 def net_throughput(world: World, runs: int) -> Outcome:
     """iperf3 from outside to a published port, and between two containers of one network."""
-    with _both(world) as engines, contextlib.ExitStack() as stack:
+    with both_on_islands(world) as engines, contextlib.ExitStack() as stack:
         cases = []
         for label, (daemon, island) in engines.items():
             server, client = _pair(daemon, stack)

@@ -16,6 +16,10 @@ from skerry.engine import logs, processes
 from skerry.engine.container import Container
 
 
+_HEAD = struct.Struct(">BxxxI").pack
+"""A frame's header: stream and length (Docker's API, "Attach to a container")."""
+
+
 def frame(entry: logs.Entry, *, terminal: bool, timestamps: bool) -> bytes:
     """A log entry as it goes over the wire: framed, unless the container has a terminal."""
     data = entry.log.encode("utf-8", "surrogateescape")
@@ -24,12 +28,18 @@ def frame(entry: logs.Entry, *, terminal: bool, timestamps: bool) -> bytes:
     if terminal:
         return data
     kind = 2 if entry.stream == "stderr" else 1
-    return struct.pack(">BxxxI", kind, len(data)) + data
+    return _HEAD(kind, len(data)) + data
 
 
 def _frames(entries: Iterable[logs.Entry], container: Container, timestamps: bool) -> bytes:
     terminal = bool(container.record.config.get("Tty"))
-    return b"".join(frame(e, terminal=terminal, timestamps=timestamps) for e in entries)
+    if terminal or timestamps:
+        return b"".join(frame(e, terminal=terminal, timestamps=timestamps) for e in entries)
+    parts: list[bytes] = []
+    for entry in entries:
+        data = entry.log.encode("utf-8", "surrogateescape")
+        parts += (_HEAD(2 if entry.stream == "stderr" else 1, len(data)), data)
+    return b"".join(parts)
 
 
 async def attach(call: Call) -> web.StreamResponse:

@@ -33,7 +33,7 @@ from skerry.machine.disks import Disks
 from skerry.machine.guest import identity
 from skerry.machine.shape import Shape, shape_for
 from skerry.machine.templates import Templates
-from skerry.runtime import bundle, plan, rundir
+from skerry.runtime import bundle, plan, rundir, tiny_init
 from skerry.runtime.driver import RuntimeDriver, leftovers
 from skerry.runtime.driver.driver import CONFIG
 from skerry.runtime.driver.link import Control
@@ -89,7 +89,10 @@ class MachineDriver(RuntimeDriver):
         return made
 
     def _with_init(self, task: Task) -> dict[str, Any]:
-        return dict(task.spec)
+        if not task.init:
+            return dict(task.spec)
+        tiny_init.find_init()  # Missing here, it is missing in the kit.
+        return tiny_init.with_init(dict(task.spec), planning.GUEST_INIT)
 
     def _host_cgroup(self, task: Task) -> str:
         named = task.spec.get("linux", {}).get("cgroupsPath")

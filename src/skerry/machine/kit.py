@@ -21,15 +21,18 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import zstandard
 
 import skerry
-from skerry.base.errors import DigestMismatch, SystemFault
+from skerry.base.errors import DigestMismatch, SkerryError, SystemFault
 from skerry.machine import linux
 from skerry.machine.cpio import Archive
+from skerry.machine.planning import GUEST_INIT
+from skerry.runtime import tiny_init
 
 EARLY_MODULES = ("virtio_pci", "virtio_console")
 """Until the agent can speak."""
@@ -154,6 +157,8 @@ def _write_initramfs(archive: Archive, early: list[Path], late: list[Path]) -> N
     archive.data("modules/early", "\n".join(module.name for module in early).encode())
     for module in (*early, *late):
         archive.data(f"modules/{module.name}", module.read_bytes())
+    with suppress(SkerryError):
+        archive.data(GUEST_INIT, Path(tiny_init.find_init()).read_bytes(), 0o755)
     interpreter = os.path.realpath(sys.executable)
     needed = [interpreter]
     for path, content in _modules():

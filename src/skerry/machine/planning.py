@@ -27,6 +27,8 @@ GUEST_LAYOUT = Layout(
 """The control groups of the guest's kernel."""
 LAYERS, UPPER, WORK = "/layers", "/rw/upper", "/rw/work"
 FILES, VOLUMES = "/run/files", "/volumes"
+GUEST_INIT = "/usr/lib/skerry/tini"
+"""Where the kit has the small init."""
 MOST_FILE = 1024 * 1024
 _HOST_SIDE = ("cpu", "blockIO")
 """Limits that hold QEMU on this side; the others hold the program on the other."""
@@ -128,6 +130,8 @@ def _mount(
 ) -> dict[str, Any]:
     options = mount.get("options", [])
     if not (mount.get("type") == "bind" or "bind" in options or "rbind" in options):
+        return mount
+    if mount["source"] == GUEST_INIT:
         return mount
     source = os.path.normpath(os.path.join(state_dir, mount["source"]))
     if os.path.dirname(source) == os.path.normpath(state_dir):

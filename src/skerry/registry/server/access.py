@@ -13,8 +13,6 @@ import os
 import time
 from typing import Final
 
-import bcrypt
-
 from skerry.base.errors import InvalidInput
 from skerry.registry.server.refusals import Refusal
 
@@ -33,6 +31,9 @@ class Htpasswd:
         self._users: dict[str, bytes] = {}
         self._key = os.urandom(32)
         self._known: dict[bytes, float] = {}
+        # Loaded for who has a password file: the engine starts without.
+        import bcrypt
+
         self._nobody = bcrypt.hashpw(os.urandom(16), bcrypt.gensalt(10))
         self._read()
 
@@ -58,6 +59,8 @@ class Htpasswd:
         """Whether an `Authorization` header is right. Slow."""
         name, password = parse_basic(header)
         expected = self._users.get(name)
+        import bcrypt
+
         # Beyond 72 bytes bcrypt sees nothing, and the library refuses.
         right = bcrypt.checkpw(password[:72], expected or self._nobody)
         if not (right and expected):

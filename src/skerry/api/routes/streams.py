@@ -15,7 +15,6 @@ from skerry.base.isolation import Attach, Stats
 from skerry.engine import logs, processes
 from skerry.engine.container import Container
 
-
 _HEAD = struct.Struct(">BxxxI").pack
 """A frame's header: stream and length (Docker's API, "Attach to a container")."""
 

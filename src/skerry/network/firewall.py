@@ -9,9 +9,9 @@ many there are, and the state of an engine that comes back is written in one tra
     prerouting  a published port, asked for from anywhere but an internal network: DNAT
     output      the same, asked for by a process of the host
     input       the address of a bridge belongs to that bridge's containers alone
-    forward     the user's chain first; then containers of one network may talk, whatever was
-                published may be reached, containers may reach out; everything else that is about
-                our bridges is dropped
+    forward     the user's chain first; then what belongs to a known connection passes, containers
+                of one network may talk, whatever was published may be reached, containers may
+                reach out; everything else that is about our bridges is dropped
     postrouting source addresses: of containers that leave their network, of a container that
                 reaches its own network through a published port, and of 127.0.0.1
 
@@ -211,7 +211,8 @@ def _header(offset: int, length: int, register: int = 1) -> bytes:
 
 def _nat() -> Iterator[tuple[str, bytes]]:
     to_loopback = _IPV4 + _header(16, 1) + nft.equal(b"\x7f")
-    yield "raw", _from("bridges") + to_loopback + _DROP
+    # The cheap question first: every packet of the host passes here.
+    yield "raw", to_loopback + _from("bridges") + _DROP
     yield "prerouting", _from("internal") + nft.verdict(nft.RETURN)
     yield "prerouting", to_loopback + nft.verdict(nft.RETURN)
     # The kernel lets nothing leave with the address ::1, not even to be masqueraded. So [::1]:PORT
@@ -250,8 +251,8 @@ def _forward(*, closed: bool) -> Iterator[tuple[str, bytes]]:
     known = nft.conntrack("state") + nft.any_bit(_ESTABLISHED_RELATED)
     for expressions in (
         nft.jump(USER_CHAIN),
-        _BOTH + nft.lookup("talking") + _ACCEPT,
         known + _ACCEPT,
+        _BOTH + nft.lookup("talking") + _ACCEPT,
         _from("internal") + _DROP,
         _to("internal") + _DROP,
         _to("bridges") + _PUBLISHED + _ACCEPT,

@@ -3,9 +3,11 @@
 import io
 import json
 import os
+import shutil
 import stat
 import subprocess
 import tarfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -290,6 +292,45 @@ def test_secrets_from_files_and_environment(build: Build, tmp_path: Path) -> Non
     finally:
         del os.environ["SKERRY_TEST_SECRET"]
     assert found["seen"] == b"9 4\n"
+
+
+@pytest.fixture
+def agent(short_tmp: Path) -> Iterator[str]:
+    """The socket of an SSH agent that holds one key."""
+    place = str(short_tmp / "agent")
+    with subprocess.Popen(["ssh-agent", "-D", "-a", place], stdout=subprocess.DEVNULL) as running:
+        try:
+            deadline = time.monotonic() + 20
+            while not os.path.exists(place):
+                assert time.monotonic() < deadline, "ssh-agent does not listen"
+                time.sleep(0.02)
+            key = str(short_tmp / "key")
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+            own = os.environ | {"SSH_AUTH_SOCK": place}
+            subprocess.run(["ssh-add", "-q", key], check=True, env=own)
+            yield place
+        finally:
+            running.terminate()
+
+
+def test_an_agent_is_forwarded(build: Build, folder: Path, agent: str, tmp_path: Path) -> None:
+    """A program of a RUN asks the agent on this side for its keys."""
+    program = shutil.which("ssh-add")
+    assert program is not None
+    listed = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+    needed = [word for word in listed.split() if word.startswith("/")]
+    for path in (program, *needed):
+        target = folder / "sys" / path.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    text = (
+        "FROM busybox AS b\nCOPY sys /\n"
+        f"RUN --mount=type=ssh {program} -L > /keys && {program} -l >> /keys\n"
+        "FROM scratch\nCOPY --from=b /keys /\n"
+    )
+    words = ("--ssh", f"default={agent}", "-o", f"type=tar,dest={tmp_path}/o.tar")
+    key = Path(agent).with_name("key.pub").read_bytes().split()[1]
+    assert key in output(build, *words, text=text)["keys"]
 
 
 def test_hostile_contexts(build: Build, folder: Path, tmp_path: Path) -> None:

@@ -7,7 +7,19 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import build, clients, memory, network, rate, registry, report, speed, transfer, unpack
+from bench import (
+    build,
+    clients,
+    machine_copies,
+    memory,
+    network,
+    rate,
+    registry,
+    report,
+    speed,
+    transfer,
+    unpack,
+)
 from bench.measure import Outcome, say
 from bench.world import World
 
@@ -35,6 +47,9 @@ BENCHMARKS: dict[str, Benchmark] = {
     "build_runs": build.build_runs,
     "build_fan_out": build.build_fan_out,
     "build_context": build.build_context,
+    "vm_snapshot": machine_copies.vm_snapshot,
+    "vm_fork": machine_copies.vm_fork,
+    "vm_fork_memory": machine_copies.vm_fork_memory,
     "registry_pull": registry.registry_pull,
     "registry_push": registry.registry_push,
 }

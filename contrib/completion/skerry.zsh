@@ -28,6 +28,7 @@ _skerry_options() {
     'diff') echo '--help' ;;
     'commit') echo '--author -a --change -c --message -m --pause -p --help' ;;
     'fork') echo '--number -n --name --start --help' ;;
+    'promote') echo '--name --help' ;;
     'export') echo '--output -o --help' ;;
     'save') echo '--output -o --format --compression --help' ;;
     'load') echo '--input -i --quiet -q --tag -t --help' ;;
@@ -412,6 +413,7 @@ _skerry_value() {
     'commit --message'|'commit -m') echo 'any' ;;
     'fork --number'|'fork -n') echo 'any' ;;
     'fork --name') echo 'any' ;;
+    'promote --name') echo 'any' ;;
     'export --output'|'export -o') echo 'files' ;;
     'save --output'|'save -o') echo 'files' ;;
     'save --format') echo 'any' ;;
@@ -880,6 +882,7 @@ _skerry_arguments() {
     'diff') echo 'containers' ;;
     'commit') echo 'containers images' ;;
     'fork') echo 'containers' ;;
+    'promote') echo 'stopped' ;;
     'export') echo 'containers' ;;
     'save') echo 'images' ;;
     'import') echo 'files' ;;
@@ -979,7 +982,7 @@ _skerry_words() {
     signals) echo 'HUP INT QUIT KILL USR1 USR2 TERM CONT STOP WINCH' ;;
     streams) echo 'stdin stdout stderr' ;;
     capabilities) echo 'ALL AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL MKNOD NET_ADMIN NET_BIND_SERVICE NET_RAW SETFCAP SETGID SETPCAP SETUID SYS_ADMIN SYS_CHROOT SYS_NICE SYS_PTRACE SYS_TIME' ;;
-    commands) echo 'build run create exec attach ps logs port start stop restart kill pause unpause wait rename rm update top stats inspect events cp diff commit fork export save load import copy images rmi tag history pull push login logout search sign verify sbom bootstrap info version doctor engine registry completion help container builder image system network snapshot volume vm trust' ;;
+    commands) echo 'build run create exec attach ps logs port start stop restart kill pause unpause wait rename rm update top stats inspect events cp diff commit fork promote export save load import copy images rmi tag history pull push login logout search sign verify sbom bootstrap info version doctor engine registry completion help container builder image system network snapshot volume vm trust' ;;
   esac
 }
 _skerry_group() {

@@ -40,21 +40,19 @@ def sh(container: Container, script: str) -> str:
 
 def test_a_restore_goes_on_where_it_was(client: Engine, engine: Skerry, box: Container) -> None:
     sh(box, "until [ -s /dev/shm/count ]; do sleep 0.05; done; echo kept > /file")
-    sh(box, "echo 1234 > /etc/machine-id")
+    boot = sh(box, "echo 1234 > /etc/machine-id; cat /proc/sys/kernel/random/boot_id")
     taken = client.client.post("/skerry/snapshots?container=counter&name=one")
     assert (taken["Kind"], taken["Current"]) == ("machine", True)
     assert taken["PauseMs"] > 0
     then = int(sh(box, "cat /dev/shm/count"))
-    boot = sh(box, "cat /proc/sys/kernel/random/boot_id; echo more >> /file; rm /etc/machine-id")
+    sh(box, "echo more >> /file; rm /etc/machine-id")
     with pytest.raises(Conflict):
         client.client.post("/skerry/snapshots/one/restore")
     client.client.post("/skerry/snapshots/one/restore?force=1")
     assert sh(box, "cat /proc/sys/kernel/random/boot_id") == boot
     assert sh(box, "cat /file /etc/machine-id") == "kept\n1234"
     now = int(sh(box, "cat /dev/shm/count"))
-    assert (
-        sh(box, f"until [ $(cat /dev/shm/count) -gt {max(now, then)} ]; do sleep 0.05; done") == ""
-    )
+    sh(box, f"until [ $(cat /dev/shm/count) -gt {max(now, then)} ]; do sleep 0.05; done")
     disk = client.client.post("/skerry/snapshots?container=counter&name=files&disk-only=1")
     assert (disk["Kind"], disk["Parent"]) == ("disk", taken["Id"])
     sh(box, "echo lost > /file")
@@ -64,16 +62,14 @@ def test_a_restore_goes_on_where_it_was(client: Engine, engine: Skerry, box: Con
 
 
 def test_copies_are_machines_of_their_own(client: Engine, box: Container) -> None:
-    sh(
-        box,
-        "echo 1234 > /etc/machine-id; mkdir -p /etc/ssh; echo old > /etc/ssh/ssh_host_ed25519_key",
-    )
+    key = "/etc/ssh/ssh_host_ed25519_key"
+    sh(box, f"echo 1234 > /etc/machine-id; mkdir -p /etc/ssh; echo old > {key}")
     hook = "/etc/skerry/after-fork.d/10-note"
     sh(box, f"printf '#!/bin/sh\\nhostname > /hooked\\n' > {hook}; chmod +x {hook}")
     made = client.client.post("/skerry/fork?container=counter&count=3")
     assert not any(each["Error"] or each["Warning"] for each in made), made
     copies = [client.containers.get(each["Id"]) for each in made]
-    for path in ("/etc/machine-id", "/etc/ssh/ssh_host_ed25519_key", "/etc/hostname"):
+    for path in ("/etc/machine-id", key, "/etc/hostname"):
         assert len({sh(each, f"cat {path}") for each in (box, *copies)}) == 4, path
     random = "head -c 4096 /dev/urandom | md5sum"
     assert len({sh(each, random) for each in (box, *copies)}) == 4

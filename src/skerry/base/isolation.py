@@ -35,6 +35,10 @@ DISK = "disk.qcow2"
 """A machine's writable disk, beside the `upper` folder whose part it plays."""
 
 
+MIRRORED = "mirrored"
+"""A file beside it, there when `upper` holds a copy of what is on the disk."""
+
+
 class SavedInfo(NamedTuple):
     """How a machine was saved: how long it stood still, in milliseconds; which files of its
     container no copy may share; whether that has programs that want to run in a copy."""

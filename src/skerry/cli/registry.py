@@ -35,6 +35,7 @@ COMMANDS: dict[str, str] = {
     "diff": "changes",
     "commit": "changes",
     "fork": "snapshot",
+    "promote": "snapshot",
     "export": "archives",
     "save": "archives",
     "load": "archives",

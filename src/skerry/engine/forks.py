@@ -12,7 +12,7 @@ import os
 import time
 from typing import Any, NamedTuple
 
-from skerry.base.errors import GuestFault, InvalidInput, SkerryError
+from skerry.base.errors import Conflict, GuestFault, InvalidInput, SkerryError
 from skerry.base.ids import check_name, new_id
 from skerry.base.isolation import Saved, SavedInfo
 from skerry.engine import identity, record, walls
@@ -34,6 +34,8 @@ HOOKS = "/etc/skerry/after-fork.d"
 HOOK_SECONDS = 60.0
 FORK_OF = "org.skerry.fork-of"
 """Label of a fork: the id of its original."""
+PROMOTED_FROM = "org.skerry.promoted-from"
+"""Label of a machine that was made from a container: the container's id."""
 
 _RUN_HOOKS = f'for hook in {HOOKS}/*; do [ ! -x "$hook" ] || "$hook" || exit; done'
 
@@ -98,6 +100,39 @@ class Forks:
             os.close(memory)
             self._store.scratch.discard(devices)
 
+    async def promote(self, reference: str, name: str = "") -> Container:
+        """A machine, not started, with a stopped container's files and options, which stays as it
+        is. Conflict while it runs, or when it is a machine already."""
+        original = self._roster.find(reference)
+        if original.running or original.state.status == "restarting":
+            raise Conflict(
+                f"container {original.record.name} is {original.state.status}", hint="stop it first"
+            )
+        if walls.wall_of(original.record.host) == walls.VM:
+            raise Conflict(f"container {original.record.name} is a machine already")
+        name = check_name(name) if name else self._names(f"{original.record.name}-vm", 1)[0]
+        layer = new_id()
+        async with original.lock, self._snapshots.freeze(original, layer):
+            saved = derived(original.record, name)
+            saved.config["Labels"].pop(FORK_OF)
+            saved.config["Labels"][PROMOTED_FROM] = original.id
+            for key in ("Isolation", "Runtime"):
+                saved.host.pop(key, None)
+            saved.host["Runtime"] = "skerry-vm"
+            made = await self._containers.add(saved, layer)
+        try:
+            await asyncio.to_thread(self._copy_volumes, original.record, made.record)
+        except BaseException:
+            await self._containers.remove(made.id, force=True, volumes=True)
+            raise
+        return made
+
+    def _copy_volumes(self, original: record.Record, fork: record.Record) -> None:
+        """Its own copy of the volumes that nobody named."""
+        for ours, theirs in zip(original.mounts, fork.mounts, strict=True):
+            if theirs.kind == "volume" and theirs.anonymous:
+                copy_folder(ours.source, theirs.source)
+
     async def _make_all(self, original: Container, layer: str, count: int, name: str) -> list[Fork]:
         forks = []
         for chosen in self._names(name or original.record.name, count):
@@ -126,10 +161,8 @@ class Forks:
         return names
 
     def _settle(self, original: record.Record, fork: record.Record) -> None:
-        """Its own identity, and its own copy of the volumes that nobody named."""
-        for ours, theirs in zip(original.mounts, fork.mounts, strict=True):
-            if theirs.kind == "volume" and theirs.anonymous:
-                copy_folder(ours.source, theirs.source)
+        """Its own identity and volumes."""
+        self._copy_volumes(original, fork)
         if walls.wall_of(fork.host) == walls.VM:
             return  # its files are on a disk of its own, and its agent renews them
         root = mounts.overlay_fd(self._store.snapshots.overlay(fork.id))

@@ -256,6 +256,9 @@ class Snapshots:
 
     async def difference(self, one: str, other: str) -> list[Difference]:
         """How the files of one container or snapshot differ from another's."""
+        for reference in (one, other):
+            with contextlib.suppress(NotFound):
+                await self._lifecycle.settle(self._roster.find(reference))
         (first, one_points), (second, other_points) = self._view(one), self._view(other)
         ignore = MOUNT_POINTS | one_points | other_points
         return await asyncio.to_thread(difference, first, second, ignore)

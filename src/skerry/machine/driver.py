@@ -17,6 +17,7 @@ from typing import Any
 from skerry.base.errors import Conflict, InvalidInput, KernelFault, Unavailable
 from skerry.base.isolation import (
     DISK,
+    MIRRORED,
     Attach,
     ExecTask,
     Exit,
@@ -345,7 +346,7 @@ class MachineDriver(RuntimeDriver):
         if not disk.exists():
             return
         running = container_id in self._containers
-        stamp = disk.with_name("mirrored")
+        stamp = disk.with_name(MIRRORED)
         status = disk.stat()
         state = f"{status.st_mtime_ns} {status.st_size}"
         if not running and stamp.exists() and stamp.read_text() == state:

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
 from skerry.base.errors import Conflict, InvalidInput, NotFound, SystemFault
-from skerry.base.isolation import DISK, Overlay
+from skerry.base.isolation import DISK, MIRRORED, Overlay
 from skerry.kernel.inodes import exchange
 from skerry.store import changes as comparison
 from skerry.store.changes import ADDED, DELETED, MODIFIED, MOUNT_POINTS, Change
@@ -150,11 +150,25 @@ class Snapshots:
                 self._copy(folder, fresh, self.frozen.chain(base) if flat else [])
                 os.rename(fresh, kept)
             else:
+                if os.path.exists(f"{folder}/{DISK}"):
+                    self._drop_mirror(folder)
                 _link(fresh, _image(folder), as_id)
                 self._make(fresh, (f"{folder}/upper",))
                 os.rename(fresh, kept)
                 # Before this step the new folder is nobody's, after it nothing is missing.
                 exchange(folder, kept)
+
+    def _drop_mirror(self, folder: str) -> None:
+        """What a machine has written is on its disk; the copy of it in `upper` would add up with
+        the copies in the layers above."""
+        stamp = f"{folder}/{MIRRORED}"
+        if os.path.lexists(stamp):
+            os.unlink(stamp)
+        if os.listdir(f"{folder}/upper"):
+            mode = stat.S_IMODE(os.stat(f"{folder}/upper").st_mode)
+            self._scratch.discard(f"{folder}/upper")
+            os.mkdir(f"{folder}/upper")
+            os.chmod(f"{folder}/upper", mode)
 
     def unfreeze(self, id: str, frozen_id: str) -> None:  # noqa: A002
         """Take `freeze` of a layer that was not in use back: what it froze is writable again, what

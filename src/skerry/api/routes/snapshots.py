@@ -98,6 +98,12 @@ async def fork(call: Call) -> web.StreamResponse:
     )
 
 
+async def promote(call: Call) -> web.StreamResponse:
+    """POST /skerry/promote?container=…&name=…: a machine with a stopped container's files."""
+    made = await call.engine.forks.promote(_required(call, "container"), call.text("name"))
+    return call.json({"Id": made.id, "Name": made.record.name}, 201)
+
+
 async def difference(call: Call) -> web.StreamResponse:
     """GET /skerry/diff?from=…&to=…: containers or snapshots."""
     found = await call.engine.snapshots.difference(_required(call, "from"), _required(call, "to"))
@@ -125,5 +131,6 @@ ROUTES = [
     Route("POST", "/skerry/snapshots/{id}/restore", restore),
     Route("DELETE", "/skerry/snapshots/{id}", remove),
     Route("POST", "/skerry/fork", fork),
+    Route("POST", "/skerry/promote", promote),
     Route("GET", "/skerry/diff", difference),
 ]

@@ -191,7 +191,23 @@ def fork(context: Context, parsed: Parsed) -> int:
     return code
 
 
+def promote(context: Context, parsed: Parsed) -> int:
+    """Print the new machine's name."""
+    target = "/skerry/promote" + query(container=parsed.arguments[0], name=parsed.text("name"))
+    out(context.client.post(target)["Name"])
+    return 0
+
+
 COMMANDS = {
+    "promote": Command(
+        promote,
+        "Make a machine with a stopped container's files and options",
+        "CONTAINER",
+        (text("name", "Name of the machine (default the container's, -vm-1)", "NAME"),),
+        least=1,
+        most=1,
+        complete="stopped",
+    ),
     "snapshot create": Command(
         create,
         "Keep a container as it is now",

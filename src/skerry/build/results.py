@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -26,9 +26,6 @@ from skerry.store.commit import store_layer, timestamp
 from skerry.store.image import Image
 from skerry.store.pack import pack
 from skerry.store.trees import DIRECTORY
-
-CACHE_LABEL: Final = "skerry.build.cache"
-"""Annotation of a manifest: the keys of the steps that made its layers (inline cache)."""
 
 
 def make_image(

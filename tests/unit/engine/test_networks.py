@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skerry.base.errors import Forbidden, InvalidInput, NotFound, SkerryError
@@ -99,6 +99,7 @@ JSON = st.recursive(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(
     st.fixed_dictionaries(
         {},

@@ -9,7 +9,7 @@ import dns.name
 import dns.rdatatype
 import dns.reversename
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from skerry.network import dns_wire as wire
@@ -20,6 +20,7 @@ LABEL = st.text("abcdefghijklmnopqrstuvwxyz0123456789-_ABC", min_size=1, max_siz
 NAME = st.lists(LABEL, min_size=1, max_size=4).map(".".join).filter(lambda name: len(name) < 250)
 
 
+@settings(deadline=None)
 @given(NAME, st.sampled_from(["A", "AAAA", "PTR", "MX", "TXT", "ANY"]), st.booleans())
 def test_reads_what_others_write(name: str, kind: str, edns: bool) -> None:
     query = dns.message.make_query(name, kind, use_edns=0 if edns else False, payload=1400)
@@ -31,6 +32,7 @@ def test_reads_what_others_write(name: str, kind: str, edns: bool) -> None:
     assert got.size == (1400 if edns else wire.PLAIN_SIZE)
 
 
+@settings(deadline=None)
 @given(NAME, st.lists(st.binary(min_size=4, max_size=4), max_size=200), st.booleans())
 def test_others_read_what_it_writes(name: str, addresses: list[bytes], edns: bool) -> None:
     question = dns.message.make_query(name, "A", use_edns=0 if edns else False, payload=900)
@@ -51,6 +53,7 @@ def test_others_read_what_it_writes(name: str, addresses: list[bytes], edns: boo
     assert {rd.address for rrset in whole.answer for rd in rrset} == wanted
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=600))
 @example(b"\0" * 12)
 @example(b"\0\1\0\0\0\1\0\0\0\0\0\0\xc0\x0c\0\1\0\1")
@@ -69,6 +72,7 @@ def test_any_bytes_are_a_query_or_malformed(data: bytes) -> None:
     dns.message.from_wire(reply)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300), st.binary(max_size=80))
 def test_only_the_answer_to_the_question_passes(data: bytes, question: bytes) -> None:
     if wire.is_answer_to(data, 7, question):
@@ -96,6 +100,7 @@ def test_what_is_no_reverse_name(name: str) -> None:
     assert wire.reverse_address(name) == ""
 
 
+@settings(deadline=None)
 @given(NAME)
 def test_names_are_encoded_as_others_do(name: str) -> None:
     assert wire.encode_name(name) == dns.name.from_text(name).to_wire()
@@ -143,6 +148,7 @@ def test_links_are_private_names() -> None:
     assert zones.find("other", "db") is None
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(
@@ -186,6 +192,7 @@ def test_host_servers_follow_the_file(tmp_path: object) -> None:
     assert servers.get() == ("10.0.0.2", "fe80::1%eth0")
 
 
+@settings(deadline=None)
 @given(st.text(max_size=500))
 def test_any_resolv_conf_gives_addresses(text: str) -> None:
     found = parse_servers(text)

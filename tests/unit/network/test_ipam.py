@@ -3,7 +3,7 @@
 import ipaddress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skerry.base.errors import Forbidden, InvalidInput
@@ -22,6 +22,7 @@ def test_no_pool_is_left() -> None:
         ipam.choose(ipam.DEFAULT_POOLS, [Net("0.0.0.0/0")])
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 31), max_size=40))
 def test_chosen_subnets_touch_nothing(which: list[int]) -> None:
     taken: list[ipam.Network] = [Net(f"172.{number}.128.0/17") for number in which]
@@ -57,6 +58,7 @@ def test_taken_addresses_are_refused(wanted: str) -> None:
         pool.take(ipaddress.ip_address("10.0.1.1"))
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(["10.0.0.0/29", "10.0.0.0/31", "10.0.0.7/32", "fd00::/125", "fd00::/64"]),
     st.lists(st.one_of(st.just("take"), st.integers(0, 7)), max_size=40),

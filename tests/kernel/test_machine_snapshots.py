@@ -82,3 +82,21 @@ def test_copies_are_machines_of_their_own(client: Engine, box: Container) -> Non
     assert sh(copies[1], "ls /own 2>&1 || true").startswith("ls:")
     copies[0].restart(timeout=0)
     assert sh(copies[0], "cat /own") == "mine"
+
+
+def test_a_container_becomes_a_machine(client: Engine, box: Container) -> None:
+    one = client.containers.start("busybox", "sleep 1000", name="tobe", init=True, network="none")
+    sh(one, "echo data > /data; rm /etc/passwd")
+    with pytest.raises(Conflict):
+        client.client.post("/skerry/promote?container=tobe")
+    one.stop(timeout=0)
+    made = client.client.post("/skerry/promote?container=tobe")
+    machine = client.containers.get(made["Name"])
+    machine.start()
+    kernels = {sh(each, "uname -r") for each in (machine, box)}
+    assert kernels != {os.uname().release}
+    assert len(kernels) == 1
+    assert sh(machine, "cat /data; ls /etc/passwd 2>&1 | grep -c 'No such'") == "data\n1"
+    sh(machine, "echo more >> /data")
+    one.start()
+    assert sh(one, "cat /data") == "data"

@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any, BinaryIO, Final
 
-from skerry.base.errors import InvalidInput, NotFound
+from skerry.base.errors import InvalidInput, NotFound, Unsupported
 from skerry.base.ids import check_name, new_id
 from skerry.engine import merging, mounts, record, validation
 from skerry.engine import snapshot as snapshots
@@ -19,6 +19,7 @@ from skerry.engine.containers import Containers
 from skerry.engine.roster import Roster
 from skerry.engine.snapshot import Snapshot
 from skerry.engine.snapshots import Snapshots
+from skerry.engine.walls import VM, wall_of
 from skerry.store import Store, snapshot_archive
 from skerry.store.compression import file_chunks
 from skerry.store.extract import Extractor
@@ -52,6 +53,11 @@ class SnapshotFiles:
     def export(self, reference: str, *, with_image: bool = True) -> AsyncIterator[bytes]:
         """The archive of a snapshot; without its image it can only be imported where that is."""
         chosen = self._service.find(reference)
+        if wall_of(self._service.owner(chosen).record.host) == VM:
+            raise Unsupported(
+                "snapshots of machines cannot be exported",
+                hint="commit the machine, and save the image",
+            )
         return in_pieces(self._export(chosen, with_image=with_image))
 
     def _export(self, chosen: Snapshot, *, with_image: bool) -> Iterator[bytes]:

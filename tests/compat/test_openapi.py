@@ -26,8 +26,10 @@ from skerry.engine.engine import Engine
 
 REMOTE = ("/images/create", "/images/search", "/images/{name}/push", "/auth", "/distribution/",
           "/skerry/copy", "/skerry/bootstrap", "/skerry/sbom", "/skerry/verify",
-          "/skerry/sign")  # fmt: skip
-"""They ask servers of the network."""
+          "/skerry/sign",
+    "/skerry/vms",
+)  # fmt: skip
+"""They ask servers of the network, or start machines, which outlive whoever started them."""
 LONGEST = 20.0
 """Seconds that an answer may take."""
 

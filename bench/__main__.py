@@ -19,6 +19,7 @@ from bench import (
     speed,
     transfer,
     unpack,
+    vm,
 )
 from bench.measure import Outcome, say
 from bench.world import World
@@ -39,6 +40,9 @@ BENCHMARKS: dict[str, Benchmark] = {
     "copy_500m": clients.copy_500m,
     "compose8": clients.compose8,
     "streams200": clients.streams200,
+    "vm_run": vm.vm_run,
+    "vm_boot": vm.vm_boot,
+    "vm_exec": vm.vm_exec,
     "rate8": rate.rate8,
     "memory100": memory.memory100,
     "unpack": unpack.unpack,

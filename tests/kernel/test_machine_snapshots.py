@@ -1,13 +1,16 @@
 """Machines kept with their memory, taken back, and forked while they run."""
 
+import contextlib
 import os
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from bench.daemons import Skerry
 
-from skerry.base.errors import Conflict
+from skerry.base.errors import Conflict, SkerryError
 from skerry.sdk import Container, Engine
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(280)]
@@ -100,3 +103,46 @@ def test_a_container_becomes_a_machine(client: Engine, box: Container) -> None:
     sh(machine, "echo more >> /data")
     one.start()
     assert sh(one, "cat /data") == "data"
+
+
+def test_killed_while_a_machine_is_kept(own_engine: Skerry) -> None:
+    """The engine dies in the middle: the machine goes on, no snapshot is half there, the next is
+    whole and has everything."""
+    engine = own_engine
+    with Engine(engine.host, timeout=200) as client:
+        options: dict[str, Any] = {"host_config": {"Runtime": "skerry-vm"}, "network": "none"}
+        words = ["sh", "-c", f"mkdir -p /dev/shm; {COUNT}"]
+        client.containers.start("busybox", words, name="one", **options)
+        sh(client.containers.get("one"), "echo first > /file")
+    for delay in (0.05, 0.3):
+        worker = threading.Thread(target=_keep, args=(engine.host,))
+        worker.start()
+        time.sleep(delay)  # the instant of the kill is the input, not a wait
+        assert engine.process is not None
+        engine.process.kill()
+        engine.process.wait()
+        worker.join(60)
+        engine.start()
+        with Engine(engine.host, timeout=200) as client:
+            box = client.containers.get("one")
+            assert box.status == "running"
+            assert sh(box, "cat /file") == "first"
+            for each in client.client.get("/skerry/snapshots"):
+                folder = engine.root / "frozen" / each["Id"]
+                assert (folder / "memory").stat().st_size
+                assert (folder / "devices").stat().st_size
+    with Engine(engine.host, timeout=200) as client:
+        box = client.containers.get("one")
+        sh(box, "echo second > /file")
+        taken = client.client.post("/skerry/snapshots?container=one&name=whole")
+        sh(box, "echo third > /file")
+        client.client.post(f"/skerry/snapshots/{taken['Id']}/restore?force=1")
+        assert sh(box, "cat /file") == "second"
+        box.restart(timeout=0)
+        assert sh(box, "cat /file") == "second"
+        box.remove(force=True)
+
+
+def _keep(host: str) -> None:
+    with contextlib.suppress(SkerryError, OSError), Engine(host, timeout=60) as client:
+        client.client.post("/skerry/snapshots?container=one")

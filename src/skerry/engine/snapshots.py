@@ -109,7 +109,9 @@ class Snapshots:
         """Freeze its layer under an id that is kept inside the block; the caller has its lock.
 
         A machine that runs goes on writing to its disk, which lies in the layer now: whoever gets
-        `machine` has to save it inside the block. When the block fails, all is as it was.
+        `machine` has to save it inside the block. When that fails, the layer is no snapshot, and
+        the machine stands on it all the same: it cannot be known here which of the two disks it
+        writes to, and together they have everything.
         """
         if container.removing:
             raise Conflict(f"container {container.record.name} is being removed")
@@ -128,12 +130,7 @@ class Snapshots:
                 )
             running = container.running
             await asyncio.to_thread(self._store.snapshots.freeze, container.id, layer, in_use=False)
-            try:
-                yield Freezing(machine=running)
-            except BaseException:
-                # QEMU writes to the frozen disk still, or the machine does not run.
-                self._store.snapshots.unfreeze(container.id, layer)
-                raise
+            yield Freezing(machine=running)
 
     async def save(self, container: Container, memory: int = -1, devices: str = "") -> SavedInfo:
         """Save a machine whose layer is being frozen; see MachineDriver.save."""
@@ -155,6 +152,11 @@ class Snapshots:
         fd = os.open(f"{folder}/{MEMORY}", flags, 0o600)
         try:
             return await self.save(container, fd, f"{folder}/{DEVICES}")
+        except BaseException:
+            for name in (MEMORY, DEVICES):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(f"{folder}/{name}")
+            raise
         finally:
             os.close(fd)
 

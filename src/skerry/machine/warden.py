@@ -157,6 +157,8 @@ class Warden:
         self._deadline: float | None = None
         self._saving: saving.Saving | None = None
         self._saved = 0
+        self._deferred: list[tuple[socket.socket, wire.Message]] = []
+        """What was asked while the machine was being saved."""
         self._disk = qemu.WRITABLE_SERIAL
         self._loop.watch(machine.pidfd, READ, self._qemu_gone)
         self._loop.watch(self._listener.fileno(), READ, self._accept)
@@ -393,6 +395,12 @@ class Warden:
         if message is None:
             self._hang_up(fd, sock)
             return
+        if self._saving is not None:
+            self._deferred.append((sock, message))
+        else:
+            self._handle(sock, message)
+
+    def _handle(self, sock: socket.socket, message: wire.Message) -> None:
         seq = int(message.head.get("seq", 0))
         try:
             self._request(sock, seq, message)
@@ -482,6 +490,9 @@ class Warden:
                 _say(sock, {"reply": seq, "error": wire.error_to_wire(error)})
             else:
                 _say(sock, {"reply": seq, "guest": told, **(found or {})})
+            deferred, self._deferred = self._deferred, []
+            for asker, asked in deferred:
+                self._handle(asker, asked)
 
         def held(answer: dict[str, Any]) -> None:
             if self._saving is not work:

@@ -170,14 +170,6 @@ class Snapshots:
             os.mkdir(f"{folder}/upper")
             os.chmod(f"{folder}/upper", mode)
 
-    def unfreeze(self, id: str, frozen_id: str) -> None:  # noqa: A002
-        """Take `freeze` of a layer that was not in use back: what it froze is writable again, what
-        was written since is dropped. Nothing else may stand on the layer."""
-        folder, kept = self._existing(id), self.frozen.path(frozen_id)
-        with told(f"take back the frozen layer of {id}"):
-            exchange(folder, kept)
-            self._scratch.discard(kept)
-
     def reset(self, id: str, base: str, node: str = "") -> None:  # noqa: A002
         """Drop what is written and go on above a frozen layer; nothing may have it mounted."""
         folder = self._existing(id)

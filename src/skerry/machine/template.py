@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import sys
 import time
 from typing import Any, NamedTuple
@@ -186,6 +187,13 @@ def make(wanted: Wanted) -> None:
     """Boot, freeze, write; nothing is left when it fails."""
     fresh = f"{wanted.target}.{os.getpid()}.{secrets.token_hex(4)}"
     os.makedirs(fresh, 0o700)
+    try:
+        _make(wanted, fresh)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _make(wanted: Wanted, fresh: str) -> None:
     # A network namespace of its own, for the tap: the card's far end is nowhere.
     namespaces.unshare(namespaces.FLAGS["network"])
     ram = os.memfd_create("skerry-ram", os.MFD_CLOEXEC)

@@ -70,11 +70,9 @@ class Templates:
             str(folder), found.kernel, found.initramfs, found.late_modules, shape, self.accel
         )
         argument = json.dumps({**wanted._asdict(), "parent": os.getpid()})
-        try:
-            await lean.run("template", argument, found.kernel, found.initramfs)
-        except BaseException:
-            self._remove_halves()
-            raise
+        if len(self._making) == 1:
+            self._remove_halves()  # Of makers that were killed; one that lives is in `_making`.
+        await lean.run("template", argument, found.kernel, found.initramfs)
 
     def _remove_halves(self) -> None:
         for half in self._folder.glob("*.*"):

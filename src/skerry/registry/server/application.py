@@ -17,6 +17,7 @@ from aiohttp import web
 from skerry.registry.server import access, blobs, lists, manifests, names, page, transfers
 from skerry.registry.server.call import HEADERS, Busy, Call, Options, Origin, answer
 from skerry.registry.server.refusals import Refusal
+from skerry.registry.server.sending import Sender
 from skerry.registry.server.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ class Application:
         self._origin = origin
         self._busy = Busy()
         self._workers = ThreadPoolExecutor(8, thread_name_prefix="registry")
+        self._sender = Sender()
         # Guessing passwords must not keep pushes waiting.
         self._guards = ThreadPoolExecutor(1, thread_name_prefix="guard")
 
@@ -88,6 +90,7 @@ class Application:
         """Wait for the workers."""
         self._workers.shutdown()
         self._guards.shutdown()
+        self._sender.close()
 
     async def collect(self, *, grace: float, untagged: bool) -> None:
         """One collection, beside the requests."""
@@ -160,6 +163,7 @@ class Application:
                     storage=self.storage,
                     options=self._options,
                     workers=self._workers,
+                    sender=self._sender,
                     busy=self._busy,
                     origin=self._origin,
                     repository=names.repository(name) if name else "",

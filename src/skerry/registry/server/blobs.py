@@ -1,9 +1,9 @@
 """Blobs: read them (whole or a range), delete them."""
 
-import asyncio
+import logging
 import re
 from collections.abc import Mapping
-from typing import BinaryIO, Final
+from typing import BinaryIO
 
 from aiohttp import web
 
@@ -12,8 +12,8 @@ from skerry.registry.server.call import HEADERS, Call, empty
 from skerry.registry.server.refusals import Refusal
 from skerry.registry.server.storage import Blob
 
-SLICE: Final = 4 << 20
-"""Bytes that a client has to take within the idle time, of which sendfile tells nothing between."""
+log = logging.getLogger(__name__)
+
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
@@ -87,26 +87,20 @@ def chosen_range(headers: Mapping[str, str], size: int, digest: str) -> tuple[in
 async def send(
     call: Call, response: web.StreamResponse, file: BinaryIO, start: int, end: int
 ) -> None:
-    """The file's bytes to the client, by sendfile where the transport can (not under TLS).
+    """The file's bytes to the client.
 
     A client that stalls, or a file that ends early, ends the connection: the length was promised.
     """
     transport = call.request.transport
     if transport is None:
         return
-    loop = asyncio.get_running_loop()
     try:
-        while start < end:
-            count = min(SLICE, end - start)
-            async with asyncio.timeout(call.storage.limits.idle):
-                sent = await loop.sendfile(transport, file, start, count)
-            if sent < count:
-                break
-            start += sent
-    except (TimeoutError, ConnectionError):
-        transport.abort()
-        return
-    if start < end:
+        sent = await call.sender.send(transport, file, start, end, call.storage.limits.idle)
+    except OSError as error:
+        sent = -1
+        if not isinstance(error, TimeoutError | ConnectionError):
+            log.error("%s: %s", call.request.path, error)
+    if sent != end:
         transport.abort()
 
 

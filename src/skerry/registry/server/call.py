@@ -12,6 +12,7 @@ from aiohttp import web
 import skerry
 from skerry.registry.server.documents import Document
 from skerry.registry.server.refusals import Refusal
+from skerry.registry.server.sending import Sender
 from skerry.registry.server.storage import Blob, Storage
 
 _R = TypeVar("_R")
@@ -87,6 +88,7 @@ class Call(NamedTuple):
     storage: Storage
     options: Options
     workers: ThreadPoolExecutor
+    sender: Sender
     busy: Busy
     origin: Origin | None
     repository: str = ""

@@ -173,7 +173,7 @@ class TestRun:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            (("--isolation", "vm"), "this engine has no isolation 'vm'"),
+            (("--isolation", "glass"), "no isolation 'glass'"),
             (("--runtime", "nosuch"), "runtime name: nosuch"),
             (("--network", "nosuch"), "network nosuch not found"),
             (("--device", "/dev/nosuch"), '"/dev/nosuch": No such file or directory'),
@@ -591,7 +591,8 @@ class TestImages:
     def layout_name(self, engine: Skerry) -> str:
         index = json.loads((engine.root / "index.json").read_text())
         names = [
-            each["annotations"]["org.opencontainers.image.ref.name"] for each in index["manifests"]
+            each.get("annotations", {}).get("org.opencontainers.image.ref.name", "")
+            for each in index["manifests"]
         ]
         return next(str(name) for name in names if "busybox" in name)
 

@@ -152,7 +152,9 @@ class Upload:
         last = int(match.group(1)) if match else -1
         # `0-0` is what some registries say of an empty session too.
         arrived = last + 1 if last > 0 else 0
-        if not match or arrived > self._descriptor.size:
+        if not arrived or arrived > self._descriptor.size:
+            # The registry may still be storing what came before the cut, and a PUT of everything,
+            # which names no range, would be put behind that: it gets a session of its own.
             self._session = ""
             return 0
         return arrived

@@ -3,7 +3,8 @@
 Theory. A registry holds more than images: uploads on their way, indexes, artifacts, referrers.
 Those lie in a folder of their own, `<root>/registry-incoming`, as in any registry of ours. An image
 manifest that gets a tag becomes an image of this engine under the name `repository:tag`, its blobs
-move into the engine's store, and what the engine holds under a name can be pulled by it: `busybox`,
+move into the engine's store; one that the engine cannot hold (a config or layers that are no image's,
+as tools that store artifacts and the specification's own tests push) stays in the folder. What the engine holds under a name can be pulled by it: `busybox`,
 `team/app`, `ghcr.io/team/app`. A name with a port in it is no repository's and is left out.
 
 The server runs inside the engine, which alone may write its store, and only as long as whoever
@@ -13,11 +14,12 @@ records.
 
 import asyncio
 import contextlib
+import logging
 import os
 from collections.abc import AsyncIterator, Iterator
 from typing import NamedTuple
 
-from skerry.base.errors import Conflict, NotFound, SkerryError
+from skerry.base.errors import Conflict, Forbidden, InvalidInput, NotFound, SkerryError
 from skerry.base.oci_image import DOCKER_CONFIG, OCI_CONFIG
 from skerry.base.references import parse_reference
 from skerry.engine.archives import Archives
@@ -34,6 +36,8 @@ from skerry.store import Store
 from skerry.store.compression import file_chunks
 from skerry.store.formats.intake import Intake, Packed
 from skerry.store.image import Image
+
+log = logging.getLogger(__name__)
 
 FOLDER = "registry-incoming"
 
@@ -117,8 +121,15 @@ class HubStorage(Directory):
             # Also under its digest, for whoever lists referrers or names it in an index.
             super().put_manifest(repository, document, "", complete=complete)
             image = self._take(repository, document, name)
+        except Refusal:
+            raise
+        except InvalidInput as error:
+            # Clients put more under an image's media types than images that can run.
+            log.info("%s stays outside the engine: %s", name, error.message)
+            super().put_manifest(repository, document, tag, complete=complete)
+            return
         except SkerryError as error:
-            code = "DENIED" if isinstance(error, Conflict) else "MANIFEST_INVALID"
+            code = "DENIED" if isinstance(error, Conflict | Forbidden) else "MANIFEST_INVALID"
             raise Refusal(code, error.message) from None
         self._archives.emit("load", image)
         with contextlib.suppress(Refusal):

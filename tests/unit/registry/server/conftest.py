@@ -9,10 +9,14 @@ import aiohttp
 import pytest
 
 from skerry.base.digests import sha256
+from skerry.engine.archives import Archives
+from skerry.engine.events import Events
+from skerry.engine.hub import HubStorage
 from skerry.registry.server import listening
 from skerry.registry.server.application import Application
 from skerry.registry.server.directory import Directory
 from skerry.registry.server.storage import Limits
+from skerry.store import Store
 
 OCI = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -90,14 +94,21 @@ def manifest(config: bytes, *layers: bytes, **more: Any) -> bytes:
 Serve = Callable[..., Any]
 
 
-@pytest.fixture
-async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
-    """`await serve(options, limits=, users=)`: a `Peer`."""
+@pytest.fixture(params=["folder", "store"])
+async def serve(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Serve]:
+    """`await serve(options, limits=, users=)`: a `Peer` of a server on a folder or an engine's store."""
     opened: list[Any] = []
+    closing: list[Store] = []
 
     async def start(*args: Any, limits: Limits | None = None, **named: Any) -> Peer:
         limits = limits or Limits()
-        storage = Directory(str(tmp_path / f"s{len(opened)}"), limits, sync=False)
+        root = str(tmp_path / f"s{len(opened)}")
+        if request.param == "store":
+            store = Store(root)
+            storage: Directory = HubStorage(root, store, Archives(store, Events()), limits)
+            closing.append(store)
+        else:
+            storage = Directory(root, limits, sync=False)
         application = Application(storage, *args, **named)
         door = listening.Door(application, limits)
         sock = listening.listen("127.0.0.1:0")
@@ -114,6 +125,8 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
         await door.close()
         application.close()
         storage.close()
+    for store in closing:
+        store.close()
 
 
 @pytest.fixture

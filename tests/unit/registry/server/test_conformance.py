@@ -299,3 +299,27 @@ async def test_deleting(peer: Any) -> None:
     layer = json.loads(data)["layers"][0]["digest"]
     assert (await peer("DELETE", f"/v2/a/blobs/{layer}")).status == 202
     assert (await peer("GET", f"/v2/a/blobs/{layer}")).status == 404
+
+
+async def test_an_image_that_an_engine_can_hold(peer: Any) -> None:
+    config = json.dumps(
+        {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": []}}
+    ).encode()
+    await peer.push_blob("team/app", config)
+    data = manifest(config)
+    for tag in ("1", "2"):
+        put = await peer("PUT", f"/v2/team/app/manifests/{tag}", data, Content_Type=OCI)
+        assert (put.status, put.headers["Docker-Content-Digest"]) == (201, sha256(data))
+    for reference in ("1", "2", sha256(data)):
+        found = await peer("GET", f"/v2/team/app/manifests/{reference}")
+        assert (found.status, found.body) == (200, data)
+        assert found.headers["Content-Type"] == OCI
+    assert (await peer("GET", f"/v2/team/app/blobs/{sha256(config)}")).body == config
+    assert (await peer("GET", "/v2/team/app/tags/list")).json["tags"] == ["1", "2"]
+    assert (await peer("GET", "/v2/_catalog")).json == {"repositories": ["team/app"]}
+    assert (await peer("DELETE", "/v2/team/app/manifests/1")).status == 202
+    assert (await peer("GET", "/v2/team/app/manifests/1")).status == 404
+    assert (await peer("GET", "/v2/team/app/manifests/2")).body == data
+    assert (await peer("DELETE", f"/v2/team/app/manifests/{sha256(data)}")).status == 202
+    for reference in ("2", sha256(data)):
+        assert (await peer("GET", f"/v2/team/app/manifests/{reference}")).status == 404

@@ -2,10 +2,11 @@
 
 Theory. A registry holds more than images: uploads on their way, indexes, artifacts, referrers.
 Those lie in a folder of their own, `<root>/registry-incoming`, as in any registry of ours. An image
-manifest that gets a tag becomes an image of this engine under the name `repository:tag`, its blobs
-move into the engine's store; one that the engine cannot hold (a config or layers that are no image's,
-as tools that store artifacts and the specification's own tests push) stays in the folder. What the engine holds under a name can be pulled by it: `busybox`,
-`team/app`, `ghcr.io/team/app`. A name with a port in it is no repository's and is left out.
+manifest that gets a tag becomes an image of this engine under the name `repository:tag`, and its
+blobs move into the engine's store. One that the engine cannot hold (a config or layers that are no
+image's, as tools for artifacts and the specification's own tests push) stays in the folder. What
+the engine holds under a name can be pulled by it: `busybox`, `team/app`, `ghcr.io/team/app`. A name
+with a port in it is no repository's and is left out.
 
 The server runs inside the engine, which alone may write its store, and only as long as whoever
 asked for it stays connected. What is acknowledged is recorded: a push ends with the image in the

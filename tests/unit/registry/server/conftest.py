@@ -96,7 +96,7 @@ Serve = Callable[..., Any]
 
 @pytest.fixture(params=["folder", "store"])
 async def serve(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Serve]:
-    """`await serve(options, limits=, users=)`: a `Peer` of a server on a folder or an engine's store."""
+    """`await serve(options, limits=, users=)`: a `Peer` of a server on a folder or a store."""
     opened: list[Any] = []
     closing: list[Store] = []
 

@@ -3,23 +3,26 @@
 import contextlib
 import hashlib
 import http.client
+import io
 import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import tarfile
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 from bench.daemons import DOCKER, PYTHON, REPOSITORY
 
 pytestmark = pytest.mark.root
 DEADLINE = 30.0
+_PARTS = ("layer.v1.tar", "config.v1+json")
 
 
 class Server:
@@ -130,14 +133,39 @@ def test_docker(server: Server, layout: Path, tmp_path: Path, dockerd: Any) -> N
         subprocess.run([*docker, "rmi", "-f", name], capture_output=True, check=False)
 
 
-class Pusher(threading.Thread):
-    """Pushes blobs and manifests until told to stop; remembers what was acknowledged."""
+class Served(Protocol):
+    """A server that can be killed and started again on its port."""
 
-    def __init__(self, server: Server, number: int, stop: threading.Event) -> None:
+    port: int
+
+    def start(self) -> None: ...
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None: ...
+
+
+def image() -> tuple[bytes, bytes]:
+    """A layer and the config of an image that nobody has seen."""
+    layer = io.BytesIO()
+    with tarfile.open(fileobj=layer, mode="w") as archive:
+        entry = tarfile.TarInfo("data")
+        entry.size = 200_000
+        archive.addfile(entry, io.BytesIO(os.urandom(entry.size)))
+    diff_ids = ["sha256:" + hashlib.sha256(layer.getvalue()).hexdigest()]
+    rootfs = {"type": "layers", "diff_ids": diff_ids}
+    config = {"architecture": "amd64", "os": "linux", "rootfs": rootfs}
+    return layer.getvalue(), json.dumps(config).encode()
+
+
+class Pusher(threading.Thread):
+    """Pushes images until told to stop; remembers what was acknowledged."""
+
+    def __init__(self, server: Served, number: int, stop: threading.Event, tags: int) -> None:
+        """It moves so many tags from image to image."""
         super().__init__()
         self.server = server
         self.name_ = f"r{number}/x"
         self.stop = stop
+        self.count = tags
         self.blobs: set[str] = set()
         self.tags: dict[str, str] = {}
         self.since: dict[str, list[str]] = {}
@@ -166,7 +194,7 @@ class Pusher(threading.Thread):
             return answer.status, answer.read()
 
     def _push(self, round_: int) -> None:
-        pieces = [os.urandom(200_000), b'{"n":%d}' % round_]
+        pieces = image()
         digests = ["sha256:" + hashlib.sha256(data).hexdigest() for data in pieces]
         for data, digest in zip(pieces, digests, strict=True):
             path = f"/v2/{self.name_}/blobs/uploads/?digest={digest}"
@@ -175,12 +203,12 @@ class Pusher(threading.Thread):
             self.blobs.add(digest)
         kind = "application/vnd.oci.image.manifest.v1+json"
         layer, config = (
-            {"mediaType": "application/x", "digest": digest, "size": len(data)}
-            for data, digest in zip(pieces, digests, strict=True)
+            {"mediaType": f"application/vnd.oci.image.{part}", "digest": digest, "size": len(data)}
+            for part, data, digest in zip(_PARTS, pieces, digests, strict=True)
         )
         document = {"schemaVersion": 2, "mediaType": kind, "config": config, "layers": [layer]}
         data = json.dumps(document).encode()
-        tag = f"t{round_ % 5}"
+        tag = f"t{round_ % self.count}"
         digest = "sha256:" + hashlib.sha256(data).hexdigest()
         self.since.setdefault(tag, []).append(digest)
         status, body = self._ask("PUT", f"/v2/{self.name_}/manifests/{tag}", data, kind)
@@ -202,12 +230,20 @@ class Pusher(threading.Thread):
 def test_kill_loses_nothing_acknowledged(tmp_path: Path) -> None:
     server = Server(tmp_path / "storage")
     server.start()
+    try:
+        push_and_kill(server, kills=8, tags=5)
+    finally:
+        server.stop()
+
+
+def push_and_kill(server: Served, *, kills: int, tags: int) -> None:
+    """Sixteen push and pull while the server is killed; then all that was acknowledged is there."""
     stop = threading.Event()
-    pushers = [Pusher(server, number, stop) for number in range(16)]
+    pushers = [Pusher(server, number, stop, tags) for number in range(16)]
     try:
         for pusher in pushers:
             pusher.start()
-        for _ in range(8):
+        for _ in range(kills):
             seen = sum(len(each.blobs) for each in pushers)
             deadline = time.monotonic() + DEADLINE
             while sum(len(each.blobs) for each in pushers) < seen + 40:
@@ -238,4 +274,3 @@ def test_kill_loses_nothing_acknowledged(tmp_path: Path) -> None:
         stop.set()
         for pusher in pushers:
             pusher.join()
-        server.stop()

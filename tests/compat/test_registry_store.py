@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,16 +11,17 @@ from pathlib import Path
 import oras.client
 import pytest
 from bench.daemons import Skerry
-from tests.compat.test_registry_server import Server, layout, run, server
+from bench.registry import free_port
+from tests.compat.test_registry_server import Server, layout, push_and_kill, run, server
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(90)]
 __all__ = ["layout", "server"]
 
 
 @contextlib.contextmanager
-def served(engine: Skerry, *options: str) -> Iterator[str]:
+def served(engine: Skerry, *options: str, port: int = 0) -> Iterator[str]:
     """The address, while the command runs."""
-    words = ["registry", "serve", "--store", "--listen", "127.0.0.1:0", *options]
+    words = ["registry", "serve", "--store", "--listen", f"127.0.0.1:{port}", *options]
     command = [str(Path(__file__).resolve().parents[2] / ".venv/bin/skerry"), "-H", engine.host]
     with subprocess.Popen([*command, *words], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -87,3 +89,35 @@ def test_oras(engine: Skerry, server: Server, tmp_path: Path, *, store: bool) ->
         found = client.pull(target=target, outdir=str(back))
         assert [Path(path).read_text() for path in found] == ["an artifact, no image"]
         assert "v1" in client.get_tags(f"{place}/team/artifact")
+
+
+class Hub:
+    """An engine that serves its images, killed as one."""
+
+    def __init__(self, engine: Skerry) -> None:
+        self.port = free_port()
+        self._engine = engine
+        self._serving = contextlib.ExitStack()
+
+    def start(self) -> None:
+        """The engine, then its registry."""
+        self._engine.start()
+        self._serving.enter_context(served(self._engine, port=self.port))
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        """The engine first: the command that asked for the registry sees it go."""
+        self._engine.stop(how)
+        self._serving.close()
+
+
+@pytest.mark.timeout(180)
+def test_kill_of_the_engine_loses_nothing_acknowledged() -> None:
+    engine = Skerry()
+    hub = Hub(engine)
+    try:
+        hub.start()
+        # An image without a name is no repository's any more, so every image has its own here.
+        push_and_kill(hub, kills=3, tags=1 << 20)
+    finally:
+        hub.stop()
+        engine.close()

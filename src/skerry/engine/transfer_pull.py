@@ -148,6 +148,9 @@ class Pull:
                     [*blobs, found.manifest.config.digest, found.document.digest],
                     [layer.diff_id for layer in brought],
                 )
+            named = _of_image(error, reference)
+            if named is not error:
+                raise named from error
             raise
 
     async def _plan(self, reference: Reference, found: ImageManifest) -> list[Layer]:
@@ -212,6 +215,14 @@ def _listener(shown: str, tell: Tell) -> Listener:
         tell(layer_message(shown, status, current, total))
 
     return listen
+
+
+def _of_image(error: SkerryError, reference: Reference) -> SkerryError:
+    """The same error, said of this image: a layer of two that come at once fails for both."""
+    names_it = isinstance(error, RegistryError) or reference.familiar in error.message
+    if names_it or not isinstance(error, InvalidInput):
+        return error
+    return type(error)(f"{reference}: {error.message}", hint=error.hint)
 
 
 def in_dockers_words(error: RegistryError, reference: Reference) -> RegistryError:

@@ -414,8 +414,9 @@ class TestPullRefused:
         good, bad = layer("good"), layer("bad")
         registry.image("team/app", "v1", [good, bad])
         registry.blobs[digest_of(bad)] = layer("evil")
-        with pytest.raises(DigestMismatch, match=digest_of(bad)):
+        with pytest.raises(DigestMismatch, match=digest_of(bad)) as caught:
             await told(transfer.pull("team/app:v1"))
+        assert "docker.io/team/app:v1" in caught.value.message
         assert left(store) == ([], [], [])
 
     async def test_wrong_diff_id_leaves_nothing(
@@ -423,16 +424,18 @@ class TestPullRefused:
     ) -> None:
         rootfs = {"type": "layers", "diff_ids": ["sha256:" + "0" * 64]}
         registry.image("team/app", "v1", [layer("one")], rootfs=rootfs)
-        with pytest.raises(DigestMismatch):
+        with pytest.raises(DigestMismatch) as caught:
             await told(transfer.pull("team/app:v1"))
+        assert "docker.io/team/app:v1" in caught.value.message
         assert left(store) == ([], [], [])
 
     async def test_no_archive_leaves_nothing(
         self, transfer: Over, store: Store, registry: Memory
     ) -> None:
         registry.image("team/app", "v1", [b"no archive at all" * 100])
-        with pytest.raises(InvalidInput):
+        with pytest.raises(InvalidInput) as caught:
             await told(transfer.pull("team/app:v1"))
+        assert "docker.io/team/app:v1" in caught.value.message
         assert left(store) == ([], [], [])
 
     @pytest.mark.parametrize(

@@ -215,8 +215,10 @@ def _nat() -> Iterator[tuple[str, bytes]]:
     yield "raw", to_loopback + _from("bridges") + _DROP
     yield "prerouting", _from("internal") + nft.verdict(nft.RETURN)
     yield "prerouting", to_loopback + nft.verdict(nft.RETURN)
-    # The kernel lets nothing leave with the address ::1, not even to be masqueraded. So [::1]:PORT
-    # is refused at once, and clients of "localhost" go on to 127.0.0.1.
+    # A request from ::1 would get through, masqueraded, but not its answer: turned back to ::1 it
+    # comes in by a bridge, and the kernel takes that address from no link but lo (RFC 4291, 2.5.3;
+    # IPv6 has no route_localnet). So [::1]:PORT is refused at once, and clients of "localhost" go
+    # on to 127.0.0.1.
     to_loopback6 = _IPV6 + _header(24, 16) + nft.equal(bytes(15) + b"\x01")
     yield "output", to_loopback6 + nft.verdict(nft.RETURN)
     for chain in ("prerouting", "output"):

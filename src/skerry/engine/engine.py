@@ -19,7 +19,9 @@ from skerry.engine.forks import Forks
 from skerry.engine.images import Images
 from skerry.engine.isolation import Driver
 from skerry.engine.lifecycle import Lifecycle
-from skerry.engine.networks import Networks, NetworkSettings, read_settings
+from skerry.engine.network_settings import NetworkSettings
+from skerry.engine.network_settings import load as load_settings
+from skerry.engine.networks import Networks
 from skerry.engine.recovery import Recovery
 from skerry.engine.roster import Roster
 from skerry.engine.sbom import Sbom
@@ -65,7 +67,7 @@ class Engine:
             self.events,
             # The services' unit tests bring a driver of their own and want the host left alone.
             Fabric(settings.root, settings.run_root) if driver is None else None,
-            network_settings or read_settings(os.path.join(settings.root, "engine.json")),
+            network_settings or load_settings(settings.root),
         )
         self.endpoints = Endpoints(settings.run_root, settings.root, self.networks, self.roster)
         self.lifecycle = Lifecycle(

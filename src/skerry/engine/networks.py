@@ -8,11 +8,10 @@ when it is first needed; `host` and `none` need nothing.
 import asyncio
 import contextlib
 import ipaddress
-import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from skerry.base.errors import (
     Conflict,
@@ -24,9 +23,9 @@ from skerry.base.errors import (
     Unsupported,
 )
 from skerry.base.ids import new_id
-from skerry.engine import network_record
-from skerry.engine.filters import label_matches, search
+from skerry.engine import network_filters, network_record
 from skerry.engine.network_record import BRIDGE, HOST, KIND, NONE, PREDEFINED, Network, PoolConfig
+from skerry.engine.network_settings import NetworkSettings
 from skerry.network import ipam
 from skerry.network.fabric import Fabric, Survey
 
@@ -39,83 +38,6 @@ log = logging.getLogger(__name__)
 
 LIMIT = 4096
 """Networks of one engine."""
-SETTINGS_LIMIT = 1 << 20
-
-
-class NetworkSettings(NamedTuple):
-    """The part of `<root>/engine.json` that is about networks; names as in Docker's daemon.json."""
-
-    publish_default_address: str = ""
-    """Where published ports are bound when no address was said; empty for all addresses."""
-    bip: str = ""
-    """`address/prefix` of the default bridge."""
-    mtu: int = 0
-    icc: bool = True
-    ipv6: bool = False
-    """Whether the default bridge has IPv6."""
-    pools: tuple[ipam.PoolRange, ...] = ipam.DEFAULT_POOLS
-    dns: tuple[str, ...] = ()
-    dns_search: tuple[str, ...] = ()
-    dns_options: tuple[str, ...] = ()
-
-
-def read_settings(path: str) -> NetworkSettings:
-    """Read the engine's settings file; none is fine. InvalidInput names what is wrong."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            data = json.loads(file.read(SETTINGS_LIMIT))
-    except FileNotFoundError:
-        return NetworkSettings()
-    except (OSError, ValueError, RecursionError) as error:
-        raise InvalidInput(f"cannot read the settings in {path}: {error}") from None
-    if not isinstance(data, dict):
-        raise InvalidInput(f"{path}: expected an object")
-    try:
-        return parse_settings(data)
-    except InvalidInput as error:
-        raise InvalidInput(f"{path}: {error.message}") from None
-
-
-def parse_settings(data: Mapping[str, Any]) -> NetworkSettings:
-    """The settings in a decoded file; other rooms' keys are left alone."""
-
-    def get(key: str, kind: type, default: Any) -> Any:
-        value = data.get(key, default)
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise InvalidInput(f"{key}: {value!r:.60} is not what is expected")
-        return value
-
-    address = get("publish-default-address", str, "")
-    if address:
-        network_record.parse_address(address, "publish-default-address")
-    bip = get("bip", str, "")
-    if bip:
-        try:
-            if "/" not in bip:
-                raise ValueError
-            ipaddress.ip_interface(bip)
-        except ValueError:
-            raise InvalidInput(f"bip: {bip!r:.60} is not address/prefix") from None
-    pools = []
-    for each in get("default-address-pools", list, []):
-        try:
-            pools.append(ipam.PoolRange(ipaddress.ip_network(each["base"]), int(each["size"])))
-        except (ValueError, KeyError, TypeError):
-            raise InvalidInput(f"default-address-pools: {each!r:.60}") from None
-    servers = get("dns", list, [])
-    for server in servers:
-        network_record.parse_address(str(server), "dns")
-    return NetworkSettings(
-        publish_default_address=address,
-        bip=bip,
-        mtu=get("mtu", int, 0),
-        icc=get("icc", bool, True),
-        ipv6=get("ipv6", bool, False),
-        pools=tuple(pools) or ipam.DEFAULT_POOLS,
-        dns=tuple(map(str, servers)),
-        dns_search=tuple(map(str, get("dns-search", list, []))),
-        dns_options=tuple(map(str, get("dns-opts", list, []))),
-    )
 
 
 def builtin(name: str) -> Network:
@@ -157,8 +79,15 @@ class Networks:
                 log.error("%s", error)
 
     def _know(self, network: Network) -> None:
+        if network.is_default:
+            # Of today's settings, not of those when it was made.
+            network.options[network_record.HOST_BINDING] = self._host_binding
         self._networks[network.id] = network
         self._pools[network.id] = [_pool(each) for each in network.pools]
+
+    @property
+    def _host_binding(self) -> str:
+        return self.settings.publish_default_address or "0.0.0.0"
 
     # Whether, and the worker
 
@@ -218,34 +147,12 @@ class Networks:
 
     def select(self, filters: Mapping[str, frozenset[str]]) -> list[Network]:
         """Those that pass Docker's filters."""
-        known = {"dangling", "driver", "id", "label", "name", "scope", "type"}
-        for key in filters:
-            if key not in known:
-                raise InvalidInput(f"invalid filter '{key}'")
+        network_filters.check(filters, network_filters.LIST)
         return [
             network
             for network in self.all()
-            if all(self._passes(network, key, wanted) for key, wanted in filters.items())
+            if network_filters.lists(network, filters, self.wanted_by)
         ]
-
-    def _passes(self, network: Network, key: str, wanted: frozenset[str]) -> bool:
-        builtin_ = network.name in PREDEFINED
-        match key:
-            case "name":
-                return any(search(each, network.name) for each in wanted)
-            case "id":
-                return any(network.id.startswith(each) for each in wanted)
-            case "driver":
-                return network.driver in wanted
-            case "label":
-                return all(label_matches(network.labels, each) for each in wanted)
-            case "scope":
-                return "local" in wanted
-            case "type":
-                return ("builtin" if builtin_ else "custom") in wanted
-            case _:
-                dangling = not builtin_ and not self.wanted_by(network)
-                return ("1" if dangling else "0") in {_digit(each) for each in wanted}
 
     # Making and removing
 
@@ -269,7 +176,7 @@ class Networks:
                 "com.docker.network.bridge.default_bridge": "true",
                 network_record.ICC: str(settings.icc).lower(),
                 network_record.MASQUERADE: "true",
-                network_record.HOST_BINDING: settings.publish_default_address or "0.0.0.0",
+                network_record.HOST_BINDING: self._host_binding,
                 network_record.BRIDGE_NAME: network.link,
                 network_record.MTU: str(settings.mtu or 1500),
             }
@@ -380,20 +287,13 @@ class Networks:
     async def prune(self, filters: Mapping[str, frozenset[str]]) -> list[str]:
         """Remove every network that no container wants and the filters (label, label!, until as
         nanoseconds) leave; their names."""
-        for key in filters:
-            if key not in ("label", "label!", "until"):
-                raise InvalidInput(f"invalid filter '{key}'")
+        network_filters.check(filters, network_filters.PRUNE)
         gone = []
         async with self._lock:
             for network in list(self._networks.values()):
                 if network.name in PREDEFINED or self.wanted_by(network) or self.active(network):
                     continue
-                labels = network.labels
-                if not all(label_matches(labels, each) for each in filters.get("label", ())):
-                    continue
-                if any(label_matches(labels, each) for each in filters.get("label!", ())):
-                    continue
-                if any(network.created_at > int(each) for each in filters.get("until", ())):
+                if not network_filters.prunes(network, filters):
                     continue
                 with contextlib.suppress(SkerryError):
                     await self._remove(network)
@@ -468,7 +368,3 @@ def _pool(config: PoolConfig) -> ipam.Pool:
         ipaddress.ip_network(config.ip_range) if config.ip_range else None,
         [ipaddress.ip_address(each) for each in reserved],
     )
-
-
-def _digit(text: str) -> str:
-    return "1" if text.lower() in ("1", "true", "t") else "0"

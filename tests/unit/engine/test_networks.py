@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skerry.base.errors import Forbidden, InvalidInput, NotFound, SkerryError
-from skerry.engine import endpoint_config, etc, network_record, networks, port_bindings
+from skerry.engine import endpoint_config, etc, network_record, port_bindings
 from skerry.engine.network_record import BODY, Network, PoolConfig
 from skerry.engine.record import Record
 
@@ -247,32 +247,3 @@ def test_hosts_follow_the_networks() -> None:
     assert etc.through_resolver("nameserver 1.1.1.1\nsearch lan\n") == (
         "nameserver 127.0.0.11\nsearch lan\noptions ndots:0\n"
     )
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        {"publish-default-address": "localhost"},
-        {"bip": "10.0.0.0"},
-        {"mtu": "big"},
-        {"mtu": True},
-        {"icc": 1},
-        {"default-address-pools": [{"base": "10.0.0.0/8"}]},
-        {"dns": ["nowhere"]},
-    ],
-)
-def test_settings_that_make_no_sense(data: dict[str, Any]) -> None:
-    with pytest.raises(InvalidInput):
-        networks.parse_settings(data)
-
-
-def test_settings() -> None:
-    got = networks.parse_settings(
-        {
-            "publish-default-address": "127.0.0.1",
-            "default-address-pools": [{"base": "10.200.0.0/16", "size": 24}],
-            "other-room": {"key": 1},
-        }
-    )
-    assert got.publish_default_address == "127.0.0.1"
-    assert [str(pool.base) for pool in got.pools] == ["10.200.0.0/16"]

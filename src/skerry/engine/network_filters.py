@@ -1,0 +1,63 @@
+"""Docker's filters of networks. Pure."""
+
+from collections.abc import Callable, Mapping
+
+from skerry.base.errors import InvalidInput
+from skerry.engine.filters import label_matches, search
+from skerry.engine.network_record import PREDEFINED, Network
+
+LIST = frozenset({"dangling", "driver", "id", "label", "name", "scope", "type"})
+PRUNE = frozenset({"label", "label!", "until"})
+
+Filters = Mapping[str, frozenset[str]]
+
+
+def check(filters: Filters, known: frozenset[str]) -> None:
+    """InvalidInput for a filter that is not known."""
+    for key in filters:
+        if key not in known:
+            raise InvalidInput(f"invalid filter '{key}'")
+
+
+def lists(network: Network, filters: Filters, wanted_by: Callable[[Network], list[str]]) -> bool:
+    """Whether it passes all. `wanted_by` names the containers that want it."""
+    return all(_passes(network, key, wanted, wanted_by) for key, wanted in filters.items())
+
+
+def _passes(
+    network: Network,
+    key: str,
+    wanted: frozenset[str],
+    wanted_by: Callable[[Network], list[str]],
+) -> bool:
+    builtin = network.name in PREDEFINED
+    match key:
+        case "name":
+            return any(search(each, network.name) for each in wanted)
+        case "id":
+            return any(network.id.startswith(each) for each in wanted)
+        case "driver":
+            return network.driver in wanted
+        case "label":
+            return all(label_matches(network.labels, each) for each in wanted)
+        case "scope":
+            return "local" in wanted
+        case "type":
+            return ("builtin" if builtin else "custom") in wanted
+        case _:
+            dangling = not builtin and not wanted_by(network)
+            return ("1" if dangling else "0") in {_digit(each) for each in wanted}
+
+
+def prunes(network: Network, filters: Filters) -> bool:
+    """Whether a prune may remove it (label, label!, until as nanoseconds)."""
+    labels = network.labels
+    return (
+        all(label_matches(labels, each) for each in filters.get("label", ()))
+        and not any(label_matches(labels, each) for each in filters.get("label!", ()))
+        and not any(network.created_at > int(each) for each in filters.get("until", ()))
+    )
+
+
+def _digit(text: str) -> str:
+    return "1" if text.lower() in ("1", "true", "t") else "0"

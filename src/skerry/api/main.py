@@ -18,7 +18,7 @@ from skerry.api import tls
 from skerry.api.server import Api, serve
 from skerry.base.errors import InvalidInput, SkerryError
 from skerry.base.settings import Settings, default_settings
-from skerry.engine import instance
+from skerry.engine import instance, network_settings
 from skerry.engine.engine import Engine
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -51,6 +51,12 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="TCP without TLS: whoever reaches the port is root on this host",
     )
+    result.add_argument(
+        "--publish-default-address",
+        metavar="IP",
+        default="",
+        help="where ports are published that name no address (engine.json, else all addresses)",
+    )
     result.add_argument("--log-level", choices=LEVELS, default="info", help="default: info")
     result.add_argument(
         "--idle-exit",
@@ -75,7 +81,8 @@ def main(arguments: Sequence[str]) -> int:
         local = [host for host in options.host if host not in remote]
         settings = default_settings(options.root, options.run_root, (local or [None])[-1])
         context = _security(options, remote)
-        asyncio.run(run(settings, remote, context, idle_exit=options.idle_exit))
+        networks = network_settings.load(settings.root, options.publish_default_address)
+        asyncio.run(run(settings, remote, context, networks, idle_exit=options.idle_exit))
     except SkerryError as error:
         sys.stderr.write(f"skerry engine: {error.message}\n")
         if error.hint:
@@ -112,6 +119,7 @@ async def run(
     settings: Settings,
     remote: Sequence[str] = (),
     context: ssl.SSLContext | None = None,
+    networks: network_settings.NetworkSettings | None = None,
     *,
     idle_exit: float = 0.0,
 ) -> None:
@@ -123,7 +131,7 @@ async def run(
     # Handed over by the service manager, or made once the root's lock is ours.
     sockets = instance.inherited_sockets()
     own = not sockets
-    async with Engine(settings) as engine:
+    async with Engine(settings, network_settings=networks) as engine:
         if own:
             sockets = [instance.listen(settings.socket_path)]
         over_tcp = [tls.listen(host) for host in remote]

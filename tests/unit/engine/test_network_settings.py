@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from skerry.api.main import main
 from skerry.base.errors import InvalidInput
 from skerry.engine import network_settings
 
@@ -47,3 +48,10 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
     assert (got.publish_default_address, got.mtu) == ("192.0.2.1", 1400)
     with pytest.raises(InvalidInput, match="--publish-default-address"):
         load(str(tmp_path), "localhost")
+
+
+def test_an_engine_does_not_start_with_an_address_that_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--root", str(tmp_path), "--publish-default-address", "localhost"]) == 1
+    assert "invalid --publish-default-address address 'localhost'" in capsys.readouterr().err

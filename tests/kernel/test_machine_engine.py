@@ -251,6 +251,32 @@ def test_a_machine_that_is_killed_is_reported_dead_and_leaves_a_whole_disk(
     assert checked.returncode in (0, 3)
     docker("start", id_)
     until(lambda: docker("exec", id_, "cat", "/f", check=False), "its file has gone")
+    docker("stop", "-t", "1", id_)
+    assert subprocess.run(["qemu-img", "check", "-q", str(disk)], check=False).returncode == 0
+
+
+def test_after_a_pause_the_clock_is_right(docker: Docker) -> None:
+    id_ = docker("run", "-d", *VM, "--net", "none", "busybox", "sleep", "1000").strip()
+    docker("pause", id_)
+    paused = time.monotonic()
+    until(lambda: time.monotonic() - paused > 3, "time stands still")
+    docker("unpause", id_)
+    before = time.time()
+    said = int(docker("exec", id_, "date", "+%s"))
+    assert before - 2 < said <= time.time()
+
+
+def test_a_machine_id_is_the_containers_own(docker: Docker) -> None:
+    make = "echo 0123456789abcdef0123456789abcdef > /etc/machine-id"
+    docker("run", "--name", "maker", "--net", "none", "busybox", "sh", "-c", make)
+    docker("commit", "maker", "with-id")
+    try:
+        id_ = docker("run", "-d", *VM, "--net", "none", "with-id", "sleep", "1000").strip()
+        assert docker("exec", id_, "cat", "/etc/machine-id") == f"{id_[:32]}\n"
+        assert docker("diff", id_) == ""
+        docker("rm", "-f", id_)
+    finally:
+        docker("rmi", "-f", "with-id", check=False)
 
 
 def test_machines_outlive_the_engine(machines: Skerry, docker: Docker) -> None:

@@ -29,7 +29,7 @@ from skerry.base.isolation import (
     Unpacking,
 )
 from skerry.kernel import cgroups
-from skerry.machine import lean, mirroring, planning, stream, template, warden
+from skerry.machine import lean, machine_id, mirroring, planning, stream, template, warden
 from skerry.machine.disks import Disks
 from skerry.machine.guest import identity
 from skerry.machine.shape import Shape, shape_for
@@ -76,14 +76,21 @@ class MachineDriver(RuntimeDriver):
         self._spawner.ensure()
 
     def _guest(self, task: Task) -> planning.Guest:
+        spec = self._with_init(task)
+        has_id = machine_id.in_image(task.rootfs)
+        if has_id:
+            spec = machine_id.with_mount(spec, task.state_dir)
         made = planning.guest_for(
-            self._with_init(task),
+            spec,
             container_id=task.id,
             state_dir=task.state_dir,
             has_layers=task.rootfs is not None,
             host_cpus=os.cpu_count() or 1,
         )
         os.makedirs(task.state_dir, 0o700, exist_ok=True)
+        if has_id:
+            text = f"{machine_id.of(task.id)}\n".encode()
+            leftovers.write_file(task.state_dir, machine_id.NAME, text)
         root = dict(task.spec.get("root", {}), path="rootfs")
         saved = json.dumps({**task.spec, "root": root}).encode()
         leftovers.write_file(task.state_dir, CONFIG, saved)
@@ -315,6 +322,18 @@ class MachineDriver(RuntimeDriver):
     async def resume(self, container_id: str) -> None:
         """Let it go on."""
         await self.ask(container_id, "resume")
+
+    async def resize(self, run_dir: str, rows: int, columns: int) -> None:
+        """Set the terminal's size on both sides of the wall: on return the program's has it.
+        Conflict when there is no terminal."""
+        await super().resize(run_dir, rows, columns)
+        kept = self._kept.get(run_dir)
+        if kept is None:
+            return
+        id_ = kept.id if kept.facts.get("exec") else "main"
+        # The guest would hear of it from the terminal here as well, some time.
+        with suppress(Conflict, Unavailable):
+            await self.ask(kept.facts["container"], "resize", id=id_, rows=rows, columns=columns)
 
     async def update(self, container_id: str, resources: dict[str, object]) -> None:
         """Change limits of a running task; `resources` is OCI `linux.resources`."""

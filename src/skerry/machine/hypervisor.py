@@ -49,12 +49,14 @@ class Hypervisor(NamedTuple):
             return os.read(self.stderr, _STDERR).decode("utf-8", "replace").strip()
         return ""
 
-    def quit(self, seconds: float = 2.0) -> None:
-        """Have it flush its disks and leave; kill it when it does not in time."""
+    def quit(self, seconds: float = 2.0) -> bool:
+        """Have it flush its disks and leave; kill it when it does not in time. Whether it left."""
+        left = False
         with suppress(Exception):
             self.monitor.execute("quit", seconds=seconds)
-            wait_readable(self.pidfd, seconds)
+            left = wait_readable(self.pidfd, seconds)
         self.end()
+        return left
 
     def end(self) -> None:
         """Kill, reap, close. Idempotent as far as the process goes."""

@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from skerry.base.errors import KernelFault, SkerryError, SystemFault
-from skerry.machine import qemu, warden
+from skerry.machine import orderly, qemu, warden
 from skerry.machine.channel import MOST_FROM_GUEST, Line, Message, Sink
 from skerry.machine.full.confine import die_with_parent
 from skerry.runtime import wire
@@ -59,7 +59,8 @@ def work(conf: warden.Conf, request: dict[str, Any], fd: int) -> None:
     except BaseException:
         machine.end()
         raise
-    machine.quit()
+    if machine.quit():
+        orderly.clear(conf.writable)
 
 
 def main() -> None:

@@ -45,7 +45,7 @@ from skerry.base.errors import (
 from skerry.kernel import namespaces
 from skerry.kernel.cgroups import Cgroup, Layout
 from skerry.kernel.syscalls import libc
-from skerry.machine import hypervisor, qemu, saving, shares, splice, template
+from skerry.machine import hypervisor, orderly, qemu, saving, shares, splice, template
 from skerry.machine.channel import (
     MOST_FROM_GUEST,
     WINDOW,
@@ -160,6 +160,8 @@ class Warden:
         self._deferred: list[tuple[socket.socket, wire.Message]] = []
         """What was asked while the machine was being saved."""
         self._disk = qemu.WRITABLE_SERIAL
+        self._disks = [os.open(conf.writable, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)]
+        """Every disk that QEMU has written to; a folder may have been exchanged since."""
         self._loop.watch(machine.pidfd, READ, self._qemu_gone)
         self._loop.watch(self._listener.fileno(), READ, self._accept)
         self._loop.watch(machine.stderr, READ, self._drain_stderr)
@@ -264,7 +266,9 @@ class Warden:
         rundir.remove(self._conf.run_dir, SOCKET)
         self._loop.close()
         if self._end is not None and not self._paused:
-            self._machine.quit()
+            if self._machine.quit():
+                for disk in self._disks:
+                    orderly.clear(disk)
         else:
             self._machine.end()
 
@@ -439,6 +443,7 @@ class Warden:
                 if self._saving is None:
                     self._machine.monitor.execute("cont")
                 self._paused = False
+                self._ask(_clock(), b"", Waiting(None, 0, None))
                 _say(sock, {"reply": seq})
             case "stats":
                 self._stats(mine)
@@ -475,6 +480,8 @@ class Warden:
                 hint="stop it first, or leave its volumes out",
             )
         disk, *target = [os.dup(fd) for fd in message.fds]
+        orderly.mark(disk)
+        self._disks.append(os.dup(disk))
         self._saved += 1
         told: dict[str, Any] = {}
 
@@ -486,6 +493,7 @@ class Warden:
             if target:
                 self._line.release()
                 self._ask({"op": "go"}, b"", Waiting(None, 0, None))
+            self._ask(_clock(), b"", Waiting(None, 0, None))
             if error is not None:
                 _say(sock, {"reply": seq, "error": wire.error_to_wire(error)})
             else:
@@ -622,6 +630,11 @@ def identity(hostname: str) -> dict[str, Any]:
     return {"seed": secrets.token_hex(64), "time_ns": time.time_ns(), "hostname": hostname}
 
 
+def _clock() -> dict[str, Any]:
+    """A guest's clock stands while its machine is stopped; what it is asked next sees it right."""
+    return {"op": "clock", "time_ns": time.time_ns()}
+
+
 def enter_network(path: str) -> None:
     """Join the container's network namespace for good, or make an empty one: taps are made there,
     and the resolver is asked there."""
@@ -649,6 +662,7 @@ def clone(conf: Conf, cards: list[dict[str, Any]]) -> hypervisor.Hypervisor:
         give("tap", open_tap("skerry-tap0"))
         give("state", os.open(conf.state, os.O_RDONLY | os.O_CLOEXEC))
         give("writable", os.open(conf.writable, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW))
+        orderly.mark(fds[-1])
         give("blank", os.open(conf.blank, os.O_RDONLY | os.O_CLOEXEC))
         for number, path in enumerate(conf.below):
             give(f"below{number}", os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW))

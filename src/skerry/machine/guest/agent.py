@@ -152,6 +152,9 @@ class Agent:
             case "go":
                 self._line.release()
                 return {}
+            case "clock":
+                system.set_clock(int(head["time_ns"]))
+                return {}
             case "wake":
                 return self._wake(head)
         raise InvalidInput(f"the agent cannot {head.get('op')!r}")

@@ -35,6 +35,10 @@ _MAX_BYTES = 4096 * _INSTRUCTION
 _FORMAT = "1"
 
 _compiled: dict[tuple[str, str], bytes] = {}
+# The last few profiles as objects, by id(): writing one as text takes longer than all else here.
+# They are held, so that no id is another's meanwhile.
+_KNOWN: Final = 8
+_known: dict[tuple[int, str], tuple[Mapping[str, Any], bytes]] = {}
 
 
 class _Program(ctypes.Structure):
@@ -49,8 +53,12 @@ def compile_profile(seccomp: Mapping[str, Any], *, arch: str = "", cache_dir: st
     `arch` is a machine as `uname -m` says it, the running one by default. With `cache_dir`, a
     directory that only the caller can write, programs are kept there by the digest of their
     profile. InvalidInput for what the profile has wrong, Unsupported for a machine without table.
+    A profile is not changed once it was given here: the same object gives the same program.
     """
     machine = arch or os.uname().machine
+    known = _known.get((id(seccomp), machine))
+    if known is not None:
+        return known[1]
     try:
         text = json.dumps(seccomp, sort_keys=True, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as error:
@@ -67,6 +75,9 @@ def compile_profile(seccomp: Mapping[str, Any], *, arch: str = "", cache_dir: st
             if path:
                 _write(path, program)
         _compiled[machine, text] = program
+    if len(_known) >= _KNOWN:
+        _known.clear()
+    _known[id(seccomp), machine] = (seccomp, program)
     return program
 
 

@@ -1,6 +1,7 @@
 """Profiles: what is refused, what is kept, and Docker's conditions; hostile bytes."""
 
 import contextlib
+import copy
 import json
 import os
 import subprocess
@@ -61,6 +62,22 @@ def test_what_is_wrong_is_named(broken: dict[str, Any], says: str) -> None:
         seccomp.compile_profile(broken)
 
 
+def test_a_profile_that_was_compiled_is_known_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = profile(syscalls=[ALLOW_READ])
+    program = seccomp.compile_profile(first)
+    same = copy.deepcopy(first)
+    others = [profile(defaultErrnoRet=n) for n in range(2, 2 + seccomp._KNOWN)]
+    texts: list[object] = []
+    dumps = json.dumps
+    monkeypatch.setattr(json, "dumps", lambda *a, **named: texts.append(a) or dumps(*a, **named))
+    assert seccomp.compile_profile(first) is program and not texts
+    assert seccomp.compile_profile(same) == program and len(texts) == 1
+    different = [seccomp.compile_profile(each) for each in others]
+    assert len({program, *different}) == 1 + len(others)
+    # Long ago by now, and still right.
+    assert seccomp.compile_profile(first) == program
+
+
 def test_there_are_limits() -> None:
     with pytest.raises(LimitExceeded):
         parse_policy(profile(syscalls=[ALLOW_READ] * (MAX_RULES + 1)))
@@ -103,6 +120,7 @@ def test_a_damaged_cache_is_compiled_anew(tmp_path: Path) -> None:
     (file,) = tmp_path.iterdir()
     file.write_bytes(b"torn")
     seccomp._compiled.clear()
+    seccomp._known.clear()
     assert seccomp.compile_profile(wanted, cache_dir=str(tmp_path)) == first
     assert file.read_bytes() == first
 

@@ -5,8 +5,9 @@ so it reads from a pipe in a thread, and what it writes is fetched from it piece
 """
 
 import asyncio
+import collections
 import contextlib
-import os
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar, cast
 
@@ -20,7 +21,8 @@ from skerry.store.image import Image
 if TYPE_CHECKING:
     from skerry.engine.signing import Gate
 
-PIECE: Final = 1 << 20
+AHEAD: Final = 4 << 20
+"""Bytes of a body that may lie unread."""
 _T = TypeVar("_T")
 
 
@@ -133,54 +135,89 @@ async def blocking(work: Callable[[], _T]) -> _T:
 
 
 class _Body:
-    """The reading end of a pipe. An end that is not the sender's own raises: an archive that was
-    cut between two members looks whole."""
+    """A request's body, put in by the loop and read by a thread; whoever puts waits while
+    `AHEAD` bytes lie unread. An end that is not the sender's own raises: an archive that was cut
+    between two members looks whole."""
 
-    def __init__(self, fd: int) -> None:
-        self._file = os.fdopen(fd, "rb", buffering=PIECE)
-        self.whole = False
+    def __init__(self) -> None:
+        self._pieces: collections.deque[bytes] = collections.deque()
+        self._held = 0
+        self._changed = threading.Condition()
+        self._ended = self._whole = self._closed = False
+        self._loop = asyncio.get_running_loop()
+        self._wanted = asyncio.Event()
+
+    async def feed(self, chunks: AsyncIterator[bytes]) -> None:
+        """Put in all that comes, until the reader closes."""
+        whole = False
+        try:
+            async for chunk in chunks:
+                if self._put(chunk):
+                    await self._wanted.wait()
+                if self._closed:
+                    break
+            whole = True
+        finally:
+            with self._changed:
+                self._whole, self._ended = whole, True
+                self._changed.notify()
+
+    def _put(self, chunk: bytes) -> bool:
+        """Whether there is enough for now."""
+        with self._changed:
+            self._pieces.append(chunk)
+            self._held += len(chunk)
+            self._wanted.clear()
+            self._changed.notify()
+            return self._held >= AHEAD and not self._closed
+
+    def read1(self, size: int = -1) -> bytes:
+        """The next bytes, at most `size`; empty at the end. InvalidInput when the sender left."""
+        with self._changed:
+            while not self._pieces:
+                if self._closed or self._whole:
+                    return b""
+                if self._ended:
+                    raise InvalidInput("the request's body was cut off")
+                self._changed.wait()
+            piece = self._pieces.popleft()
+            if 0 <= size < len(piece):
+                self._pieces.appendleft(piece[size:])
+                piece = piece[:size]
+            was_full = self._held >= AHEAD // 2
+            self._held -= len(piece)
+            if was_full and self._held < AHEAD // 2:
+                self._loop.call_soon_threadsafe(self._wanted.set)
+        return piece
 
     def read(self, size: int = -1) -> bytes:
-        """As files do; InvalidInput when the sender left."""
-        data = self._file.read(size)
-        if not data and not self.whole:
-            raise InvalidInput("the request's body was cut off")
-        return data
+        """As files do: `size` bytes, or all that are left; InvalidInput when the sender left."""
+        parts = []
+        while size and (piece := self.read1(size)):
+            parts.append(piece)
+            if size > 0:
+                size -= len(piece)
+        return b"".join(parts)
 
     def close(self) -> None:
-        """Idempotent."""
-        self._file.close()
+        """A read that waits returns. Idempotent; called on the loop."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._wanted.set()
 
 
 @contextlib.asynccontextmanager
 async def as_file(chunks: AsyncIterator[bytes]) -> AsyncIterator[BinaryIO]:
-    """What comes in as a blocking file for a thread; the pipe between gives the back-pressure.
+    """What comes in as a blocking file for a thread, with back-pressure.
 
     Reading raises InvalidInput when the chunks stopped coming before their end.
     """
-    read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
-    body = _Body(read_fd)
-    feeding = asyncio.ensure_future(_feed(chunks, write_fd, body))
+    body = _Body()
+    feeding = asyncio.ensure_future(body.feed(chunks))
     try:
         yield cast(BinaryIO, body)
     finally:
         feeding.cancel()
+        body.close()
         await asyncio.gather(feeding, return_exceptions=True)
-        # The thread has come to its end, or its read returns at the pipe's end.
-        await asyncio.to_thread(body.close)
-
-
-async def _feed(chunks: AsyncIterator[bytes], fd: int, body: _Body) -> None:
-    loop = asyncio.get_running_loop()
-    transport, protocol = await loop.connect_write_pipe(
-        asyncio.streams.FlowControlMixin, os.fdopen(fd, "wb", buffering=0)
-    )
-    writer = asyncio.StreamWriter(transport, protocol, None, loop)
-    try:
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            async for chunk in chunks:
-                writer.write(chunk)
-                await writer.drain()
-            body.whole = True
-    finally:
-        writer.close()

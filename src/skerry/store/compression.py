@@ -19,7 +19,6 @@ from skerry.base.errors import InvalidInput, LimitExceeded
 
 PIECE: Final = 1 << 20
 """Most bytes that a stream yields at once."""
-_READ: Final = 256 << 10
 _SLICE: Final = 64 << 10
 _ZSTD_WINDOW: Final = 128 << 20
 """The largest window that zstd itself accepts without being told to (`--long=27`)."""
@@ -65,8 +64,9 @@ def decompressed(chunks: Chunks, what: str, *, limit: int) -> Chunks:
 
 
 def file_chunks(file: BinaryIO) -> Chunks:
-    """The rest of a file in pieces."""
-    while chunk := file.read(_READ):
+    """The rest of a file in pieces, of whatever length they come in."""
+    read = getattr(file, "read1", file.read)
+    while chunk := read(PIECE):
         yield chunk
 
 

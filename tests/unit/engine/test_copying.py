@@ -1,6 +1,7 @@
 """Copies through a store, and the streams they come and go by."""
 
 import asyncio
+import contextlib
 import hashlib
 import io
 import json
@@ -19,7 +20,7 @@ from skerry.base.errors import (
     SkerryError,
     Unsupported,
 )
-from skerry.engine.archives import Archives, as_file, in_pieces
+from skerry.engine.archives import AHEAD, Archives, as_file, in_pieces
 from skerry.engine.copying import ARCHIVE, IMAGE, Copying, Source
 from skerry.engine.events import Events
 from skerry.engine.signing import Gate
@@ -163,6 +164,35 @@ async def test_a_cut_body_is_no_end() -> None:
         assert await asyncio.to_thread(file.read, 5) == b"first"
         with pytest.raises(InvalidInput, match="cut off"):
             await asyncio.to_thread(file.read)
+
+
+async def test_a_body_is_not_read_far_ahead() -> None:
+    sent = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal sent
+        for _ in range(64):
+            sent += 1
+            yield bytes(1 << 20)
+
+    async with as_file(body()) as file:
+        assert len(await asyncio.to_thread(file.read, 10)) == 10
+        assert sent <= (AHEAD >> 20) + 1
+        rest = await asyncio.to_thread(file.read)
+        assert len(rest) == (64 << 20) - 10
+    assert sent == 64
+
+
+async def test_a_reader_that_waits_is_let_go() -> None:
+    async def silent() -> AsyncIterator[bytes]:
+        await asyncio.Event().wait()
+        yield b""
+
+    async with as_file(silent()) as file:
+        reading = asyncio.ensure_future(asyncio.to_thread(file.read, 1))
+        await asyncio.sleep(0)
+    with contextlib.suppress(InvalidInput):
+        assert await reading == b""
 
 
 async def test_a_generator_is_closed_by_its_reader() -> None:

@@ -29,7 +29,6 @@ _EMPTIED: Final = (
     "run",
     "tmp",
     "var/tmp",
-    "var/log",
     "var/cache/apt",
     "var/cache/ldconfig",
     "var/lib/apt/lists",
@@ -184,6 +183,7 @@ def _clean(tree: str, sources: Sources, created: int) -> None:
         if os.path.isdir(path) and not os.path.islink(path):
             for name in os.listdir(path):
                 remove_tree(os.path.join(path, name))
+    _empty_logs(os.path.join(tree, "var/log"))
     for name in _REMOVED:
         remove_tree(os.path.join(tree, name))
     for folder, folders, files in os.walk(tree):
@@ -198,8 +198,16 @@ def _clean(tree: str, sources: Sources, created: int) -> None:
     write_file(tree, "etc/apt/sources.list", "".join(f"{x}\n" for x in sources.public()))
     os.makedirs(os.path.join(tree, "run/lock"), exist_ok=True)
     os.chmod(os.path.join(tree, "run/lock"), 0o1777)
-    os.makedirs(os.path.join(tree, "var/log/apt"), exist_ok=True)
     _date_shadow(tree, created // _DAY)
+
+
+def _empty_logs(path: str) -> None:
+    """The files go. The folders stay, with their owners: servers do not start without them."""
+    for folder, folders, files in os.walk(path):
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        for name in (*files, *links):
+            os.unlink(os.path.join(folder, name))
+    os.makedirs(os.path.join(path, "apt"), exist_ok=True)
 
 
 def _date_shadow(tree: str, day: int) -> None:

@@ -299,3 +299,31 @@ def test_what_a_machine_cannot_share_is_refused(machines: Skerry, docker: Docker
         assert "in a machine" in done.stderr
     done = machines.docker("run", "--rm", *VM, "--net", "host", "busybox", "true", check=False)
     assert "cannot share the host's network" in done.stderr
+
+
+def test_what_machines_have_made_is_accounted_and_pruned(machines: Skerry, docker: Docker) -> None:
+    docker("run", "--name", "maker", "--net", "none", "busybox", "touch", "/of-its-own")
+    docker("commit", "maker", "own-chain")
+    docker("rm", "maker")
+    docker("run", "--rm", *VM, "--net", "none", "own-chain", "true")
+    running = docker("run", "-d", *VM, "--net", "none", "busybox", "sleep", "1000").strip()
+    layers = machines.root / "machines/layers"
+    both = len(list(layers.glob("*.erofs")))
+    docker("rmi", "own-chain")
+    table = machines.skerry("system", "df").stdout
+    rows = {cells[0]: cells[1:] for cells in map(re.compile(" {2,}").split, table.splitlines())}
+    assert rows["Machine kits"][0] != "0B"
+    assert rows["Machine templates"][0] != "0B"
+    assert rows["Machine disks"][1] != "0B"
+    freed = machines.skerry("image", "prune", "-f").stdout
+    assert "space: 0B" not in freed
+    assert len(list(layers.glob("*.erofs"))) == both - 1
+    # What runs has kept what it needs, and the next one starts.
+    assert docker("exec", running, "echo", "on") == "on\n"
+    assert docker("run", "--rm", *VM, "--net", "none", "busybox", "echo", "new") == "new\n"
+    templates = list((machines.root / "templates").glob("*"))
+    docker("rm", "-f", running)
+    machines.skerry("image", "prune", "-f")
+    assert templates
+    assert not list((machines.root / "templates").glob("*"))
+    assert docker("run", "--rm", *VM, "--net", "none", "busybox", "echo", "again") == "again\n"

@@ -108,7 +108,9 @@ class Engine:
         self.archives.policy = self.signing.gate
         self.copying = Copying(self.store, self.archives, self.transfer)
         self.system = System(settings, self.store, self.roster, self.host)
-        self.accounts = Accounts(self.store, self.containers, self.images, self.volumes)
+        self.accounts = Accounts(
+            self.store, self.containers, self.images, self.volumes, self.driver
+        )
         self.volume_archives = VolumeArchives(self.store, self.volumes, self.roster)
         self.vms = Vms(settings, self.store.records, self.events)
         self._sweeper: asyncio.Task[None] | None = None

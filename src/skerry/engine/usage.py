@@ -3,11 +3,17 @@
 import asyncio
 import os
 from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
+from skerry.base.errors import NotFound
+from skerry.base.isolation import Overlay
 from skerry.engine.containers import Containers
 from skerry.engine.images import Images
+from skerry.engine.isolation import Driver
 from skerry.engine.volumes import Volume, Volumes
+from skerry.engine.walls import Walls
 from skerry.store import Store
 from skerry.store.gc import Usage as StoreUsage
 from skerry.store.image import Image
@@ -46,8 +52,9 @@ class Accounts:
     """The service."""
 
     def __init__(
-        self, store: Store, containers: Containers, images: Images, volumes: Volumes
+        self, store: Store, containers: Containers, images: Images, volumes: Volumes, driver: Driver
     ) -> None:
+        self._driver = driver
         self._store = store
         self._containers = containers
         self._images = images
@@ -55,7 +62,33 @@ class Accounts:
 
     async def usage(self) -> Usage:
         """Measure everything; reads every folder, so it runs in a thread."""
-        return await asyncio.to_thread(self._usage)
+        machines: dict[str, int] = {}
+        if isinstance(self._driver, Walls):
+            machines = self._driver.machine_leftovers(self._chains(spare=False))
+        found = await asyncio.to_thread(self._usage)
+        return found._replace(store=with_reclaimable(found.store, machines))
+
+    async def tidy(self) -> int:
+        """Remove what machines have made of images that are gone, and kits and templates that no
+        machine uses; the bytes that were freed."""
+        if isinstance(self._driver, Walls):
+            return await self._driver.tidy(self._chains(spare=True))
+        return 0
+
+    def _chains(self, *, spare: bool) -> list[Overlay]:
+        """The chains of layers that may be mounted again. `spare` counts images in that a prune
+        would remove."""
+        snapshots = self._store.snapshots
+        doomed = set() if spare else self._store.gc.doomed(self._images.in_use())
+        ids = {image.id for image in self._store.images.list()} - doomed
+        chains = []
+        for id in ids | snapshots.images():
+            with suppress(NotFound):
+                chains.append(Overlay(snapshots.layers(id)))
+        for container in self._containers.all():
+            with suppress(NotFound):
+                chains.append(snapshots.overlay(container.id))
+        return chains
 
     def _usage(self) -> Usage:
         in_use = self._images.in_use()
@@ -92,6 +125,15 @@ class Accounts:
             path = self._store.blobs.path(digest)
             sizes[path] = own_bytes(path)
         return sizes
+
+
+def with_reclaimable(found: StoreUsage, more: Mapping[str, int]) -> StoreUsage:
+    """The store's account with what others would give back, by category."""
+    categories = {
+        name: each._replace(reclaimable=each.reclaimable + more.get(name, 0))
+        for name, each in found.categories.items()
+    }
+    return found._replace(reclaimable=found.reclaimable + sum(more.values()), categories=categories)
 
 
 def volume_bytes(volume: Volume) -> int:

@@ -203,6 +203,21 @@ class Walls:
         driver = self.of(container_id)
         return await driver.processes(container_id) if isinstance(driver, Distant) else None
 
+    def machine_leftovers(self, chains: list[Overlay]) -> dict[str, int]:
+        """Bytes of what `tidy` would remove, by category of the store's account."""
+        if VM not in self._makers:
+            return {}
+        found: dict[str, int] = self._of_machines().unused(chains).usage()
+        return found
+
+    async def tidy(self, chains: list[Overlay]) -> int:
+        """Remove what machines have made and nobody uses any more; the bytes that were freed."""
+        freed: int = await self._of_machines().tidy(chains) if VM in self._makers else 0
+        return freed
+
+    def _of_machines(self) -> Any:
+        return self.driver(VM)
+
     async def close(self) -> None:
         """See Driver."""
         await asyncio.gather(*(driver.close() for driver in self._drivers.values()))

@@ -16,6 +16,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from skerry.base.errors import SystemFault, Unavailable
@@ -128,19 +129,13 @@ class Disks:
     def _locked(self, name: str = "blank") -> "_Lock":
         return _Lock(self._folder / f".{name}.lock")
 
-    def usage(self) -> int:
-        """Bytes on disk."""
-        return sum(entry.stat().st_blocks * 512 for entry in self._folder.rglob("*"))
-
-    def keep_only(self, chains: list[Overlay]) -> int:
-        """Remove the layers' disks of other chains; the bytes that were freed."""
-        wanted = {f"{key_of(chain)}.erofs" for chain in chains}
-        freed = 0
-        for path in self._layers.glob("*.erofs"):
-            if path.name not in wanted:
-                freed += path.stat().st_blocks * 512
-                path.unlink()
-        return freed
+    def unused(self, chains: list[Overlay]) -> list[Path]:
+        """The layers' disks of other chains."""
+        wanted = set()
+        for chain in chains:
+            with suppress(OSError):  # Its layers are going as well.
+                wanted.add(f"{key_of(chain)}.erofs")
+        return [path for path in self._layers.glob("*.erofs") if path.name not in wanted]
 
 
 class _Lock:

@@ -10,7 +10,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from skerry.base.isolation import (
     Unpacking,
 )
 from skerry.kernel import cgroups
-from skerry.machine import lean, machine_id, mirroring, planning, stream, template, warden
+from skerry.machine import lean, machine_id, mirroring, planning, stream, template, tidying, warden
 from skerry.machine.disks import Disks
 from skerry.machine.guest import identity
 from skerry.machine.shape import Shape, shape_for
@@ -67,6 +67,8 @@ class MachineDriver(RuntimeDriver):
         self.disks = Disks(Path(root, "machines"))
         self._guests: dict[str, tuple[Task, planning.Guest]] = {}
         self._lines: dict[str, Control] = {}
+        self._busy = 0
+        """Starts that may be about to open a template or a disk by its name."""
 
     # Life cycle
 
@@ -111,6 +113,20 @@ class MachineDriver(RuntimeDriver):
         self, task: Task, on_exit: OnExit, *, attach: Attach | None = None
     ) -> tuple[Started, AttachStream | None]:
         """Clone the template and run the container in it; as `Driver.start`."""
+        with self._opening():
+            return await self._start(task, on_exit, attach)
+
+    @contextmanager
+    def _opening(self) -> Iterator[None]:
+        self._busy += 1
+        try:
+            yield
+        finally:
+            self._busy -= 1
+
+    async def _start(
+        self, task: Task, on_exit: OnExit, attach: Attach | None
+    ) -> tuple[Started, AttachStream | None]:
         planned, guest = self._guests.pop(task.id, (None, None))
         if guest is None or planned != task:
             guest = self._guest(task)
@@ -160,6 +176,7 @@ class MachineDriver(RuntimeDriver):
                 "cgroup": cgroup,
                 "state_dir": task.state_dir,
                 "shape": [guest.shape.memory, guest.shape.cpus],
+                "template": frozen.key,
             },
         }
         body = warden.pack_conf(conf, guest.plan.to_wire())
@@ -174,10 +191,7 @@ class MachineDriver(RuntimeDriver):
         self.disks.prepare()
         if overlay is None or not overlay.lower:
             return ""
-        # What is on a frozen disk is not taken from its folder.
-        disks = {str(disk.parent / "upper") for disk in frozen_disks(overlay)}
-        lower = tuple(path for path in overlay.lower if path not in disks)
-        return str(self.disks.layers(overlay._replace(lower=lower)))
+        return str(self.disks.layers(_on_layers_disk(overlay)))
 
     async def save(
         self, container_id: str, rootfs: Overlay, memory: int = -1, devices: str = ""
@@ -266,6 +280,26 @@ class MachineDriver(RuntimeDriver):
             self._hang_up(run_dir)
         await super().close()
         self.templates.close()
+
+    # What can go
+
+    def unused(self, chains: list[Overlay]) -> tidying.Unused:
+        """The files that no running machine and none of these chains of layers needs; nothing while
+        a machine starts."""
+        if self._busy:
+            return tidying.Unused([], [], [])
+        facts = [container.facts for container in self._containers.values()]
+        used = {str(each.get("template", "")) for each in facts}
+        wanted = [_on_layers_disk(chain) for chain in chains]
+        return tidying.Unused(
+            self.templates.unused_kits(), self.templates.unused(used), self.disks.unused(wanted)
+        )
+
+    async def tidy(self, chains: list[Overlay]) -> int:
+        """Remove them; the bytes that were freed."""
+        found = self.unused(chains)
+        self.templates.forget({path.name for path in found.templates})
+        return await asyncio.to_thread(found.set_aside().remove)
 
     # Behind the wall
 
@@ -402,6 +436,12 @@ class MachineDriver(RuntimeDriver):
         if container_id in self._containers:
             await self.ask(container_id, request.pop("op"), fds=(fd,), seconds=None, **request)
             return
+        with self._opening():
+            await self._read(container_id, overlay, run_dir, request, fd)
+
+    async def _read(
+        self, container_id: str, overlay: Overlay, run_dir: str, request: dict[str, Any], fd: int
+    ) -> None:
         shape = shape_for(0, 0, 1)
         try:
             frozen = await self.templates.get(shape)
@@ -454,6 +494,12 @@ def frozen_disks(overlay: Overlay | None) -> list[Path]:
         if os.path.basename(path) == "upper" and disk.exists():
             found.append(disk)
     return found
+
+
+def _on_layers_disk(overlay: Overlay) -> Overlay:
+    """The chain without what is on frozen disks, which is not taken from its folder."""
+    disks = {str(disk.parent / "upper") for disk in frozen_disks(overlay)}
+    return overlay._replace(lower=tuple(path for path in overlay.lower if path not in disks))
 
 
 def _load_memory(path: str) -> int:

@@ -82,6 +82,18 @@ def open_kit(folder: Path, kernel: str = "") -> Kit:
     return _checked(target, digest)
 
 
+def unused(folder: Path) -> list[Path]:
+    """All kits but the one that was opened last, and what was left half made; none while one is
+    being made. The distribution's packages stay: kits are made from them without a network."""
+    try:
+        with open(folder / ".lock") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            kits = sorted(folder.glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime_ns)
+            return [*(path.parent for path in kits[:-1]), *folder.glob(".new-*")]
+    except OSError:
+        return []
+
+
 def _checked(target: Path, digest: str) -> Kit:
     manifest = json.loads((target / MANIFEST).read_bytes())
     fds: list[int] = []
@@ -97,6 +109,7 @@ def _checked(target: Path, digest: str) -> Kit:
         for fd in fds:
             os.close(fd)
         raise
+    os.utime(target / MANIFEST)  # `unused` keeps the one that was opened last.
     return Kit(digest, fds[0], fds[1], list(manifest["late_modules"]))
 
 

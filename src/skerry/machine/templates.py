@@ -78,21 +78,22 @@ class Templates:
         for half in self._folder.glob("*.*"):
             shutil.rmtree(half, ignore_errors=True)
 
-    def prune(self) -> int:
-        """Remove what was left half made and the templates that no engine of this version uses;
-        the bytes that were freed."""
-        self._remove_halves()
-        wanted = {loaded.key for loaded in self._loaded.values()}
-        freed = 0
-        for folder in self._folder.glob("*"):
-            if folder.name not in wanted:
-                freed += usage(folder)
-                shutil.rmtree(folder, ignore_errors=True)
-        return freed
+    def unused(self, keys: set[str]) -> list[Path]:
+        """The templates other than `keys`, and what was left half made; none while one is made."""
+        if self._making:
+            return []
+        return [path for path in self._folder.glob("*") if path.name not in keys]
 
-    def usage(self) -> int:
-        """Bytes on disk, kits included."""
-        return usage(self._folder) + usage(self._kits)
+    def unused_kits(self) -> list[Path]:
+        """See `kit.unused`."""
+        return [] if self._making else kit.unused(self._kits)
+
+    def forget(self, keys: set[str]) -> None:
+        """Let go of templates whose files go; machines that run on them keep the memory."""
+        for shape, loaded in list(self._loaded.items()):
+            if loaded.key in keys:
+                os.close(loaded.ram)
+                del self._loaded[shape]
 
     def close(self) -> None:
         """Let go of the memory; running machines keep theirs."""
@@ -101,8 +102,3 @@ class Templates:
         for loaded in self._loaded.values():
             os.close(loaded.ram)
         self._loaded.clear()
-
-
-def usage(folder: Path) -> int:
-    """Bytes on disk below a folder."""
-    return sum(entry.lstat().st_blocks * 512 for entry in folder.rglob("*"))

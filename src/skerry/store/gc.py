@@ -33,6 +33,9 @@ _CATEGORIES: Final = {
     "containers": "containers",
     "volumes": "volumes",
     "build": "build cache",
+    "kit": "machine kits",
+    "templates": "machine templates",
+    "machines": "machine disks",
     "skerry.db": "records",
     "skerry.db-wal": "records",
     "skerry.db-shm": "records",
@@ -55,7 +58,8 @@ class Usage(NamedTuple):
     """`categories` adds up to `total`, which is what `du -s --block-size=1 ROOT` says.
 
     Categories: images (blobs, layers, index), snapshots, containers, volumes, build cache (layers
-    that only recorded build steps need, cache mounts, downloads), records, temporary, other.
+    that only recorded build steps need, cache mounts, downloads), machine kits, machine templates,
+    machine disks, records, temporary, other.
     """
 
     total: int
@@ -167,6 +171,11 @@ class Collector:
             for name, size in sizes.items()
         }
         return Usage(sum(sizes.values()), plan.bytes + trash, categories)
+
+    def doomed(self, in_use: Iterable[str] = ()) -> set[str]:
+        """Ids of the images that `collect` with the same argument would remove."""
+        with self._leases.lock:
+            return {image.id for image in self._plan(in_use, dangling=True, unused=False).images}
 
     def only_cached(self) -> list[str]:
         """Diff ids of the layers that recorded build steps keep and no image has."""

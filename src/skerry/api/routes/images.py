@@ -60,6 +60,7 @@ async def remove(call: Call) -> web.StreamResponse:
 async def prune(call: Call) -> web.StreamResponse:
     """POST /images/prune."""
     removed, freed = await call.engine.images.prune(until_as_time(call.filters()))
+    freed += await call.engine.accounts.tidy()
     return call.json(
         {
             "ImagesDeleted": [image_shapes.removed(each) for each in removed] or None,

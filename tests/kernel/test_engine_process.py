@@ -162,7 +162,7 @@ def test_a_stale_socket_is_replaced(start: Start, short_tmp: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--host", "tcp://1.2.3.4:5"], "cannot use host"),
+        (["--host", "tcp://1.2.3.4:5"], "will not listen on"),
         (["--root", "/proc/nothing"], "cannot make"),
         (["--host", "unix:///proc/nothing/socket"], "cannot listen on"),
     ],

@@ -508,6 +508,9 @@ class Warden:
             try:
                 if "error" in answer:
                     raise _guests_error(answer["error"])
+                if not target:
+                    work.only_disk(disk)
+                    return
                 told.update({key: answer.get(key) for key in ("renew", "hooks")})
                 work.begin(target[0], disk, live=self._conf.accel[0] == "kvm")
             except (SkerryError, GuestFault) as fault:
@@ -520,7 +523,8 @@ class Warden:
             # Nothing goes out after that: when the answer comes, nothing is on the way.
             self._line.hold()
         else:
-            work.only_disk(disk)
+            # What programs have written so far lies in the guest's memory.
+            self._ask({"op": "sync"}, b"", Waiting(None, 0, held))
 
     def _exec(self, sock: socket.socket, seq: int, message: wire.Message) -> None:
         self._check_awake()

@@ -36,7 +36,7 @@ with socket.create_server((sys.argv[1], int(sys.argv[2])), family=family) as ser
 CLIENT = """
 import socket, sys
 try:
-    with socket.create_connection((sys.argv[1], int(sys.argv[2])), 2) as sock:
+    with socket.create_connection((sys.argv[1], int(sys.argv[2])), 9) as sock:
         print(sock.recv(100).decode())
 except OSError as error:
     print(type(error).__name__)
@@ -658,7 +658,7 @@ s.connect(("127.0.0.11", 53))
 for n in range(3000):
     try: s.send(os.urandom(n % 600 + 1))
     except OSError: pass
-s.settimeout(1)
+s.settimeout(4)
 while True:
     # Until it has got through what was thrown at it.
     s.send(struct.pack(">HHHHHH", 9999, 0, 1, 0, 0, 0) + b"\\x03one\\0\\0\\1\\0\\1")

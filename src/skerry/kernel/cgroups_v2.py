@@ -56,6 +56,7 @@ class CgroupV2(Cgroup):
                     hint="stop what runs there, or choose another linux.cgroupsPath",
                 )
             self._enable({write.controller for write in writes} - set(_CORE))
+            self._settle()
             self.apply(writes)
         except BaseException:
             for directory in reversed(made):
@@ -102,6 +103,17 @@ class CgroupV2(Cgroup):
         here = set(files.text(f"{self._directory}/cgroup.controllers").split())
         for controller in sorted(needed - here):
             raise self._not_enabled(controller, refusals.get(controller))
+
+    def _settle(self) -> None:
+        """Wait for another starter that is enabling controllers for our parent's groups.
+
+        The kernel lists a controller in cgroup.controllers before it has made the controller's
+        files, all under cgroup_mutex, which reading does not take. Writing cgroup.max.depth does;
+        cgroup.subtree_control would too, but waits for removed siblings to be freed.
+        """
+        path = f"{self._directory}/cgroup.max.depth"
+        with contextlib.suppress(OSError):
+            files.put(path, files.text(path).strip() or "max")
 
     def _not_enabled(self, controller: str, error: OSError | None) -> SystemFault:
         action = f"enable the {controller} controller for cgroup {self.path}"

@@ -1,16 +1,20 @@
 """Machines kept with their memory, taken back, and forked while they run."""
 
 import contextlib
+import json
 import os
+import signal
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from bench.daemons import Skerry
 
-from skerry.base.errors import Conflict, SkerryError
+from skerry.base.errors import Conflict, NotFound, SkerryError
 from skerry.sdk import Container, Engine
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(280)]
@@ -81,10 +85,78 @@ def test_copies_are_machines_of_their_own(client: Engine, box: Container) -> Non
         assert sh(copy, "cat /hooked") == sh(copy, "hostname") == copy.id[:12]
         assert abs(int(sh(copy, "date +%s")) - int(sh(box, "date +%s"))) < 60
         assert int(sh(copy, "cat /dev/shm/count")) > 0
+    generation = "cat /run/skerry/generation"
+    assert len({sh(each, generation) for each in copies}) == 3
+    assert sh(box, f"{generation} 2>&1 || true") not in {sh(each, generation) for each in copies}
     sh(copies[0], "echo mine > /own")
     assert sh(copies[1], "ls /own 2>&1 || true").startswith("ls:")
     copies[0].restart(timeout=0)
     assert sh(copies[0], "cat /own") == "mine"
+
+
+def test_copies_answer_on_their_own_addresses(client: Engine, box: Container) -> None:
+    """The original goes on on its own, each published port leads to its own copy."""
+    del box  # which clears up
+    serve = "mkdir -p /run; hostname > /index.html; exec httpd -f -p 80 -h /"
+    options: dict[str, Any] = {
+        "host_config": {
+            "Runtime": "skerry-vm",
+            "PortBindings": {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": ""}]},
+        },
+    }
+    web = client.containers.start("busybox", ["sh", "-c", serve], name="web", **options)
+    assert fetch(published(client, web)) == web.id[:12]
+    made = client.client.post("/skerry/fork?container=web&count=2")
+    assert not any(each["Error"] or each["Warning"] for each in made), made
+    machines = [web, *(client.containers.get(each["Id"]) for each in made)]
+    for each in machines[1:]:
+        sh(each, "hostname > /index.html")
+    seen = []
+    for each in machines:
+        settings = client.client.get(f"/containers/{each.id}/json")["NetworkSettings"]
+        card = settings["Networks"]["bridge"]
+        address, mac = card["IPAddress"], card["MacAddress"]
+        inside = sh(each, "ip addr show eth0; ip route; cat /etc/hosts")
+        assert f"inet {address}/" in inside
+        assert f"link/ether {mac}" in inside
+        assert f"{address}\t{each.id[:12]}" in inside
+        assert inside.count("default via") == 1
+        assert fetch(published(client, each)) == each.id[:12]
+        for other in machines:
+            # Also to itself: nobody answers at another's address.
+            assert sh(other, f"wget -qO- http://{address}/") == each.id[:12]
+        seen.append((address, mac, published(client, each)))
+    assert all(len(set(column)) == len(machines) for column in zip(*seen, strict=True))
+    _kept_as_an_image(client, machines[1])
+
+
+def _kept_as_an_image(client: Engine, copy: Container) -> None:
+    """What a copy has written is in its image, and in how it differs from a snapshot of it."""
+    taken = client.client.post(f"/skerry/snapshots?container={copy.id}&name=before")
+    sh(copy, "echo mine > /mine; sync")
+    found = client.client.get(f"/skerry/diff?from={taken['Id']}&to={copy.id}")
+    assert "/mine" in json.dumps(found)
+    client.client.post(f"/commit?container={copy.id}&repo=kept&tag=1", body={})
+    with contextlib.suppress(NotFound):
+        client.containers.get("thin").remove(force=True)
+    thin = client.containers.start("kept:1", "sleep 100", name="thin", init=True, network="none")
+    assert sh(thin, "cat /mine /index.html") == f"mine\n{copy.id[:12]}"
+
+
+def published(client: Engine, container: Container) -> int:
+    settings = client.client.get(f"/containers/{container.id}/json")["NetworkSettings"]
+    return int(settings["Ports"]["80/tcp"][0]["HostPort"])
+
+
+def fetch(port: int) -> str:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as answer:
+                return str(answer.read().decode().strip())
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 def test_a_container_becomes_a_machine(client: Engine, box: Container) -> None:
@@ -143,6 +215,42 @@ def test_killed_while_a_machine_is_kept(own_engine: Skerry) -> None:
         box.remove(force=True)
 
 
-def _keep(host: str) -> None:
+def test_qemu_dies_while_its_machine_is_kept(client: Engine, engine: Skerry) -> None:
+    """No snapshot is half there, and the disk has what was written before."""
+    options: dict[str, Any] = {"host_config": {"Runtime": "skerry-vm"}, "network": "none"}
+    box = client.containers.start("busybox", ["sh", "-c", "sleep 1000"], name="frail", **options)
+    for round_, delay in enumerate((0.02, 0.15)):
+        sh(box, f"echo {round_} > /file; sync")
+        before = {each["Id"] for each in client.client.get("/skerry/snapshots?container=frail")}
+        qemu = _qemu_of(client, box)
+        worker = threading.Thread(target=_keep, args=(engine.host, "frail"))
+        worker.start()
+        time.sleep(delay)  # the instant of the kill is the input, not a wait
+        os.kill(qemu, signal.SIGKILL)
+        worker.join(60)
+        box.wait()
+        for each in client.client.get("/skerry/snapshots?container=frail"):
+            if each["Id"] not in before:
+                folder = engine.root / "frozen" / each["Id"]
+                assert (folder / "memory").stat().st_size
+                assert (folder / "devices").stat().st_size
+        box.start()
+        assert sh(box, "cat /file") == str(round_)
+    taken = client.client.post("/skerry/snapshots?container=frail&name=whole")
+    sh(box, "echo lost > /file")
+    client.client.post(f"/skerry/snapshots/{taken['Id']}/restore?force=1")
+    assert sh(box, "cat /file") == "1"
+    box.remove(force=True)
+
+
+def _qemu_of(client: Engine, box: Container) -> int:
+    warden = client.client.get(f"/containers/{box.id}/json")["State"]["Pid"]
+    for child in Path(f"/proc/{warden}/task/{warden}/children").read_text().split():
+        if Path(f"/proc/{child}/comm").read_text().startswith("qemu-system"):
+            return int(child)
+    raise AssertionError("no QEMU")
+
+
+def _keep(host: str, name: str = "one") -> None:
     with contextlib.suppress(SkerryError, OSError), Engine(host, timeout=60) as client:
-        client.client.post("/skerry/snapshots?container=one")
+        client.client.post(f"/skerry/snapshots?container={name}")

@@ -4,9 +4,10 @@ Theory. The steps, each of which returns at once so that the warden goes on with
 
 1. The agent is asked to hold its line, so that nothing is on the way when the machine is copied;
    the warden holds its own end. Programs go on, their output waits.
-2. A migration into a file. On KVM it carries memory while the machine runs, and stops it when
-   little is left. On TCG the machine is stopped first: QEMU before 9.0 forgets pages that are
-   written while it copies ("physmem: Fix migration dirty bitmap coherency with TCG memory access").
+2. A migration into a file. On KVM, and on TCG from QEMU 9.0, it carries memory while the machine
+   runs, and stops it when little is left. Before, on TCG, the machine is stopped first: QEMU
+   forgets pages that are written while it copies ("physmem: Fix migration dirty bitmap coherency
+   with TCG memory access").
    `pause-before-switchover` has it wait for us, with the machine stopped.
 3. While it stands, the writable disk gets a fresh overlay: what was written so far is never written
    again. This comes from QEMU's blockdev-snapshot.
@@ -33,6 +34,11 @@ DOWNTIME_MS = 30
 """How long the last part of the memory may take: QEMU goes on copying until it believes so."""
 _UNLIMITED = 1 << 40
 Done = Callable[[dict[str, Any] | None, SkerryError | None], None]
+
+
+def copies_live(accelerator: str, qemu_major: int) -> bool:
+    """Whether memory can be copied while the machine writes to it and no page is lost."""
+    return accelerator == "kvm" or qemu_major >= 9
 
 
 class Saving:

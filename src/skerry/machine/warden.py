@@ -212,6 +212,7 @@ class Warden:
             "files": conf.files,
             "cards": self._cards,
             "renew": conf.renew,
+            "generation": secrets.token_hex(16),
         }
         waiting = self._await(head, b"").get("waiting")
         for stream, count in waiting.items() if isinstance(waiting, dict) else ():
@@ -512,7 +513,9 @@ class Warden:
                     work.only_disk(disk)
                     return
                 told.update({key: answer.get(key) for key in ("renew", "hooks")})
-                work.begin(target[0], disk, live=self._conf.accel[0] == "kvm")
+                version = self._machine.monitor.execute("query-version")["qemu"]["major"]
+                live = saving.copies_live(self._conf.accel[0], _number(version, 1000))
+                work.begin(target[0], disk, live=live)
             except (SkerryError, GuestFault) as fault:
                 done(None, SystemFault(f"cannot save the machine: {fault.message}"))
 

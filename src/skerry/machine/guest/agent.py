@@ -218,6 +218,7 @@ class Agent:
         if head["identity"].get("hostname"):
             identity.rename(main.pid, str(head["identity"]["hostname"]))
         identity.renew(main.pid, dict(head["renew"]))
+        identity.tell(main.pid, str(head["generation"]))
         self._line.release()
         return {"waiting": waiting}
 

@@ -23,6 +23,9 @@ RENEWED = (
 )  # fmt: skip
 """Files that no two systems may share."""
 HOOKS = "/etc/skerry/after-fork.d"
+GENERATION = ("/run", "skerry", "generation")
+"""Where programs see that they go on in another copy, as vmgenid tells a kernel: 32 hexadecimal
+digits and a newline, replaced whenever the machine comes out of a file."""
 _MOST = 64 * 1024
 
 
@@ -68,6 +71,33 @@ def renew(pid: int, contents: dict[str, str]) -> None:
         os.close(root)
     if keys:
         _tell_ssh()
+
+
+def tell(pid: int, generation: str) -> None:
+    """Put the number of this copy where its programs look for it; renamed over the former one, so
+    that they read one or the other. A container that does not let us (a read-only root) has none.
+    """
+    above, folder, name = GENERATION
+    root = _root(pid)
+    opened = [root]
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    try:
+        with suppress(SkerryError, OSError):
+            opened.append(descriptors.open_in_root(root, above, flags))
+            with suppress(FileExistsError):
+                os.mkdir(folder, 0o755, dir_fd=opened[-1])
+            opened.append(os.open(folder, flags | os.O_NOFOLLOW, dir_fd=opened[-1]))
+            at, fresh = opened[-1], f".{name}"
+            with suppress(FileNotFoundError):
+                os.unlink(fresh, dir_fd=at)
+            creating = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            fd = os.open(fresh, creating, 0o644, dir_fd=at)
+            with os.fdopen(fd, "w") as file:
+                file.write(f"{generation}\n")
+            os.rename(fresh, name, src_dir_fd=at, dst_dir_fd=at)
+    finally:
+        for fd in opened:
+            os.close(fd)
 
 
 def rename(pid: int, hostname: str) -> None:

@@ -152,13 +152,18 @@ _skerry_options() {
     'vm display') echo '--help' ;;
     'vm screenshot') echo '--output -o --help' ;;
     'vm sendkey') echo '--text --help' ;;
-    'vm snapshot') echo '--name --comment --disk-only --format --quiet -q --help' ;;
     'vm clone') echo '--linked --snapshot --help' ;;
-    'vm edit') echo '--memory -m --cpus --cpu --machine --accel --boot --video --vnc --vnc-password --usb --sound --tpm --autostart --nic --publish -p --share --name --add-disk --detach --resize --add-cdrom --disc --help' ;;
+    'vm edit') echo '--memory -m --cpus --cpu --machine --accel --boot --video --vnc --vnc-password --usb --sound --tpm --autostart --nic --publish -p --share --name --add-disk --add-nic --add-share --unpublish --detach --resize --add-cdrom --disc --help' ;;
     'vm export') echo '--output -o --help' ;;
     'vm import') echo '--help' ;;
     'vm stats') echo '--format --help' ;;
     'vm ip') echo '--all -a --help' ;;
+    'vm snapshot create') echo '--name --comment --disk-only --help' ;;
+    'vm snapshot ls') echo '--format --quiet -q --help' ;;
+    'vm snapshot tree') echo '--help' ;;
+    'vm snapshot inspect') echo '--help' ;;
+    'vm snapshot restore') echo '--help' ;;
+    'vm snapshot rm') echo '--help' ;;
     'trust generate-key') echo '--type --encrypt --help' ;;
   esac
 }
@@ -828,9 +833,6 @@ _skerry_value() {
     'vm console --scrollback') echo 'any' ;;
     'vm screenshot --output'|'vm screenshot -o') echo 'any' ;;
     'vm sendkey --text') echo 'any' ;;
-    'vm snapshot --name') echo 'any' ;;
-    'vm snapshot --comment') echo 'any' ;;
-    'vm snapshot --format') echo 'any' ;;
     'vm clone --snapshot') echo 'any' ;;
     'vm edit --memory'|'vm edit -m') echo 'any' ;;
     'vm edit --cpus') echo 'any' ;;
@@ -846,12 +848,18 @@ _skerry_value() {
     'vm edit --share') echo 'any' ;;
     'vm edit --name') echo 'any' ;;
     'vm edit --add-disk') echo 'files' ;;
+    'vm edit --add-nic') echo 'any' ;;
+    'vm edit --add-share') echo 'any' ;;
+    'vm edit --unpublish') echo 'any' ;;
     'vm edit --detach') echo 'any' ;;
     'vm edit --resize') echo 'any' ;;
     'vm edit --add-cdrom') echo 'any' ;;
     'vm edit --disc') echo 'any' ;;
     'vm export --output'|'vm export -o') echo 'any' ;;
     'vm stats --format') echo 'any' ;;
+    'vm snapshot create --name') echo 'any' ;;
+    'vm snapshot create --comment') echo 'any' ;;
+    'vm snapshot ls --format') echo 'any' ;;
     'trust generate-key --type') echo 'any' ;;
   esac
 }
@@ -962,13 +970,18 @@ _skerry_arguments() {
     'vm display') echo 'machines' ;;
     'vm screenshot') echo 'machines' ;;
     'vm sendkey') echo 'machines' ;;
-    'vm snapshot') echo 'machines' ;;
     'vm clone') echo 'machines' ;;
     'vm edit') echo 'machines' ;;
     'vm export') echo 'machines' ;;
     'vm import') echo 'files' ;;
     'vm stats') echo 'machines' ;;
     'vm ip') echo 'machines' ;;
+    'vm snapshot create') echo 'machines none' ;;
+    'vm snapshot ls') echo 'machines none' ;;
+    'vm snapshot tree') echo 'machines none' ;;
+    'vm snapshot inspect') echo 'machines none' ;;
+    'vm snapshot restore') echo 'machines none' ;;
+    'vm snapshot rm') echo 'machines none' ;;
   esac
 }
 _skerry_words() {
@@ -986,15 +999,16 @@ _skerry_words() {
 }
 _skerry_group() {
   case "$1" in
-    container) echo 'attach commit cp create diff exec export fork inspect kill list logs ls pause port prune ps rename restart rm run start stats stop top unpause update wait' ;;
-    builder) echo 'build du export import mounts place prune rm' ;;
-    image) echo 'build copy exists history import inspect list load ls prune pull push remove rm save tag' ;;
-    system) echo 'df events info prune' ;;
-    network) echo 'connect create disconnect inspect list ls prune remove rm' ;;
-    snapshot) echo 'create export import inspect ls restore rm tree' ;;
-    volume) echo 'backup create export import inspect list ls prune remove rm' ;;
-    vm) echo 'clone console create discard display edit export import inspect ip logs ls pause reset resume rm save screenshot sendkey snapshot start stats stop' ;;
-    trust) echo 'generate-key' ;;
+    'container') echo 'attach commit cp create diff exec export fork inspect kill list logs ls pause port prune ps rename restart rm run start stats stop top unpause update wait' ;;
+    'builder') echo 'build du export import mounts place prune rm' ;;
+    'image') echo 'build copy exists history import inspect list load ls prune pull push remove rm save tag' ;;
+    'system') echo 'df events info prune' ;;
+    'network') echo 'connect create disconnect inspect list ls prune remove rm' ;;
+    'snapshot') echo 'create export import inspect ls restore rm tree' ;;
+    'volume') echo 'backup create export import inspect list ls prune remove rm' ;;
+    'vm') echo 'clone console create discard display edit export import inspect ip logs ls pause reset resume rm save screenshot sendkey snapshot start stats stop' ;;
+    'vm snapshot') echo 'create inspect ls restore rm tree' ;;
+    'trust') echo 'generate-key' ;;
   esac
 }
 _skerry_candidates() {

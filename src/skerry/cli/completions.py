@@ -7,7 +7,7 @@ the engine as you type, if one runs.
 from __future__ import annotations
 
 from skerry.cli.options import HELP, SWITCH, Command, Option
-from skerry.cli.registry import COMMANDS, GROUPS, every
+from skerry.cli.registry import COMMANDS, GROUPS, every, members
 
 WORDS = {
     "bases": "busybox debian:bookworm debian:trixie alpine:latest",
@@ -20,7 +20,7 @@ WORDS = {
     "capabilities": "ALL AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL MKNOD NET_ADMIN "
     "NET_BIND_SERVICE NET_RAW SETFCAP SETGID SETPCAP SETUID SYS_ADMIN SYS_CHROOT SYS_NICE "
     "SYS_PTRACE SYS_TIME",
-    "commands": " ".join([*COMMANDS, *GROUPS]),
+    "commands": " ".join([*COMMANDS, *(group for group in GROUPS if " " not in group)]),
 }
 """Values that are known beforehand, by the tables' `complete`."""
 ASKED = ("containers", "running", "stopped", "paused", "images", "networks", "volumes", "machines")
@@ -48,9 +48,7 @@ def _tables() -> str:
         if command.complete:
             arguments.append(f"    '{path}') echo '{command.complete}' ;;")
     words = [f"    {kind}) echo '{words}' ;;" for kind, words in WORDS.items()]
-    groups = [
-        f"    {group}) echo '{' '.join(sorted(names))}' ;;" for group, names in GROUPS.items()
-    ]
+    groups = [f"    '{group}') echo '{' '.join(members(group))}' ;;" for group in GROUPS]
     parts = []
     for name, lines in (
         ("options", options),
@@ -182,7 +180,10 @@ def _fish() -> str:
             f"complete -c skerry -n {_quote(where)} -a {name} -d {_quote(command.summary)}"
         )
         lines += _fish_options(path, command)
-    lines += [f"complete -c skerry -n {_quote(top)} -a {group}" for group in GROUPS]
+    for path in GROUPS:
+        group, _, name = path.rpartition(" ")
+        where = f"__skerry_at {group}; and not __skerry_at {path}" if group else top
+        lines.append(f"complete -c skerry -n {_quote(where)} -a {name}")
     return "\n".join(lines) + "\n"
 
 

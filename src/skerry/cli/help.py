@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from skerry.cli.options import HELP, LIST, NUMBER, TEXT, Command, Option
-from skerry.cli.registry import COMMANDS, GROUP_SUMMARIES, GROUPS, load
+from skerry.cli.registry import COMMANDS, GROUP_SUMMARIES, GROUPS, load, members
 
 
 def overview() -> str:
@@ -12,7 +12,8 @@ def overview() -> str:
 
     rows = [(name, load(module, name).summary) for name, module in COMMANDS.items()]
     lines = ["Usage:  skerry [OPTIONS] COMMAND", "", "Containers, images and their engine", ""]
-    lines += ["Commands:", *_columns(rows), "", "Groups:", *_columns(list(GROUP_SUMMARIES.items()))]
+    groups = [each for each in GROUP_SUMMARIES.items() if " " not in each[0]]
+    lines += ["Commands:", *_columns(rows), "", "Groups:", *_columns(groups)]
     lines += ["", "Options:", *option_lines(GLOBAL_OPTIONS)]
     lines += ["", "See 'skerry COMMAND --help' for more on a command."]
     return "\n".join(lines) + "\n"
@@ -20,7 +21,12 @@ def overview() -> str:
 
 def group_help(group: str) -> str:
     """`skerry image --help`."""
-    rows = [(name, load(*place).summary) for name, place in sorted(GROUPS[group].items())]
+    rows = [
+        (name, load(*GROUPS[group][name]).summary)
+        if name in GROUPS[group]
+        else (name, GROUP_SUMMARIES[f"{group} {name}"])
+        for name in members(group)
+    ]
     lines = [f"Usage:  skerry {group} COMMAND", "", GROUP_SUMMARIES[group], "", "Commands:"]
     return "\n".join([*lines, *_columns(rows)]) + "\n"
 

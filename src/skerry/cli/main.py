@@ -12,7 +12,7 @@ import sys
 from skerry.base.errors import GuestFault, SkerryError
 from skerry.cli.context import Context, err, out, report
 from skerry.cli.options import Option, Parsed, UsageError, check_count, parse, switch, text
-from skerry.cli.registry import COMMANDS, GROUPS, HIDDEN, load
+from skerry.cli.registry import COMMANDS, GROUPS, HIDDEN, load, members
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,20 +98,26 @@ def find(words: list[str]) -> tuple[str, Command | None, list[str]]:
     """(path, command, the words after it); no command for a bare group, whose help is shown."""
     name = words[0]
     if name in GROUPS:
-        members = GROUPS[name]
-        if len(words) == 1 or words[1] in ("--help", "-h"):
-            return name, None, []
-        if words[1] not in members:
-            raise UsageError(
-                f"unknown command: skerry {name} {words[1]}{_similar(words[1], members)}"
-            )
-        return f"{name} {words[1]}", load(*members[words[1]]), words[2:]
+        return _within(name, words[1:])
     if name in HIDDEN:
         return name, load(HIDDEN[name], name), words[1:]
     if name not in COMMANDS:
-        known = [*COMMANDS, *GROUPS]
+        known = [*COMMANDS, *(group for group in GROUPS if " " not in group)]
         raise UsageError(f"unknown command: skerry {name}{_similar(name, known)}", exit_code=1)
     return name, load(COMMANDS[name], name), words[1:]
+
+
+def _within(group: str, words: list[str]) -> tuple[str, Command | None, list[str]]:
+    """`find` behind a group's name."""
+    if not words or words[0] in ("--help", "-h"):
+        return group, None, []
+    name, *rest = words
+    path = f"{group} {name}"
+    if path in GROUPS:
+        return _within(path, rest)
+    if name not in GROUPS[group]:
+        raise UsageError(f"unknown command: skerry {path}{_similar(name, members(group))}")
+    return path, load(*GROUPS[group][name]), rest
 
 
 def _similar(word: str, known: object) -> str:

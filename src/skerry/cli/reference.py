@@ -41,7 +41,8 @@ def reference() -> str:
         for name, (_, original) in sorted(GROUPS[group].items()):
             if original in COMMANDS:
                 same.append(f"- `skerry {group} {name}`: `skerry {original}`")
-        parts.append("\n".join(same) + "\n")
+        if same:
+            parts.append("\n".join(same) + "\n")
         for name, (module, original) in sorted(GROUPS[group].items()):
             if original not in COMMANDS:
                 parts.append(_section(f"skerry {group} {name}", load(module, original), "###"))

@@ -150,12 +150,16 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
             *("discard", "rm", "logs", "console", "display", "screenshot", "sendkey"),
         )
     }
-    | {"snapshot": ("vm_snapshot", "vm snapshot")}
     | {name: ("vm_copy", f"vm {name}") for name in ("clone", "edit", "export", "import")}
     | {name: ("vm_look", f"vm {name}") for name in ("stats", "ip")},
+    "vm snapshot": {
+        name: ("vm_snapshot", f"vm snapshot {name}")
+        for name in ("create", "ls", "tree", "inspect", "restore", "rm")
+    },
     "trust": {"generate-key": ("sign", "trust generate-key")},
 }
-"""Group to its commands: module and the name in that module's COMMANDS."""
+"""Group to its commands: module and the name in that module's COMMANDS. A group within another is
+named after both."""
 
 GROUP_SUMMARIES = {
     "builder": "Manage the build cache and cache mounts",
@@ -165,6 +169,7 @@ GROUP_SUMMARIES = {
     "snapshot": "Manage snapshots of containers",
     "system": "Manage the engine and its disk space",
     "vm": "Manage full machines",
+    "vm snapshot": "Manage snapshots of full machines",
     "trust": "Manage keys that sign images",
     "volume": "Manage volumes",
 }
@@ -176,6 +181,12 @@ def load(module: str, name: str) -> Command:
     __import__(full)
     commands: dict[str, Command] = sys.modules[full].COMMANDS
     return commands[name]
+
+
+def members(group: str) -> list[str]:
+    """What may follow a group's name: its commands and the groups within it, sorted."""
+    inner = [each.rpartition(" ")[2] for each in GROUPS if each.rpartition(" ")[0] == group]
+    return sorted([*GROUPS[group], *inner])
 
 
 def every() -> list[tuple[str, Command]]:

@@ -88,7 +88,24 @@ def common(parsed: Parsed) -> dict[str, Any]:
     if nics:
         wanted["nics"] = nics
     if parsed.many("share"):
-        wanted["shares"] = [share(each, at) for at, each in enumerate(parsed.many("share"))]
+        wanted["shares"] = [
+            share(each, f"share{at}") for at, each in enumerate(parsed.many("share"))
+        ]
+    return wanted
+
+
+def changes(parsed: Parsed) -> dict[str, Any]:
+    """What `common` can have, and what is added to cards, ports and folders that are there."""
+    wanted = common(parsed)
+    if parsed.many("publish") and not parsed.many("nic"):
+        wanted["add_forwards"] = wanted.pop("nics")[0]["forwards"]
+    if parsed.many("unpublish"):
+        ports = parsed.many("unpublish")
+        wanted["drop_forwards"] = [port if "/" in port else f"{port}/tcp" for port in ports]
+    if parsed.many("add-nic"):
+        wanted["add_nics"] = [nic(each) for each in parsed.many("add-nic")]
+    if parsed.many("add-share"):
+        wanted["add_shares"] = [share(each) for each in parsed.many("add-share")]
     return wanted
 
 
@@ -157,11 +174,12 @@ def forward(text_: str) -> dict[str, Any]:
     return wanted
 
 
-def share(text_: str, at: int) -> dict[str, Any]:
-    """`/home/me/src:src,ro`; the tag is `share0` and so on when none is given."""
+def share(text_: str, tag_: str = "") -> dict[str, Any]:
+    """`/home/me/src:src,ro`; the tag is `tag_`, or the folder's name, when none is given."""
     first, options = _options(text_, "shared folder", ("ro", "driver"))
     path, _, tag = first.partition(":")
-    wanted: dict[str, Any] = {"path": absolute(path), "tag": tag or f"share{at}"}
+    whole = absolute(path)
+    wanted: dict[str, Any] = {"path": whole, "tag": tag or tag_ or os.path.basename(whole)}
     if "ro" in options:
         wanted["readonly"] = True
     if "driver" in options:

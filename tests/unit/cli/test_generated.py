@@ -75,6 +75,8 @@ def complete(tmp_path: Path, *words: str) -> list[str]:
         (["kill", "-s", "US"], ["USR1", "USR2"]),
         (["--host", "x", "ima"], ["images", "image"]),
         (["logs", "--tail", ""], []),
+        (["vm", "sna"], ["snapshot"]),
+        (["vm", "snapshot", "re"], ["restore"]),
     ],
 )
 def test_bash_offers(tmp_path: Path, words: list[str], offered: list[str]) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from skerry.base.errors import InvalidInput, NotFound
 from skerry.cli import vm_create
+from skerry.cli.commands.vm_copy import EDIT
 from skerry.cli.options import parse
 
 
@@ -67,3 +68,16 @@ def test_wrong_ports(text: str) -> None:
 def test_a_disk_that_is_neither_a_file_nor_a_size() -> None:
     with pytest.raises(NotFound, match=r"no such disk image: missing\.img"):
         vm_create.disk("missing.img")
+
+
+def test_changes_add_to_what_is_there(tmp_path: Path) -> None:
+    line = "-p 8080:80 --unpublish 22 --unpublish 53/udp --add-nic internal=lab"
+    line += f" --add-share {tmp_path}"
+    assert vm_create.changes(parse(EDIT, line.split())) == {
+        "add_forwards": [{"host_port": 8080, "guest_port": 80}],
+        "drop_forwards": ["22/tcp", "53/udp"],
+        "add_nics": [{"kind": "internal", "network": "lab"}],
+        "add_shares": [{"path": str(tmp_path), "tag": tmp_path.name}],
+    }
+    whole = vm_create.changes(parse(EDIT, ["-p", "1:2", "--nic", "nat"]))
+    assert whole == {"nics": [{"kind": "nat", "forwards": [{"host_port": 1, "guest_port": 2}]}]}

@@ -32,7 +32,7 @@ def clone(context: Context, parsed: Parsed) -> int:
 
 def edit(context: Context, parsed: Parsed) -> int:
     """Change a machine."""
-    body = vm_create.common(parsed)
+    body = vm_create.changes(parsed)
     if parsed.text("name"):
         body["name"] = parsed.text("name")
     if parsed.many("add-disk"):
@@ -177,7 +177,11 @@ EDIT: Any = (
     *vm_create.COMMON,
     text("name", "Another name", "NAME"),
     many("add-disk", "Another disk, as --disk of create", "DISK", complete="files"),
-    many("detach", "Take a disk away; snapshots keep it", "DISK"),
+    many("add-nic", "Another network card, as --nic, which replaces all", "KIND"),
+    many("add-share", "As --share, which replaces all; the tag is its name", "PATH"),
+    many("unpublish", "Forward a port of the host no more: 8080, 5353/udp", "PORT"),
+    many("detach", "Take a disk (snapshots keep it), drive, card (net0) or shared folder away",
+         "DEVICE"),
     many("resize", "Make a disk larger", "DISK=SIZE"),
     number("add-cdrom", "So many more drives"),
     many("disc", "Put a disc into a drive, also while it runs; nothing after = ejects",

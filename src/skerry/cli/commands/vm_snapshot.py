@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from skerry.base.errors import InvalidInput
 from skerry.cli.commands.vm import path
 from skerry.cli.context import Context, each, out
 from skerry.cli.human import ago, size_binary
-from skerry.cli.options import Command, Parsed, switch, text
+from skerry.cli.options import Command, Option, Parsed, switch, text
 from skerry.cli.table import Listing
 from skerry.sdk import wire
 from skerry.sdk.client import quote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 LISTING = Listing(
@@ -31,35 +31,23 @@ LISTING = Listing(
 )
 
 
-def snapshot(context: Context, parsed: Parsed) -> int:
-    """`create`, `ls`, `tree`, `inspect`, `restore`, `rm`: the first argument says which."""
-    action, *words = parsed.arguments
-    if action not in _ACTIONS:
-        raise InvalidInput(
-            f"unknown command: skerry vm snapshot {action}", hint=f"choose {', '.join(_ACTIONS)}"
-        )
-    least, do = _ACTIONS[action]
-    if len(words) < least:
-        raise InvalidInput(
-            f"'skerry vm snapshot {action}' needs a machine{' and a snapshot' * (least > 1)}"
-        )
-    return do(context, parsed, words)
-
-
 def _all(context: Context, name: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = context.client.get(path(name, "/snapshots"))
     return found
 
 
-def _create(context: Context, parsed: Parsed, words: list[str]) -> int:
+def create(context: Context, parsed: Parsed) -> int:
+    """The new snapshot's name."""
+    words = parsed.arguments
     name = parsed.text("name") or (words[1] if len(words) > 1 else "")
     body = {"name": name, "comment": parsed.text("comment"), "disk_only": parsed.on("disk-only")}
     out(context.client.post(path(words[0], "/snapshots"), body)["Name"])
     return 0
 
 
-def _ls(context: Context, parsed: Parsed, words: list[str]) -> int:
-    found = _all(context, words[0])
+def ls(context: Context, parsed: Parsed) -> int:
+    """All of a machine's."""
+    found = _all(context, parsed.arguments[0])
     names = {item["id"]: item["name"] for item in found}
     rows = [
         {
@@ -78,8 +66,9 @@ def _ls(context: Context, parsed: Parsed, words: list[str]) -> int:
     return 0
 
 
-def _tree(context: Context, parsed: Parsed, words: list[str]) -> int:
-    out(draw(_all(context, words[0])), end="")
+def tree(context: Context, parsed: Parsed) -> int:
+    """Which was made from which."""
+    out(draw(_all(context, parsed.arguments[0])), end="")
     return 0
 
 
@@ -107,9 +96,10 @@ def draw(snapshots: list[dict[str, Any]]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _inspect(context: Context, parsed: Parsed, words: list[str]) -> int:
-    record = context.client.get(path(words[0], "/json"))
-    wanted = words[1:]
+def inspect(context: Context, parsed: Parsed) -> int:
+    """Everything about some, or about all of a machine's."""
+    machine, *wanted = parsed.arguments
+    record = context.client.get(path(machine, "/json"))
     found = [
         item
         for item in record["snapshots"]
@@ -119,42 +109,65 @@ def _inspect(context: Context, parsed: Parsed, words: list[str]) -> int:
     return 0 if found or not wanted else 1
 
 
-def _restore(context: Context, parsed: Parsed, words: list[str]) -> int:
-    context.client.post(path(words[0], f"/snapshots/{quote(words[1])}/restore"))
-    out(words[1])
+def restore(context: Context, parsed: Parsed) -> int:
+    """Go back to one."""
+    machine, name = parsed.arguments
+    context.client.post(path(machine, f"/snapshots/{quote(name)}/restore"))
+    out(name)
     return 0
 
 
-def _rm(context: Context, parsed: Parsed, words: list[str]) -> int:
-    name, *keys = words
+def rm(context: Context, parsed: Parsed) -> int:
+    """Forget some."""
+    name, *keys = parsed.arguments
     return each(
         context, keys, lambda key: context.client.delete(path(name, f"/snapshots/{quote(key)}"))
     )
 
 
-_ACTIONS = {
-    "create": (1, _create),
-    "ls": (1, _ls),
-    "tree": (1, _tree),
-    "inspect": (1, _inspect),
-    "restore": (2, _restore),
-    "rm": (2, _rm),
-}
-COMMANDS = {
-    "vm snapshot": Command(
-        snapshot,
-        "Make, list, show, restore and remove snapshots of a machine",
-        "create|ls|tree|inspect|restore|rm MACHINE [SNAPSHOT...]",
-        (
-            text("name", "Name of the snapshot to create", "NAME"),
-            text("comment", "What the created snapshot is", "TEXT"),
-            switch("disk-only", "Leave memory and devices out of the created one"),
-            text("format", "'table TEMPLATE', 'json' or a Go template", "FORMAT"),
-            switch("quiet", "Ids only", "q"),
-        ),
-        least=1,
-        complete="machines",
-        text="create MACHINE [NAME]; ls, tree and inspect MACHINE; restore MACHINE SNAPSHOT; "
-        "rm MACHINE SNAPSHOT...",
+def _command(
+    run: Callable[[Context, Parsed], int],
+    summary: str,
+    *options: Option,
+    more: str = "",
+    least: int = 1,
+    most: int | None = 1,
+) -> Command:
+    """A command on a machine, and on `more`."""
+    synopsis = f"MACHINE {more}".rstrip()
+    return Command(
+        run, summary, synopsis, options, least=least, most=most, complete="machines none"
     )
+
+
+COMMANDS = {
+    "vm snapshot create": _command(
+        create,
+        "Keep a machine's present state",
+        text("name", "Its name, as well as the argument", "NAME"),
+        text("comment", "What it is", "TEXT"),
+        switch("disk-only", "Leave memory and devices out"),
+        more="[NAME]",
+        most=2,
+    ),
+    "vm snapshot ls": _command(
+        ls,
+        "List a machine's snapshots",
+        text("format", "'table TEMPLATE', 'json' or a Go template", "FORMAT"),
+        switch("quiet", "Ids only", "q"),
+    ),
+    "vm snapshot tree": _command(tree, "Show which snapshot was made from which"),
+    "vm snapshot inspect": _command(
+        inspect, "Show everything about snapshots", more="[SNAPSHOT...]", most=None
+    ),
+    "vm snapshot restore": _command(
+        restore, "Go back to a snapshot", more="SNAPSHOT", least=2, most=2
+    ),
+    "vm snapshot rm": _command(
+        rm,
+        "Remove snapshots; those made from them stay",
+        more="SNAPSHOT [SNAPSHOT...]",
+        least=2,
+        most=None,
+    ),
 }

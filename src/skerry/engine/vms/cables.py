@@ -7,9 +7,11 @@ name is made of the engine's root and the network's name, so engines side by sid
 import hashlib
 import os
 import re
+import socket
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from skerry.base.errors import NotFound
+from skerry.base.errors import Conflict, NotFound
 from skerry.engine.vms.record import Machine
 from skerry.kernel import taps
 from skerry.machine.full.spec import Hardware
@@ -46,6 +48,37 @@ def cables(root: str, record: Machine, bridges: dict[str, str]) -> dict[int, tup
             continue
         found[at] = (f"skv{record.id[:9]}{at:x}", bridge, ours)
     return found
+
+
+def check_ports(record: Machine, running: Iterable[Machine]) -> None:
+    """Conflict when somebody has a port of the host that this machine wants: QEMU would end."""
+    owners = {port: other.name for other in running for port in _ports(other.hardware)}
+    for port in _ports(record.hardware):
+        address, number, protocol = port
+        kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+        with socket.socket(socket.AF_INET, kind) as probe:
+            if protocol == "tcp":
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((address, number))
+            except OSError as error:
+                owner = f"machine {owners[port]} has it" if port in owners else error.strerror
+                raise Conflict(
+                    f"machine {record.name} cannot have port {number}/{protocol} "
+                    f"of {address}: {owner}",
+                    hint=f"stop what has it, or give the machine another one: "
+                    f"skerry vm edit {record.name}",
+                ) from None
+
+
+def _ports(hardware: Hardware) -> Iterator[tuple[str, int, str]]:
+    """Addresses of the host that QEMU will listen at: forwarded ports, then the screen's."""
+    for nic in hardware.nics:
+        for each in nic.forwards:
+            yield each.host_ip, each.host_port, each.protocol
+    if hardware.video != "none" and hardware.vnc != "unix":
+        address, _, display = hardware.vnc.rpartition(":")
+        yield address, 5900 + int(display), "tcp"
 
 
 def sweep(root: str) -> None:

@@ -15,7 +15,7 @@ from skerry.engine.vms.shelf import Shelf
 from skerry.engine.vms.snapshots import Snapshots, moved
 from skerry.machine.full import seed
 from skerry.machine.full.disks import Tools
-from skerry.machine.full.spec import Cdrom, Hardware, Nic
+from skerry.machine.full.spec import Cdrom, Hardware
 
 
 class Cloning:
@@ -30,8 +30,9 @@ class Cloning:
     async def clone(
         self, live: Live, name: str, *, linked: bool = False, snapshot: str = ""
     ) -> Machine:
-        """A machine with the same disks, off. It has its own id, MAC addresses and host name, and
-        no forwarded ports: they can belong to one machine only.
+        """A machine with the same disks, off. It has its own id, MAC addresses and host name.
+
+        Forwarded ports are kept: which of two machines has one is settled when they start.
 
         From `snapshot`, else from the present, for which the original has to be off.
         """
@@ -100,8 +101,8 @@ class Cloning:
 
 
 def fresh_identity(hardware: Hardware, identity: str = "") -> Hardware:
-    """Another UUID, other MAC addresses, no forwarded ports."""
-    nics = tuple(Nic(nic.kind, new_mac(), nic.network, nic.model) for nic in hardware.nics)
+    """Another UUID, other MAC addresses."""
+    nics = tuple(msgspec.structs.replace(nic, mac=new_mac()) for nic in hardware.nics)
     changes: dict[str, Any] = {"uuid": identity or str(uuid.uuid4()), "nics": nics}
     if hardware.tpm:
         raise Conflict("a machine with a TPM cannot be cloned: its secrets are its own")

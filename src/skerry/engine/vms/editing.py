@@ -21,12 +21,15 @@ from skerry.engine.vms.life import Life
 from skerry.engine.vms.record import Live, Machine
 from skerry.engine.vms.shelf import Shelf
 from skerry.machine.full import spec
-from skerry.machine.full.spec import Cdrom, Disk, Hardware, Share
+from skerry.machine.full.spec import Cdrom, Disk, Forward, Hardware, Nic, Share
 
 
 class Changes(msgspec.Struct, forbid_unknown_fields=True):
     """The body of a request to change a machine; what is None stays. `discs` is drive to image,
-    "" ejects; `sizes` is disk to its new size; `nics` and `shares` replace those there are."""
+    "" ejects; `sizes` is disk to its new size; `nics` and `shares` replace those there are.
+
+    `detach` names disks, drives (`cd0`), cards (`net1`) and shared folders (their tags);
+    `add_forwards` and `drop_forwards` (host ports as `8080/tcp`) are of the first NAT card."""
 
     name: str | None = None
     autostart: bool | None = None
@@ -45,6 +48,10 @@ class Changes(msgspec.Struct, forbid_unknown_fields=True):
     tpm: bool | None = None
     nics: tuple[NicWish, ...] | None = None
     shares: tuple[Share, ...] | None = None
+    add_nics: tuple[NicWish, ...] = ()
+    add_shares: tuple[Share, ...] = ()
+    add_forwards: tuple[Forward, ...] = ()
+    drop_forwards: tuple[str, ...] = ()
     add_disks: tuple[DiskWish, ...] = ()
     add_cdroms: int = 0
     sizes: dict[str, int] = {}
@@ -103,11 +110,11 @@ class Editing:
             changes["nics"] = tuple(
                 card(each, old[at] if at < len(old) else "") for at, each in enumerate(wanted.nics)
             )
-        return msgspec.structs.replace(hardware, **changes)
+        return fewer_and_more(msgspec.structs.replace(hardware, **changes), wanted)
 
     async def _disks(self, record: Machine, hardware: Hardware, wanted: Changes) -> Hardware:
         known = {disk.name: disk for disk in hardware.disks}
-        for name in (*wanted.sizes, *wanted.detach):
+        for name in wanted.sizes:
             if name not in known:
                 raise NotFound(f"machine {record.name} has no disk {name!r:.60}")
         for name, size in wanted.sizes.items():
@@ -117,7 +124,7 @@ class Editing:
             await self._shelf.tools(record).grow(self._shelf.chain(disk.layer), size)
             known[name] = Disk(name, disk.layer, size, disk.bus)
         for name in wanted.detach:
-            del known[name]
+            known.pop(name, None)
         for each in wanted.add_disks:
             name = next(f"disk{at}" for at in range(1000) if f"disk{at}" not in known)
             known[name] = await self._creation.new_disk(record, name, each)
@@ -163,6 +170,47 @@ class Editing:
             )
             await monitor.execute("blockdev-insert-medium", id=drive, node_name=node)
         await monitor.execute("blockdev-close-tray", id=drive)
+
+
+def fewer_and_more(hardware: Hardware, wanted: Changes) -> Hardware:
+    """Without what is detached (disks apart, which are files), with what is added."""
+    nics = {f"net{at}": nic for at, nic in enumerate(hardware.nics)}
+    shares = {share.tag: share for share in hardware.shares}
+    drives = {drive.name: drive for drive in hardware.cdroms}
+    disks = {disk.name for disk in hardware.disks}
+    for name in wanted.detach:
+        kind: dict[str, Any] | None = next((x for x in (nics, drives, shares) if name in x), None)
+        if kind is not None:
+            del kind[name]
+        elif name not in disks:
+            raise NotFound(
+                f"the machine has no {name!r:.60}",
+                hint=f"it has {', '.join((*sorted(disks), *drives, *nics, *shares)) or 'nothing'}",
+            )
+    cards = _forwarding([*nics.values(), *map(card, wanted.add_nics)], wanted)
+    return msgspec.structs.replace(
+        hardware,
+        nics=tuple(cards),
+        cdroms=tuple(drives.values()),
+        shares=(*shares.values(), *wanted.add_shares),
+    )
+
+
+def _forwarding(cards: list[Nic], wanted: Changes) -> list[Nic]:
+    """Forwarded ports added to, and taken from, the first NAT card."""
+    if not wanted.add_forwards and not wanted.drop_forwards:
+        return cards
+    at = next((at for at, nic in enumerate(cards) if nic.kind == "nat"), None)
+    if at is None:
+        raise InvalidInput("ports are forwarded to a NAT network card, and there is none")
+    kept = list(cards[at].forwards)
+    for port in wanted.drop_forwards:
+        left = [each for each in kept if port != f"{each.host_port}/{each.protocol}"]
+        if len(left) == len(kept):
+            raise NotFound(f"the machine forwards no port {port!r:.40}")
+        kept = left
+    cards[at] = msgspec.structs.replace(cards[at], forwards=(*kept, *wanted.add_forwards))
+    return cards
 
 
 def _needs_off(wanted: Changes) -> bool:

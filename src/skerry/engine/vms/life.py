@@ -73,6 +73,8 @@ class Life:
                     f"machine {record.name} is paused", hint=f"skerry vm resume {record.name}"
                 )
             raise NotModified(f"machine {record.name} is running already")
+        others = [other.record for other in self._shelf if other.process is not None]
+        cables.check_ports(record, others)
         places = self._shelf.make_folders(record)
         incoming = os.path.join(places.state, record.saved) if record.saved else ""
         launch = await self._launch(record, incoming)

@@ -1,6 +1,12 @@
 """Names of taps and bridges, and addresses out of tables."""
 
+import socket
+
+import pytest
+
+from skerry.base.errors import Conflict
 from skerry.engine.vms import cables
+from skerry.engine.vms.record import Machine
 from skerry.machine.full.spec import Forward, Hardware, Nic
 
 MACS = [f"52:54:00:00:00:0{at}" for at in range(3)]
@@ -31,3 +37,19 @@ def test_addresses() -> None:
     assert found[0]["forwards"] == ["127.0.0.1:8080->80/tcp"]
     table = "TCP[ESTABLISHED]  20  10.0.2.77 41000  1.2.3.4 80 0 0\n UDP 10.0.2.3 53"
     assert cables.addresses(hardware, table, "")[0]["addresses"] == ["10.0.2.77"]
+
+
+def test_a_port_that_is_taken_is_named_with_its_owner() -> None:
+    def machine(name: str, port: int, protocol: str = "tcp") -> Machine:
+        nic = Nic("nat", MACS[0], forwards=(Forward(port, 80, protocol=protocol),))
+        return Machine(
+            id=name, name=name, uid=0, created_at=0, hardware=Hardware(uuid="u", nics=(nic,))
+        )
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(Conflict, match=f"new cannot have port {port}/tcp .* old has it"):
+            cables.check_ports(machine("new", port), [machine("old", port)])
+        with pytest.raises(Conflict, match="in use"):
+            cables.check_ports(machine("new", port), [])
+    cables.check_ports(machine("new", port), [])

@@ -8,8 +8,9 @@ import asyncio
 import contextlib
 import os
 import shutil
+import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, BinaryIO, Final, NamedTuple
 
 from skerry.base.errors import Conflict, InvalidInput, NotFound, SystemFault
@@ -17,7 +18,7 @@ from skerry.build.state import fingerprint
 from skerry.store import Store
 from skerry.store.archive import extract_tar, tar_stream
 from skerry.store.faults import told
-from skerry.store.trees import DiskUsage
+from skerry.store.trees import DiskUsage, remove_tree
 
 KIND: Final = "build-mount"
 
@@ -44,6 +45,7 @@ class CacheMounts:
         self._folder = os.path.join(root, "build", "mounts")
         self._holders: dict[str, int] = {}
         self._locks: dict[str, asyncio.Lock] = {}
+        self._making: dict[str, threading.Lock] = {}
 
     def all(self) -> "list[CacheMount]":
         """By id."""
@@ -72,8 +74,10 @@ class CacheMounts:
         sharing: str,
         mode: int,
         owner: tuple[int, int],
-    ) -> AsyncIterator[tuple[str, bool]]:
-        """The directory's path, kept while the block runs, and whether it is new.
+        fill: Callable[[str], None] | None = None,
+    ) -> AsyncIterator[str]:
+        """The directory's path, kept while the block runs. `fill` is called in a thread with a new
+        directory's path, before anybody sees it.
 
         `locked` waits for the others, `private` takes another directory when they have this one.
         """
@@ -88,7 +92,7 @@ class CacheMounts:
             await lock.acquire()
         self._holders[name] = self._holders.get(name, 0) + 1
         try:
-            yield await asyncio.to_thread(self._prepare, name, id, mode, owner)
+            yield await asyncio.to_thread(self._prepare, name, id, mode, owner, fill)
         finally:
             self._holders[name] -= 1
             if not self._holders[name]:
@@ -105,21 +109,21 @@ class CacheMounts:
         id: str,
         mode: int,
         owner: tuple[int, int],
-    ) -> tuple[str, bool]:
-        try:
-            data = self._store.records.get(KIND, name)
-        except NotFound:
-            data = {"id": id, "path": "", "created_at": time.time(), "uses": 0}
-        path = data["path"] or f"{self._folder}/{name}"
-        new = not os.path.isdir(path)
-        if new:
-            with told(f"make the cache mount {id}"):
-                os.makedirs(path, 0o700)
-                os.chown(path, *owner)
-                os.chmod(path, mode)
-        data.update(used_at=time.time(), uses=data["uses"] + 1)
-        self._store.records.put(KIND, name, data)
-        return path, new
+        fill: Callable[[str], None] | None = None,
+    ) -> str:
+        # Steps side by side may want the same one for the first time.
+        with self._making.setdefault(name, threading.Lock()):
+            try:
+                data = self._store.records.get(KIND, name)
+            except NotFound:
+                data = {"id": id, "path": "", "created_at": time.time(), "uses": 0}
+            path = data["path"] or f"{self._folder}/{name}"
+            if not os.path.isdir(path):
+                with told(f"make the cache mount {id}"):
+                    _make(path, mode, owner, fill)
+            data.update(used_at=time.time(), uses=data["uses"] + 1)
+            self._store.records.put(KIND, name, data)
+            return path
 
     def place(self, mount: CacheMount, target: str) -> CacheMount:
         """Let the directory lie at `target`, an absolute path on the engine's host, from now on.
@@ -160,7 +164,7 @@ class CacheMounts:
     def take_in(self, id: str, stream: BinaryIO) -> CacheMount:
         """Unpack an archive into the directory of an id, which is made when it is missing."""
         name = self._name(id)
-        path, _ = self._prepare(name, id, 0o755, (0, 0))
+        path = self._prepare(name, id, 0o755, (0, 0))
         mount = self._plain(name, self._store.records.get(KIND, name))
         self._check_free(mount)
         fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -185,3 +189,15 @@ class CacheMounts:
             data.get("uses", 0),
             bool(self._holders.get(name)),
         )
+
+
+def _make(path: str, mode: int, owner: tuple[int, int], fill: Callable[[str], None] | None) -> None:
+    """Made elsewhere and renamed: whoever dies while it is filled leaves no half one."""
+    unfinished = f"{path}.new"
+    remove_tree(unfinished)
+    os.makedirs(unfinished, 0o700)
+    if fill is not None:
+        fill(unfinished)
+    os.chown(unfinished, *owner)
+    os.chmod(unfinished, mode)
+    os.rename(unfinished, path)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Final
 
 from skerry.base.errors import Forbidden, InvalidInput, NotFound, Unsupported
@@ -225,12 +226,12 @@ class Runner:
         held: contextlib.AsyncExitStack,
     ) -> MountPoint:
         mode = 0o755 if mount.mode is None else mount.mode
-        path, new = await held.enter_async_context(
-            self._cache.hold(mount.id or mount.target, mount.sharing, mode, (mount.uid, mount.gid))
+        fill = None if tree is None else partial(_fill, tree, mount.source or "/")
+        path = await held.enter_async_context(
+            self._cache.hold(
+                mount.id or mount.target, mount.sharing, mode, (mount.uid, mount.gid), fill
+            )
         )
-        if new and tree is not None:
-            source = tree
-            await blocking(lambda: _fill(source, mount.source or "/", path))
         return MountPoint("bind", mount.target, path, read_only=mount.read_only)
 
     def _secret(self, mount: Mount, points: list[MountPoint], more: list[str]) -> None:

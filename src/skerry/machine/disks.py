@@ -48,6 +48,7 @@ else:
     mounts.mount_overlay(Overlay(lower), place)
 os.execvp("mkfs.erofs", ["mkfs.erofs", "--quiet", "-x1", "-T0", target, place])
 """
+_HALF_MADE = ".make-"
 _CHECKED = (0, 2, 3)
 """Exit codes of `qemu-img check` that has read all of the disk."""
 MAGIC = b"\xe2\xe1\xf5\xe0"
@@ -60,6 +61,8 @@ class Disks:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._layers = folder / "layers"
+        for half in folder.glob(f"{_HALF_MADE}*"):  # Of an engine that was killed.
+            shutil.rmtree(half, ignore_errors=True)
 
     @property
     def blank(self) -> Path:
@@ -79,7 +82,15 @@ class Disks:
             with open(fresh, "wb") as file:
                 file.truncate(SLOT_SIZE)
             options = "lazy_itable_init=1,lazy_journal_init=1,nodiscard"
-            _run("mkfs.ext4", "-q", "-F", "-m", "0", "-J", "size=32", "-E", options, str(fresh))
+            with tempfile.TemporaryDirectory(prefix=_HALF_MADE, dir=self._folder) as tree:
+                # What every guest would have to make at its start.
+                for path in (f"{tree}/upper", f"{tree}/work"):
+                    os.mkdir(path)
+                    os.chmod(path, 0o755)
+                _run(
+                    "mkfs.ext4", "-q", "-F", "-m", "0", "-J", "size=32", "-E", options,
+                    "-d", tree, str(fresh),
+                )  # fmt: skip
             fresh.rename(self.blank)
             fresh = self._folder / ".qcow2.new"
             _run(
@@ -114,7 +125,7 @@ class Disks:
         import skerry
 
         source = str(Path(os.path.abspath(skerry.__file__)).parents[1])
-        with tempfile.TemporaryDirectory(prefix=".make-", dir=self._folder) as scratch:
+        with tempfile.TemporaryDirectory(prefix=_HALF_MADE, dir=self._folder) as scratch:
             fresh, place = f"{scratch}/image", f"{scratch}/root"
             os.mkdir(place)
             _run(

@@ -70,6 +70,8 @@ class Agent:
         self._programs: dict[str, Program] = {}
         self._main: Program | None = None
         self._group: Cgroup | None = None
+        self._told = -1
+        """The folder of `identity.tell`."""
         self._number = 0
         self._workers: set[int] = set()
         self._ended: dict[str, dict[str, Any]] = {}
@@ -199,6 +201,8 @@ class Agent:
         """
         if self._main is None:
             raise Conflict("the container is not running")
+        if self._told < 0:
+            self._told = identity.prepare(self._main.pid)
         return identity.found(self._main.pid)
 
     def _wake(self, head: dict[str, Any]) -> dict[str, Any]:
@@ -218,7 +222,9 @@ class Agent:
         if head["identity"].get("hostname"):
             identity.rename(main.pid, str(head["identity"]["hostname"]))
         identity.renew(main.pid, dict(head["renew"]))
-        identity.tell(main.pid, str(head["generation"]))
+        if self._told >= 0:
+            with suppress(OSError):  # The container may have filled its tmpfs.
+                identity.tell(self._told, str(head["generation"]))
         self._line.release()
         return {"waiting": waiting}
 

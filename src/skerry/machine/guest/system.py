@@ -16,11 +16,13 @@ from typing import Any
 
 from skerry.base.errors import KernelFault
 from skerry.kernel import mounts
-from skerry.kernel.syscalls import libc, syscall
+from skerry.kernel.syscalls import checked, libc, syscall
 
 _NR_FINIT_MODULE = 313 if os.uname().machine == "x86_64" else 273
 MODULES = "/modules"
 PORTS = "/sys/class/virtio-ports"
+# linux/sched.h
+_CLONE_FS = 0x200
 # linux/reboot.h
 _POWER_OFF = 0x4321FEDC
 # linux/random.h
@@ -56,6 +58,9 @@ def mount_basics() -> None:
     mounts.mount(".", "/", flags=mounts.MS_MOVE)
     os.chroot(".")
     os.chdir("/")
+    # Process 1 shares root and folder with the kernel's threads, and who shares them cannot join
+    # another mount namespace (setns(2)).
+    checked(libc.unshare(_CLONE_FS), "have a root of its own")
 
 
 def mount_rest() -> None:
@@ -137,8 +142,9 @@ def attach_disks(layers: str, writable: str) -> None:
     device = device_by_serial(writable)
     flush_buffers(device)
     mounts.mount(device, "/rw", "ext4", mounts.MS_NOATIME)
-    for name in ("upper", "work"):
-        os.makedirs(f"/rw/{name}", exist_ok=True)
+    for path in ("/rw/upper", "/rw/work"):
+        if not os.path.isdir(path):  # On a disk of an older make.
+            os.mkdir(path)
 
 
 def attach_shares() -> None:
@@ -165,8 +171,13 @@ def write_files(files: dict[str, str]) -> None:
     """Small files of the host (/etc/hosts and its like): name below /run/files to contents."""
     for name, text in files.items():
         path = f"/run/files/{os.path.basename(name)}"
-        with open(path, "w") as file:
-            file.write(text)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        try:
+            data = text.encode("utf-8", "surrogateescape")
+            while data:
+                data = data[os.write(fd, data) :]
+        finally:
+            os.close(fd)
 
 
 def loopback() -> None:

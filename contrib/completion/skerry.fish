@@ -1256,6 +1256,7 @@ complete -c skerry -n '__skerry_at vm create' -l password -r -d 'Password that c
 complete -c skerry -n '__skerry_at vm create' -l ssh-key -r -F -d 'Public key, or file with keys, for cloud-init'
 complete -c skerry -n '__skerry_at vm create' -l hostname -r -d 'Host name for cloud-init (default: the machine\'s name)'
 complete -c skerry -n '__skerry_at vm create' -l user-data -r -F -d 'Whole user-data file for cloud-init instead'
+complete -c skerry -n '__skerry_at vm create' -l meta-data -r -F -d 'Whole meta-data file for cloud-init instead'
 complete -c skerry -n '__skerry_at vm create' -l network-config -r -F -d 'Whole network-config file for cloud-init'
 complete -c skerry -n '__skerry_at vm create' -l start -d 'Start it at once'
 complete -c skerry -n '__skerry_at vm create' -l help -d 'Show this help'

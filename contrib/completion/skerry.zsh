@@ -137,7 +137,7 @@ _skerry_options() {
     'volume export') echo '--output -o --help' ;;
     'volume import') echo '--help' ;;
     'volume backup') echo '--directory -d --help' ;;
-    'vm create') echo '--memory -m --cpus --cpu --machine --accel --boot --video --vnc --vnc-password --usb --sound --tpm --autostart --nic --publish -p --share --firmware --disk --cdrom --cloud-init --user --password --ssh-key --hostname --user-data --network-config --start --help' ;;
+    'vm create') echo '--memory -m --cpus --cpu --machine --accel --boot --video --vnc --vnc-password --usb --sound --tpm --autostart --nic --publish -p --share --firmware --disk --cdrom --cloud-init --user --password --ssh-key --hostname --user-data --meta-data --network-config --start --help' ;;
     'vm ls') echo '--format --no-trunc --quiet -q --help' ;;
     'vm inspect') echo '--format -f --help' ;;
     'vm start') echo '--help' ;;
@@ -826,6 +826,7 @@ _skerry_value() {
     'vm create --ssh-key') echo 'files' ;;
     'vm create --hostname') echo 'any' ;;
     'vm create --user-data') echo 'files' ;;
+    'vm create --meta-data') echo 'files' ;;
     'vm create --network-config') echo 'files' ;;
     'vm ls --format') echo 'any' ;;
     'vm inspect --format'|'vm inspect -f') echo 'any' ;;

@@ -44,6 +44,7 @@ CREATE: tuple[Option, ...] = (
     many("ssh-key", "Public key, or file with keys, for cloud-init", "KEY", complete="files"),
     text("hostname", "Host name for cloud-init (default: the machine's name)", "NAME"),
     text("user-data", "Whole user-data file for cloud-init instead", "FILE", complete="files"),
+    text("meta-data", "Whole meta-data file for cloud-init instead", "FILE", complete="files"),
     text("network-config", "Whole network-config file for cloud-init", "FILE", complete="files"),
     switch("start", "Start it at once"),
 )  # fmt: skip
@@ -188,7 +189,8 @@ def share(text_: str, tag_: str = "") -> dict[str, Any]:
 
 
 def _cloud_init(parsed: Parsed) -> dict[str, Any] | None:
-    names = ("user", "password", "ssh-key", "hostname", "user-data", "network-config")
+    documents = {"user-data": "user_data", "meta-data": "meta_data", "network-config": "network"}
+    names = ("user", "password", "ssh-key", "hostname", *documents)
     if not parsed.on("cloud-init") and not any(name in parsed.given for name in names):
         return None
     wanted: dict[str, Any] = {
@@ -199,7 +201,7 @@ def _cloud_init(parsed: Parsed) -> dict[str, Any] | None:
         keys += read_lines(key, "SSH key") if os.path.exists(key) else [key]
     if keys:
         wanted["ssh_keys"] = keys
-    for option, name in (("user-data", "user_data"), ("network-config", "network")):
+    for option, name in documents.items():
         if parsed.text(option):
             wanted[name] = _document(parsed.text(option))
     return wanted
@@ -210,4 +212,5 @@ def _document(path: str) -> str:
         with open(path, encoding="utf-8") as file:
             return file.read(2 << 20)
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"cannot read {path}: {error}") from None
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise InvalidInput(f"cannot read {path}: {reason}") from None

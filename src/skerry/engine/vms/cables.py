@@ -1,4 +1,5 @@
-"""Where machines' network cards lead: names of taps and bridges, and addresses that were given.
+"""Where a machine's network cards and shared folders lead: names of taps and bridges, addresses
+that were given, and what of the host has to be there or free.
 
 An internal network is a bridge without an address that exists while a machine is plugged in. Its
 name is made of the engine's root and the network's name, so engines side by side share nothing.
@@ -79,6 +80,13 @@ def _ports(hardware: Hardware) -> Iterator[tuple[str, int, str]]:
     if hardware.video != "none" and hardware.vnc != "unix":
         address, _, display = hardware.vnc.rpartition(":")
         yield address, 5900 + int(display), "tcp"
+
+
+def check_shares(hardware: Hardware) -> None:
+    """NotFound when a folder that is shared is not there."""
+    for share in hardware.shares:
+        if not os.path.isdir(share.path):
+            raise NotFound(f"no such folder to share: {share.path}")
 
 
 def sweep(root: str) -> None:

@@ -15,7 +15,7 @@ from skerry.engine.vms.shelf import Shelf
 from skerry.engine.vms.snapshots import Snapshots, moved
 from skerry.machine.full import seed
 from skerry.machine.full.disks import Tools
-from skerry.machine.full.spec import Cdrom, Hardware
+from skerry.machine.full.spec import Hardware
 
 
 class Cloning:
@@ -89,12 +89,12 @@ class Cloning:
         if record.seed is None:
             return
         path = os.path.join(self._shelf.places(record).state, "seed.iso")
-        settings = msgspec.structs.replace(record.seed, hostname="")
+        settings = msgspec.structs.replace(record.seed, hostname="", meta_data="")
         macs = [nic.mac for nic in record.hardware.nics]
         image = await asyncio.to_thread(seed.image, settings, record.name, record.id, macs)
         write_file(path, image)
         drives = tuple(
-            Cdrom(drive.name, path if drive.path.endswith("/seed.iso") else drive.path)
+            msgspec.structs.replace(drive, path=path) if drive.path.endswith("/seed.iso") else drive
             for drive in record.hardware.cdroms
         )
         record.hardware = msgspec.structs.replace(record.hardware, cdroms=drives)

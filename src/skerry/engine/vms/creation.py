@@ -11,6 +11,7 @@ import msgspec
 
 from skerry.base.errors import Conflict, InvalidInput, LimitExceeded, NotFound
 from skerry.base.ids import check_name, new_id, random_name
+from skerry.engine.vms import cables
 from skerry.engine.vms.life import Life
 from skerry.engine.vms.record import OFF, SAVED, Live, Machine
 from skerry.engine.vms.shelf import Shelf
@@ -19,6 +20,10 @@ from skerry.machine.full.spec import Cdrom, Disk, Hardware, Nic, Share
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+_VOLUMES = 16 * 2048
+"""Where a disc's volume descriptors begin, ECMA-119 section 6.2.1."""
 
 
 class DiskWish(msgspec.Struct, forbid_unknown_fields=True):
@@ -78,6 +83,7 @@ class Creation:
         record = self.begin(name)
         hardware = _hardware(wish, record.hardware.uuid)
         spec.check(replace_disks(hardware, wish))
+        cables.check_shares(hardware)
         record.autostart = wish.autostart
         record.vnc_password = check_password(wish.vnc_password)
         with self._shelf.making(record):
@@ -133,7 +139,10 @@ class Creation:
             image = await asyncio.to_thread(seed.image, settings, record.name, record.id, macs)
             write_file(path, image)
             record.seed = settings
-            drives.append(Cdrom(f"cd{len(drives)}", path))
+            # Where the guest finds its own disk it finds this one: Debian's kernel for clouds has
+            # no driver for a drive at SATA.
+            bus = "virtio" if made and made[0].bus == "virtio" else "sata"
+            drives.append(Cdrom(f"cd{len(drives)}", path, bus))
         record.hardware = msgspec.structs.replace(record.hardware, cdroms=tuple(drives), **changes)
 
     async def new_disk(self, record: Machine, name: str, wish: DiskWish) -> Disk:
@@ -231,8 +240,21 @@ def check_disc(path: str) -> str:
     """An image for a drive; empty for none."""
     if path and not path.startswith("/"):
         raise InvalidInput(f"disc image {path!r:.200}: not an absolute path")
-    if path and not os.path.isfile(path):
+    if not path:
+        return path
+    if not os.path.isfile(path):
         raise NotFound(f"no such disc image: {path}")
+    try:
+        with open(path, "rb") as file:
+            file.seek(_VOLUMES)
+            volume = file.read(6)[1:]
+    except OSError as error:
+        raise NotFound(f"cannot read {path}: {error.strerror}") from None
+    if volume not in (b"CD001", b"BEA01"):
+        raise InvalidInput(
+            f"{path} is no disc image: it has neither an ISO 9660 nor a UDF volume",
+            hint="disks are given by --disk",
+        )
     return path
 
 

@@ -8,6 +8,7 @@ import msgspec
 
 from skerry.base.errors import InvalidInput, NotFound
 from skerry.base.ids import check_name
+from skerry.engine.vms import cables
 from skerry.engine.vms.creation import (
     Creation,
     DiskWish,
@@ -80,6 +81,8 @@ class Editing:
             must_be_off(live, "this change")
         hardware = self._plain(record.hardware, wanted)
         spec.check(hardware)
+        if wanted.shares or wanted.add_shares:
+            cables.check_shares(hardware)
         if wanted.name is not None:
             check_name(wanted.name, "machine")
         password = None if wanted.vnc_password is None else check_password(wanted.vnc_password)
@@ -141,7 +144,8 @@ class Editing:
         if live.process is not None:
             await self._exchange(live, drive, path)
         drives = tuple(
-            Cdrom(each.name, path if each.name == drive else each.path) for each in hardware.cdroms
+            msgspec.structs.replace(each, path=path) if each.name == drive else each
+            for each in hardware.cdroms
         )
         return msgspec.structs.replace(hardware, cdroms=drives)
 

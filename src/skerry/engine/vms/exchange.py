@@ -20,6 +20,8 @@ from skerry.machine.full.disks import Tools
 
 MAX_PACKAGE = 4 << 40
 _BLOCK = 1 << 20
+_SLACK = 64 << 20
+"""Bytes that a disk's format may take beside what it holds."""
 
 
 class Exchange:
@@ -178,7 +180,30 @@ def unpack(spool: IO[bytes], folder: str) -> ovf.OvfMachine:
     for disk in machine.disks:
         if disk.file and not seen.get(disk.file):
             raise InvalidInput(f"OVF: the file {disk.file} is not in the archive")
+        if disk.file in machine.packed:
+            decompress(seen[disk.file], disk.size + disk.size // 4 + _SLACK)
     return machine
+
+
+def decompress(path: str, limit: int) -> None:
+    """A gzip file, in place. LimitExceeded when more than `limit` bytes come out of it."""
+    import gzip
+    import zlib
+
+    size, plain = 0, f"{path}.plain"
+    try:
+        with gzip.open(path, "rb") as source, open(plain, "xb") as out:
+            while data := source.read(_BLOCK):
+                size += len(data)
+                if size > limit:
+                    raise LimitExceeded(f"OVF: {os.path.basename(path)} is larger than its disk")
+                out.write(data)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InvalidInput(
+            f"OVF: {os.path.basename(path)} is not the gzip file that it is said to be: {error}"
+        ) from None
+    os.chmod(plain, 0o644)
+    os.rename(plain, path)
 
 
 def _check(

@@ -75,6 +75,7 @@ class Life:
             raise NotModified(f"machine {record.name} is running already")
         others = [other.record for other in self._shelf if other.process is not None]
         cables.check_ports(record, others)
+        cables.check_shares(record.hardware)
         places = self._shelf.make_folders(record)
         incoming = os.path.join(places.state, record.saved) if record.saved else ""
         launch = await self._launch(record, incoming)

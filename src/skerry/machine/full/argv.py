@@ -177,8 +177,10 @@ def _cdrom(drive: Cdrom, at: int, hardware: Hardware, wiring: Wiring, rank: int)
             f"file.driver=file,file.filename=/dev/fdset/{number}",
         ]
         medium = f",drive=medium-{drive.name}"
-    words += ["-device", f"ide-cd,id={drive.name}{medium}{_rank(rank)}"]
-    return words
+    if drive.bus == "virtio":
+        device = f"virtio-blk-pci,id={drive.name}{medium},serial={drive.name}"
+        return [*words, "-device", device] if medium else []
+    return [*words, "-device", f"ide-cd,id={drive.name}{medium}{_rank(rank)}"]
 
 
 def _nic(nic: Nic, at: int, wiring: Wiring, rank: int) -> list[str]:

@@ -7,12 +7,14 @@ disk changes nothing.
 """
 
 import asyncio
+import fcntl
 import json
 import os
+import struct
 import tempfile
 from typing import Any, NamedTuple
 
-from skerry.base.errors import InvalidInput, LimitExceeded, NotFound, SystemFault
+from skerry.base.errors import Conflict, InvalidInput, LimitExceeded, NotFound, SystemFault
 from skerry.machine.full.confine import Bind, Confined
 from skerry.machine.full.qemu import interpreter
 from skerry.machine.full.spec import MAX_DISK
@@ -24,6 +26,7 @@ _INFO_SECONDS = 30
 _COPY_SECONDS = 6 * 3600
 _ANSWER = 4 << 20
 _MEMORY = 4 << 30
+_WRITER = 101
 
 
 class Image(NamedTuple):
@@ -178,10 +181,22 @@ def freeze(path: str) -> None:
         raise SystemFault(f"cannot freeze {path}: {error.strerror}") from None
 
 
+def check_unused(path: str) -> None:
+    """Conflict when a program has the image open for writing and says so as QEMU does: by a lock
+    on byte 101, `block/file-posix.c`. A copy made meanwhile would be no disk of any moment."""
+    asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, _WRITER, 1, 0)
+    with open(path, "rb") as file:
+        found = fcntl.fcntl(file, fcntl.F_OFD_GETLK, asked)
+    if struct.unpack("hhqqi4x", found)[0] != fcntl.F_UNLCK:
+        raise Conflict(
+            f"{path} is in use: a machine that runs writes to it", hint="stop that one first"
+        )
+
+
 def readable(path: str, scratch: str, uid: int) -> str:
     """`path`, or a copy in `scratch` when the machine's user could not read the original.
 
-    NotFound, InvalidInput. The caller removes `scratch`.
+    NotFound, InvalidInput, Conflict. The caller removes `scratch`.
     """
     import shutil
     import stat
@@ -191,6 +206,7 @@ def readable(path: str, scratch: str, uid: int) -> str:
         kind = status.st_mode
         if not (stat.S_ISREG(kind) or stat.S_ISBLK(kind)):
             raise InvalidInput(f"{path} is neither a file nor a disk")
+        check_unused(path)
         if not uid or kind & 0o004:
             return path
         copy = os.path.join(scratch, "copy")

@@ -34,6 +34,7 @@ _WORD_UNITS = {
     "gb": 1 << 30,
 }
 BUSES = {_IDE: "ide", _SCSI: "scsi", _SATA: "sata"}
+_OUR_BUSES = frozenset(("virtio", "nvme", "usb"))
 _NIC_TYPES = {"virtio": "VirtIO", "e1000": "E1000", "e1000e": "E1000e", "vmxnet3": "VmxNet3"}
 
 
@@ -64,6 +65,8 @@ class OvfMachine(NamedTuple):
     cdroms: int
     sizes: dict[str, int]
     """File name to its declared size, 0 when none is declared."""
+    packed: frozenset[str] = frozenset()
+    """Files that are compressed by gzip."""
 
 
 def _o(name: str) -> str:
@@ -113,6 +116,10 @@ def write(machine: OvfMachine, uuid: str) -> bytes:
     if machine.firmware == "uefi":
         config = {_o("required"): "false", f"{{{_VMW}}}key": "firmware", f"{{{_VMW}}}value": "efi"}
         SubElement(hardware, f"{{{_VMW}}}Config", config)
+    for at, disk in enumerate(machine.disks):
+        if disk.bus not in BUSES.values():
+            said = {f"{{{_VMW}}}key": f"skerry.disk{at}.bus", f"{{{_VMW}}}value": disk.bus}
+            SubElement(hardware, f"{{{_VMW}}}ExtraConfig", {_o("required"): "false"} | said)
     note = SubElement(system, _o("AnnotationSection"))
     SubElement(note, _o("Info")).text = "Where it comes from"
     SubElement(note, _o("Annotation")).text = f"skerry machine {uuid}"
@@ -208,27 +215,31 @@ def parse(data: bytes) -> OvfMachine:
     systems = [each for each in root.iter() if _local(str(each.tag)) == "VirtualSystem"]
     if len(systems) != 1:
         raise InvalidInput(f"OVF: {len(systems)} machines in one package, exactly one is read")
-    files, sizes = _files(root)
-    return _machine(systems[0], _disks(root, files), sizes)
+    files, sizes, packed = _files(root)
+    return _machine(systems[0], _disks(root, files), sizes)._replace(packed=packed)
 
 
-def _files(root: Any) -> tuple[dict[str, str], dict[str, int]]:
-    """File id to name, and name to size."""
+def _files(root: Any) -> tuple[dict[str, str], dict[str, int], frozenset[str]]:
+    """File id to name, name to size, and the names of those that are compressed."""
     names: dict[str, str] = {}
     sizes: dict[str, int] = {}
+    packed: set[str] = set()
     for each in _child(root, "References") if _child(root, "References") is not None else ():
         if _local(str(each.tag)) != "File":
             continue
-        if _attribute(each, "compression") not in ("", "identity"):
-            raise InvalidInput("OVF: compressed files are not read", hint="decompress them first")
+        compression = _attribute(each, "compression") or "identity"
+        if compression not in ("identity", "gzip"):
+            raise InvalidInput(f"OVF: files compressed by {compression!r:.40} are not read")
         if _attribute(each, "chunkSize"):
             raise InvalidInput("OVF: files in chunks are not read", hint="join the chunks first")
         name = file_name(_attribute(each, "href"))
         names[_attribute(each, "id")] = name
+        if compression == "gzip":
+            packed.add(name)
         sizes[name] = _number(_attribute(each, "size") or "0", "a file's size")
         if len(names) > MAX_FILES:
             raise LimitExceeded(f"OVF: more than {MAX_FILES} files")
-    return names, sizes
+    return names, sizes, frozenset(packed)
 
 
 def _disks(root: Any, files: dict[str, str]) -> dict[str, tuple[str, int]]:
@@ -288,6 +299,11 @@ def _machine(system: Any, disks: dict[str, tuple[str, int]], sizes: dict[str, in
             nics.append(OvfNic(item.get("Connection", "")[:100], model))
         elif kind in (_CDROM, "16"):
             cdroms += 1
+    extra = _extra(hardware)
+    found = [
+        disk._replace(bus=extra.get(f"skerry.disk{at}.bus", disk.bus))
+        for at, disk in enumerate(found)
+    ]
     if not memory or not cpus:
         raise InvalidInput("OVF: the hardware has no processor or no memory")
     return OvfMachine(
@@ -300,6 +316,16 @@ def _machine(system: Any, disks: dict[str, tuple[str, int]], sizes: dict[str, in
         min(cdroms, 4),
         sizes,
     )
+
+
+def _extra(hardware: Any) -> dict[str, str]:
+    """What we have said ourselves of disks on buses that the format has no word for."""
+    found = {
+        _attribute(each, "key"): _attribute(each, "value")
+        for each in hardware
+        if _local(str(each.tag)) == "ExtraConfig"
+    }
+    return {key: value for key, value in found.items() if value in _OUR_BUSES}
 
 
 def _firmware(hardware: Any, system: Any) -> str:

@@ -14,10 +14,11 @@ MAX_USER_DATA = 1 << 20
 
 
 class CloudInit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a cloud image shall be told. `user_data` and `network` are whole documents and replace
-    what would be made of the rest."""
+    """What a cloud image shall be told. `user_data`, `meta_data` and `network` are whole documents
+    and replace what would be made of the rest."""
 
     user_data: str = ""
+    meta_data: str = ""
     network: str = ""
     hostname: str = ""
     user: str = ""
@@ -44,7 +45,7 @@ def documents(settings: CloudInit, name: str, identity: str, macs: list[str]) ->
         }
     )
     return {
-        "meta-data": json.dumps(meta),
+        "meta-data": settings.meta_data or json.dumps(meta),
         "user-data": settings.user_data or "#cloud-config\n" + json.dumps(_config(settings)),
         "network-config": network,
     }

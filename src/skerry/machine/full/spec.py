@@ -59,10 +59,12 @@ class Disk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Cdrom(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A drive for discs; an empty `path` is an empty drive."""
+    """A drive for discs; an empty `path` is an empty drive. On `virtio` it is a disk that cannot be
+    written to, and is not there without a disc."""
 
     name: str
     path: str = ""
+    bus: str = "sata"
 
 
 class Nic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -126,7 +128,7 @@ def load(data: Any, kind: type[Any] = Hardware) -> Any:
 def check(hardware: Hardware) -> Hardware:
     """`hardware` when it can be built, else InvalidInput."""
     if not MIN_MEMORY <= hardware.memory <= MAX_MEMORY:
-        raise InvalidInput(f"memory: {hardware.memory} bytes, from {MIN_MEMORY} to {MAX_MEMORY}")
+        raise InvalidInput(f"{hardware.memory / MIB:g} MiB of memory: from 16m to 4096g")
     if not 1 <= hardware.cpus <= MAX_CPUS:
         raise InvalidInput(f"cpus: {hardware.cpus}, from 1 to {MAX_CPUS}")
     _choice("machine type", hardware.machine, MACHINES)
@@ -145,6 +147,8 @@ def check(hardware: Hardware) -> Hardware:
         check_size(disk.size)
     for nic in hardware.nics:
         _check_nic(nic)
+    for drive in hardware.cdroms:
+        _choice("bus of a drive", drive.bus, ("sata", "virtio"))
     tags = [share.tag for share in hardware.shares]
     if len(set(tags)) < len(tags):
         raise InvalidInput("two shared folders have the same tag")
@@ -164,7 +168,9 @@ def check_size(size: int) -> int:
 
 def _choice(what: str, value: str, known: Any) -> None:
     if value not in known:
-        raise InvalidInput(f"unknown {what}: {value!r:.40}", hint=f"choose {', '.join(known)}")
+        raise InvalidInput(
+            f"unknown {what}: {value!r:.40}", hint=f"choose {', '.join(sorted(known))}"
+        )
 
 
 def _check_nic(nic: Nic) -> None:

@@ -65,6 +65,14 @@ def test_boot_order_is_by_kind_and_then_by_place() -> None:
     assert f"e1000,id=net0,mac={MAC},bootindex=3,netdev=n0" in line
 
 
+def test_a_seed_on_virtio_is_there_with_its_disc_only() -> None:
+    hardware = Hardware(uuid="u", cdroms=(Cdrom("cd0", "/seed.iso", "virtio"),))
+    assert "virtio-blk-pci,id=cd0,drive=medium-cd0,serial=cd0 " in command(
+        hardware, discs={"cd0": 102}
+    )
+    assert "cd0" not in command(hardware)
+
+
 def test_firmware_networks_and_shares() -> None:
     line = command(
         Hardware(

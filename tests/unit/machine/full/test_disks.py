@@ -1,14 +1,18 @@
 """What `qemu-img info` says about strangers' images, and which of them are taken."""
 
+import fcntl
 import json
+import os
+import struct
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from skerry.base.errors import InvalidInput, SkerryError
-from skerry.machine.full.disks import Image, judge
+from skerry.base.errors import Conflict, InvalidInput, SkerryError
+from skerry.machine.full.disks import Image, check_unused, judge
 
 
 def info(**fields: Any) -> bytes:
@@ -35,6 +39,17 @@ def test_a_plain_image_is_taken() -> None:
 def test_an_image_that_reaches_outside_itself_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput):
         judge(info(**fields), "/a")
+
+
+def test_an_image_that_is_written_to_is_not_taken(tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.touch()
+    check_unused(str(image))
+    with image.open("rb") as running:
+        held = struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 101, 1, 0)
+        fcntl.fcntl(running, fcntl.F_OFD_SETLK, held)
+        with pytest.raises(Conflict, match="in use"):
+            check_unused(str(image))
 
 
 def test_an_image_may_name_itself() -> None:

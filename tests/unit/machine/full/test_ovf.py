@@ -16,10 +16,14 @@ MACHINE = OvfMachine(
     memory=2 << 30,
     cpus=2,
     firmware="uefi",
-    disks=(OvfDisk("box-1.vmdk", 20 << 30, "sata"), OvfDisk("box-2.vmdk", 1 << 30, "scsi")),
+    disks=(
+        OvfDisk("box-1.vmdk", 20 << 30, "sata"),
+        OvfDisk("box-2.vmdk", 1 << 30, "scsi"),
+        OvfDisk("box-3.vmdk", 1 << 20, "virtio"),
+    ),
     nics=(OvfNic("nat", "virtio"), OvfNic("lab", "e1000")),
     cdroms=1,
-    sizes={"box-1.vmdk": 70000, "box-2.vmdk": 1234},
+    sizes={"box-1.vmdk": 70000, "box-2.vmdk": 1234, "box-3.vmdk": 5},
 )
 
 
@@ -84,7 +88,7 @@ def references(href: bytes, more: bytes = b"") -> bytes:
         references(b"/etc/passwd"),
         references(b"http://example.com/disk"),
         references(b".."),
-        references(b"a", b'ovf:compression="gzip"'),
+        references(b"a", b'ovf:compression="bzip2"'),
         references(b"a", b'ovf:chunkSize="100"'),
         ENVELOPE
         % (

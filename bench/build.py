@@ -1,4 +1,5 @@
-"""Building Dockerfiles: `docker build` against both engines (the classic builder), and buildah."""
+"""Building Dockerfiles: one docker command (its classic builder) against both engines, which is
+what the promises are about; beside it buildah, and `skerry build` as a whole process."""
 
 import itertools
 import os
@@ -7,13 +8,14 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.daemons import DOCKER, Daemon, MissingPiece, remove_folder, short_folder
+from bench.daemons import DOCKER, SKERRY, Daemon, MissingPiece, remove_folder, short_folder
 from bench.measure import Case, Outcome, Target, interleave, spawn
 from bench.world import World
 
 OURS = "docker build, skerry"
 PEER = "docker build, dockerd"
 BUILDAH = "buildah build"
+OWN = "skerry build"
 RUNS = 30
 STAGES = 12
 FILES = 20_000
@@ -66,7 +68,9 @@ def _compare(
     """One folder for each side; `change` is called before each build and gives further words."""
     home = short_folder("bb-")
     try:
-        folders = {label: home / str(number) for number, label in enumerate((OURS, PEER, BUILDAH))}
+        folders = {
+            label: home / str(number) for number, label in enumerate((OURS, PEER, BUILDAH, OWN))
+        }
         for folder in folders.values():
             folder.mkdir()
             prepare(folder)
@@ -83,9 +87,15 @@ def _compare(
         def peer() -> None:
             _docker(lambda: world.dockerd, folders[PEER], *change(folders[PEER]))
 
+        def own() -> None:
+            words = ("build", "-q", "--network", "none", "-t", "bench-own")
+            more = change(folders[OWN])
+            line = [str(SKERRY), *words, *more, str(folders[OWN])]
+            spawn(line, world.skerry.environment())
+
         return interleave(
             name,
-            [Case(OURS, ours), Case(PEER, peer), Case(BUILDAH, buildah)],
+            [Case(OURS, ours), Case(PEER, peer), Case(BUILDAH, buildah), Case(OWN, own)],
             [Target(OURS, PEER, ratio)],
             runs=runs,
             warm=warm,

@@ -65,7 +65,7 @@ class Bases:
                 f"image {name} is for {have.os}/{have.architecture}, not for {platform}",
                 hint="ask for another --platform, or pull the image for this one",
             )
-        return await asyncio.to_thread(self._state, image)
+        return self._state(image)
 
     def _local(self, name: str, wanted: Platform | None) -> Image | None:
         try:

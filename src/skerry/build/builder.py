@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from skerry.base.errors import Conflict, InvalidInput, NotFound
@@ -22,7 +22,7 @@ from skerry.build.linting import warned
 from skerry.build.reading import Plan, read
 from skerry.build.remote_cache import Imports
 from skerry.build.request import Options, Output
-from skerry.build.results import dated, make_image, squashed
+from skerry.build.results import dated, make_image, same_image, squashed, with_tags
 from skerry.build.run_step import Runner
 from skerry.build.sessions import Session, Sessions
 from skerry.build.solver import NotRun, Solver
@@ -39,6 +39,8 @@ from skerry.store.image import Image
 from skerry.store.steps import Step
 
 MAX_DOCKERFILE = 16 << 20
+_SMALL = 8 << 10
+"""Bytes of a Dockerfile that is read without a thread."""
 
 
 class Builder:
@@ -52,7 +54,7 @@ class Builder:
         self.memory = Memory()
         self.sessions = Sessions(self)
         self._running: dict[str, asyncio.Task[Any]] = {}
-        self._shells: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
         workplace.sweep(engine.settings.run_root)
 
     def build(
@@ -62,7 +64,7 @@ class Builder:
         *,
         id: str = "",
         into: Session | None = None,
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncIterator[list[Event]]:
         """Build, and tell of it (docs/build.md). Closing the iterator cancels, and returns when
         everything of the build is gone, but for what a session keeps. The contexts stay the
         caller's."""
@@ -92,9 +94,12 @@ class Builder:
             with contextlib.suppress(Conflict, NotFound):
                 await self.engine.images.remove(shell.record.image_id)
 
-        task = asyncio.create_task(forget())
-        self._shells.add(task)
-        task.add_done_callback(self._shells.discard)
+        self._later(forget())
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     def cancel(self, id: str) -> bool:
         """End a build. False when there is none of this id."""
@@ -122,14 +127,20 @@ class Builder:
         if data is None:
             if main is None:
                 raise NotFound("the build has no context")
-            data = await asyncio.to_thread(dockerfile, main, options.dockerfile)
+            data = dockerfile(main, options.dockerfile)
         named = [name for name in contexts if not name.startswith("cache:")]
-        plan = await asyncio.to_thread(read, data, options, named)
-        warnings = await asyncio.to_thread(warned, self.engine, plan, options, main, named)
-        # The classic stream has no place for them.
-        if session is not None:
-            for each in warnings:
-                tell(warning_event(each))
+
+        def look() -> tuple[Plan, list[Warned]]:
+            plan = read(data, options, named)
+            # The classic stream has no place for warnings.
+            if session is None and not plan.dockerfile.check.error:
+                return plan, []
+            return plan, warned(self.engine, plan, options, main, named)
+
+        # A thread costs more than a small file does.
+        plan, warnings = look() if len(data) <= _SMALL else await asyncio.to_thread(look)
+        for each in warnings:
+            tell(warning_event(each))
         if options.only_check:
             return
         tell(plan_event(plan))
@@ -150,6 +161,7 @@ class Builder:
                 return
             finally:
                 self.engine.store.steps.used(one.solver.used)
+                self._later(asyncio.to_thread(self.engine.store.steps.write_uses))
             if options.only_list:
                 return
             built = await self._finish(state, options, one, plan, tell)
@@ -211,7 +223,23 @@ class Builder:
         if any(each.kind == "inline" for each in options.cache_to):
             steps = chosen_steps(store, one.solver, plan, everything=False)
             notes = remote_cache.inline(steps)
-        state, image = await asyncio.to_thread(self._image, state, options, notes)
+        if options.labels:
+            labels = {**(state.config.get("Labels") or {}), **options.labels}
+            state = state._replace(config={**state.config, "Labels": labels})
+        if options.squash or options.epoch is not None:
+            state = await asyncio.to_thread(self._changed, state, options)
+        image = None
+        kept = [each for each in options.outputs if each.kind == "image"]
+        if kept or options.tags:
+            tags = [*options.tags, *(each.name for each in kept if each.name)]
+            compression = kept[0].compression if kept else "gzip"
+            image = same_image(store, state, notes, compression)
+            if image is not None:
+                image = with_tags(store, image, tags)
+            else:
+                image = await asyncio.to_thread(
+                    make_image, store, state, tags, annotations=notes, compression=compression
+                )
         if image is not None and options.tags:
             self.engine.archives.emit("tag", image)
         for output in options.outputs:
@@ -229,25 +257,14 @@ class Builder:
                 caches[number] = export
         return Built(state, image.id if image is not None else "", caches)
 
-    def _image(
-        self, state: State, options: Options, notes: dict[str, str]
-    ) -> tuple[State, Image | None]:
+    def _changed(self, state: State, options: Options) -> State:
         store = self.engine.store
-        if options.labels:
-            labels = {**(state.config.get("Labels") or {}), **options.labels}
-            state = state._replace(config={**state.config, "Labels": labels})
         if options.squash:
             state = squashed(store, state)
         if options.epoch is not None:
             rewrite = any(each.rewrite_timestamp for each in options.outputs)
             state = dated(store, state, options.epoch, rewrite=rewrite)
-        image = None
-        kept = [each for each in options.outputs if each.kind == "image"]
-        if kept or options.tags:
-            tags = [*options.tags, *(each.name for each in kept if each.name)]
-            compression = kept[0].compression if kept else "gzip"
-            image = make_image(store, state, tags, annotations=notes, compression=compression)
-        return state, image
+        return state
 
     async def _push(
         self,

@@ -27,15 +27,21 @@ class Channel:
         """Nothing comes any more."""
         self._queue.put_nowait(None)
 
-    async def read(self) -> AsyncIterator[Event]:
-        """Until the end."""
-        while (event := await self._queue.get()) is not None:
-            yield event
+    async def read(self) -> AsyncIterator[list[Event]]:
+        """Until the end: what has come since the last time."""
+        event = await self._queue.get()
+        while event is not None:
+            found = [event]
+            while not self._queue.empty() and (event := self._queue.get_nowait()) is not None:
+                found.append(event)
+            yield found
+            if event is not None:
+                event = await self._queue.get()
 
 
-async def follow(work: Callable[[Tell], Awaitable[None]]) -> AsyncIterator[Event]:
-    """The events of `work` while it runs; its error at the end. Closing the iterator cancels it,
-    and returns only when it has cleaned up."""
+async def follow(work: Callable[[Tell], Awaitable[None]]) -> AsyncIterator[list[Event]]:
+    """The events of `work` while it runs, those together that came together; its error at the end.
+    Closing the iterator cancels it, and returns only when it has cleaned up."""
     channel = Channel()
 
     async def run() -> None:
@@ -46,8 +52,8 @@ async def follow(work: Callable[[Tell], Awaitable[None]]) -> AsyncIterator[Event
 
     task = asyncio.ensure_future(run())
     try:
-        async for event in channel.read():
-            yield event
+        async for events in channel.read():
+            yield events
         await task
     finally:
         task.cancel()

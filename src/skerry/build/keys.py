@@ -31,7 +31,12 @@ class Key(NamedTuple):
     @property
     def digest(self) -> str:
         """64 hex digits."""
-        return fingerprint(*(text for pair in sorted(self.parts.items()) for text in pair))
+        return key_digest(self.parts)
+
+
+def key_digest(parts: Mapping[str, str]) -> str:
+    """Of named parts, whatever their order."""
+    return fingerprint(*(text for pair in sorted(parts.items()) for text in pair))
 
 
 _WORDS: Final = {

@@ -6,7 +6,8 @@ when its base is.
 
 import posixpath
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
 
 from skerry.base.errors import InvalidInput, LimitExceeded
 from skerry.base.ignore import compile_rules
@@ -31,6 +32,10 @@ DOCUMENTS = "/dev/pipes"
 DEFAULT_SHELL = ["/bin/sh", "-c"]
 MAX_INSTRUCTIONS = 4000
 """Of one stage: images with more than 4,096 steps of history are not read anywhere."""
+
+
+_REMEMBERED: Final = 64 << 10
+"""Bytes of a Dockerfile that is not parsed anew when it is built again."""
 
 
 class Stage(NamedTuple):
@@ -58,7 +63,7 @@ class Plan(NamedTuple):
 
 def read(data: bytes, options: Options, contexts: Collection[str]) -> Plan:
     """The plan for a Dockerfile. DockerfileFault with the place and the source around it."""
-    file = parser.parse(data)
+    file = _parsed(data) if len(data) <= _REMEMBERED else parser.parse(data)
     here = f"linux/{architecture()}"
     given = {name: value for name, value in options.build_args.items() if value is not None}
     target = options.platform if "/" in options.platform else ""
@@ -87,6 +92,11 @@ def read(data: bytes, options: Options, contexts: Collection[str]) -> Plan:
             node.stage.base,
         )
     return Plan(found, graph.target, graph.names, file, globals)
+
+
+@lru_cache(32)
+def _parsed(data: bytes) -> Dockerfile:
+    return parser.parse(data)
 
 
 def triggers(onbuild: Iterable[str]) -> list[Instruction]:

@@ -1,7 +1,9 @@
 """Contexts: from the client's archive, from a URL (an archive, or a Dockerfile alone), from git."""
 
+import io
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from skerry.base.errors import InvalidInput, LimitExceeded
 from skerry.build import context, repositories
@@ -9,13 +11,39 @@ from skerry.build.filtered import without_ignored
 from skerry.build.request import Options
 from skerry.build.sources import checkout
 from skerry.build.tree import Tree, resolve
-from skerry.engine.archives import blocking
+from skerry.engine.archives import as_file, blocking
+from skerry.store.compression import is_compressed
 from skerry.store.tar_reader import FILE
 
 if TYPE_CHECKING:
     from skerry.build.builder import Builder
 
 _DOCKERFILE_LIMIT = 16 << 20
+_SMALL: Final = 64 << 10
+"""Bytes of an archive that is taken in without a thread: that would cost more than the work."""
+
+
+async def receive(builder: "Builder", chunks: AsyncIterator[bytes], what: str) -> context.Context:
+    """A context out of a request's body; the caller closes it. InvalidInput, LimitExceeded."""
+    begun = bytearray()
+    try:
+        async for chunk in chunks:
+            begun += chunk
+            if len(begun) > _SMALL:
+                break
+    except (OSError, ValueError):
+        raise InvalidInput("the request's body was cut off") from None
+    head = bytes(begun)
+    if len(head) <= _SMALL and not is_compressed(head[:512]):
+        return builder.receive(io.BytesIO(head), what)
+
+    async def whole() -> AsyncIterator[bytes]:
+        yield head
+        async for chunk in chunks:
+            yield chunk
+
+    async with as_file(whole()) as stream:
+        return await blocking(lambda: builder.receive(stream, what))
 
 
 async def remote_context(

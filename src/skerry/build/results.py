@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from skerry.base.digests import sha256
+from skerry.base.errors import NotFound
 from skerry.base.oci_image import (
     OCI_CONFIG,
     OCI_MANIFEST,
@@ -16,13 +17,14 @@ from skerry.base.oci_image import (
     Manifest,
     RootFS,
     encode,
+    parse_manifest,
 )
 from skerry.base.references import parse_reference
 from skerry.build.committing import blob_of, note_blob, options_of
 from skerry.build.squashing import merge
 from skerry.build.state import State
 from skerry.store import Store
-from skerry.store.commit import store_layer, timestamp
+from skerry.store.commit import MEDIA_TYPES, store_layer, timestamp
 from skerry.store.image import Image
 from skerry.store.pack import pack
 from skerry.store.trees import DIRECTORY
@@ -38,6 +40,9 @@ def make_image(
 ) -> Image:
     """Record the image of a state; the same state always makes the same one."""
     with store.leases.hold():
+        known = same_image(store, state, annotations or {}, compression)
+        if known is not None:
+            return with_tags(store, known, tags)
         config = encode(document(state))
         digest = sha256(config)
         descriptors = [
@@ -53,15 +58,37 @@ def make_image(
                 annotations=annotations or {},
             )
         )
-        known = next((each for each in store.images.list() if each.id == digest), None)
-        if known is not None and known.manifest == sha256(manifest):
-            for tag in tags:
-                # Writing the index waits for the disk: only a name that moves is worth it.
-                if parse_reference(tag).familiar not in known.tags:
-                    known = store.images.tag(known.id, tag)
-            return known
         store.blobs.put(config)
         return store.images.add(manifest, media_type=OCI_MANIFEST, tags=tags)
+
+
+def same_image(
+    store: Store, state: State, annotations: dict[str, str], compression: str = "gzip"
+) -> Image | None:
+    """The image of this state if it was recorded before, in the same form."""
+    id = sha256(encode(document(state)))
+    try:
+        known = store.images.get(id)
+        manifest = parse_manifest(store.blobs.read(known.manifest), id)
+    except NotFound:
+        return None
+    if known.media_type != OCI_MANIFEST or (manifest.annotations or {}) != annotations:
+        return None
+    wanted = MEDIA_TYPES.get(compression)
+    for diff_id, descriptor in zip(state.layers, manifest.layers, strict=True):
+        own = state.blobs.get(diff_id)
+        if descriptor != own if own else descriptor.media_type != wanted:
+            return None
+    return known
+
+
+def with_tags(store: Store, image: Image, tags: Iterable[str]) -> Image:
+    """Give an image the names that it does not have."""
+    for tag in tags:
+        # Writing the index waits for the disk: only a name that moves is worth it.
+        if parse_reference(tag).familiar not in image.tags:
+            image = store.images.tag(image.id, tag)
+    return image
 
 
 def document(state: State) -> ImageConfig:

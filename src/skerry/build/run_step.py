@@ -3,7 +3,7 @@
 import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final
 
 from skerry.base.errors import Forbidden, InvalidInput, NotFound, Unsupported
@@ -12,6 +12,7 @@ from skerry.build import bases, committing, copying, running
 from skerry.build.agents import Agents
 from skerry.build.cache_mounts import CacheMounts
 from skerry.build.errors import StepFailed
+from skerry.build.keys import key_digest
 from skerry.build.operations import Mount, Run
 from skerry.build.request import Options
 from skerry.build.state import State, fingerprint, variables
@@ -25,6 +26,8 @@ from skerry.store.tar_reader import DIRECTORY
 
 SECRETS: Final = "/run/secrets"
 AGENT: Final = "/run/buildkit/ssh_agent.0"
+_REMEMBERED: Final = 4096
+"""Characters of an instruction whose key is remembered."""
 _EMPTY: Final = copying.Placement((0, 0))
 Prepared = tuple[dict[str, str], dict[str, str], Callable[[str, Overlay], Awaitable[None]]]
 Output = Callable[[int, bytes], None]
@@ -72,17 +75,7 @@ class Runner:
             digest, names = await blocking(lambda t=tree, m=mount: _digest(t, m))  # type: ignore[misc]
             files[mount.target] = digest
             files |= {f"{mount.target}/{name}": each for name, each in names.items()}
-        parts = {
-            "step": fingerprint(
-                "run", *operation.args, *(f"{n}\0{d.hex()}" for n, d in operation.files)
-            ),
-            "arguments": fingerprint(*operation.variables),
-            "environment": fingerprint(*(state.config.get("Env") or ())),
-            "user": state.config.get("User") or "",
-            "directory": state.config.get("WorkingDir") or "/",
-            "mounts": fingerprint(*map(_mount_key, operation.mounts)),
-            "network": f"{operation.network} {operation.insecure}",
-        }
+        parts = _parts(operation, *_surroundings(state))
         if files:
             parts["files"] = fingerprint(*(text for pair in sorted(files.items()) for text in pair))
 
@@ -90,6 +83,16 @@ class Runner:
             await self._run(operation, state, binds, id, overlay, step)
 
         yield parts, files, perform
+
+    def plain_key(self, operation: Run, state: State) -> str:
+        """The key of a RUN that reads no files but its state's: nothing has to be looked at for it.
+        Empty for others. Errors as those of `prepared`."""
+        if any(mount.kind == "bind" or mount.from_ for mount in operation.mounts):
+            return ""
+        if len(operation.text) > _REMEMBERED:
+            return ""
+        self._check(operation, state)
+        return _plain_key(state.chain, operation, *_surroundings(state))
 
     def _check(self, operation: Run, state: State) -> None:
         bases.check_runnable(state)
@@ -263,6 +266,37 @@ class Runner:
         target = mount.target or AGENT
         points.append(MountPoint("bind", target, path))
         more.append(f"SSH_AUTH_SOCK={target}")
+
+
+def _surroundings(state: State) -> tuple[tuple[str, ...], str, str]:
+    """Environment, user and directory of a program in a state."""
+    config = state.config
+    user, directory = config.get("User") or "", config.get("WorkingDir") or "/"
+    return tuple(config.get("Env") or ()), user, directory
+
+
+def _parts(
+    operation: Run, environment: tuple[str, ...], user: str, directory: str
+) -> dict[str, str]:
+    """The parts of a key that are no files."""
+    return {
+        "step": fingerprint(
+            "run", *operation.args, *(f"{n}\0{d.hex()}" for n, d in operation.files)
+        ),
+        "arguments": fingerprint(*operation.variables),
+        "environment": fingerprint(*environment),
+        "user": user,
+        "directory": directory,
+        "mounts": fingerprint(*map(_mount_key, operation.mounts)),
+        "network": f"{operation.network} {operation.insecure}",
+    }
+
+
+@lru_cache(4096)
+def _plain_key(
+    chain: str, operation: Run, environment: tuple[str, ...], user: str, directory: str
+) -> str:
+    return key_digest({"base": chain, **_parts(operation, environment, user, directory)})
 
 
 def environment(operation: Run, state: State, more: list[str]) -> list[str]:

@@ -7,16 +7,15 @@ by its client or after `IDLE` seconds without it.
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, Final
 
 from skerry.base.errors import Conflict, InvalidInput, LimitExceeded, NotFound
 from skerry.base.ids import new_id
-from skerry.build import outputs, remote_cache
+from skerry.build import outputs, receiving, remote_cache
 from skerry.build.agents import Agents
 from skerry.build.events import Event
 from skerry.build.request import Options
 from skerry.build.trees import Context
-from skerry.engine.archives import blocking
 
 if TYPE_CHECKING:
     from skerry.build.builder import Builder, Built, One
@@ -44,18 +43,18 @@ class Session:
         self.held = AsyncExitStack()
         self.held.enter_context(builder.engine.store.leases.hold())
 
-    async def receive(self, name: str, stream: BinaryIO) -> None:
+    async def receive(self, name: str, chunks: AsyncIterator[bytes]) -> None:
         """Take a context in. Conflict once the build has started."""
         if self.started:
             raise Conflict("the build has started already")
         if len(self.contexts) >= MAX_CONTEXTS:
             raise LimitExceeded(f"more than {MAX_CONTEXTS} contexts")
         what = f"context {name}" if name else "build context"
-        tree = await blocking(lambda: self._builder.receive(stream, what))
+        tree = await receiving.receive(self._builder, chunks, what)
         self.held.callback(tree.close)
         self.contexts[name] = Context(tree)
 
-    def start(self) -> AsyncIterator[Event]:
+    def start(self) -> AsyncIterator[list[Event]]:
         """Build. Conflict the second time."""
         if self.started:
             raise Conflict("the build has started already")

@@ -11,6 +11,7 @@ import asyncio
 import os
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from skerry.base.errors import GuestFault, InvalidInput, LimitExceeded, SkerryError
@@ -40,6 +41,9 @@ MAX_DEPTH = 499
 _KEPT = ("Env", "Shell", "User", "WorkingDir")
 SLOTS = max(2, os.cpu_count() or 1)
 """Steps that work at the same time, in one build."""
+
+
+_moment = lru_cache(4096)(timestamp)
 
 
 class Failed(NamedTuple):
@@ -205,7 +209,7 @@ class Solver:
                 return state.configured(config, operation.text), {"cached": True, "empty": True}
         recorded, cached, why = await self._step(stage, step, instruction, operation, state)
         self.keys.setdefault(stage.number, []).append((recorded.key, recorded.layer))
-        after = state.step(recorded.layer, operation.text, timestamp(recorded.created_at))
+        after = state.step(recorded.layer, operation.text, _moment(recorded.created_at))
         return after, {
             "cached": cached,
             "why": why,
@@ -223,8 +227,13 @@ class Solver:
         state: State,
     ) -> tuple[Step, bool, str]:
         """From the cache, or done now: the step, whether it was cached, why it was not."""
-        slot = fingerprint(stage.name or str(stage.number), instruction.source.text)
         fresh = self._options.no_cache or stage.name in self._options.no_cache_filter
+        if isinstance(operation, Run) and not fresh:
+            known = self._store.steps.find(self._steps.plain_key(operation, state))
+            if known is not None:
+                self.used.append(known.key)
+                return known, True, ""
+        slot = fingerprint(stage.name or str(stage.number), instruction.source.text)
         async with self._steps.prepared(operation, state, self.stage_state, step) as work:
             return await self._look_or_do(work, operation, state, slot, fresh=fresh, step=step)
 

@@ -106,6 +106,7 @@ class Steps:
         self._remote = remote
         self._memory = memory
         self.alone = memory.alone
+        self.plain_key = runner.plain_key
 
     @contextlib.asynccontextmanager
     async def prepared(

@@ -25,13 +25,14 @@ class Workplace:
         self.path = os.path.join(run_root, FOLDER, id)
         self._mounted: list[str] = []
         self._count = 0
-        try:
-            os.makedirs(self.path, 0o700, exist_ok=True)
-        except OSError as error:
-            raise SystemFault(f"cannot make {self.path}: {error.strerror}") from None
 
     def fresh(self, what: str) -> str:
         """A path that nothing has yet."""
+        if not self._count:
+            try:
+                os.makedirs(self.path, 0o700, exist_ok=True)
+            except OSError as error:
+                raise SystemFault(f"cannot make {self.path}: {error.strerror}") from None
         self._count += 1
         return f"{self.path}/{what}-{self._count}"
 
@@ -70,7 +71,8 @@ class Workplace:
         while self._mounted:
             with contextlib.suppress(KernelFault):
                 mounts.umount(self._mounted.pop(), mounts.MNT_DETACH)
-        remove_tree(self.path)
+        if self._count:
+            remove_tree(self.path)
 
     def __enter__(self) -> "Workplace":
         return self

@@ -168,7 +168,7 @@ def _target(item: str) -> Target:
 def secrets(items: list[str]) -> dict[str, str]:
     """`id=ID[,src=FILE|,env=NAME]`: contents in base64. An id alone is an environment variable of
     this name, or a file."""
-    import base64
+    from binascii import b2a_base64
 
     found = {}
     for item in items:
@@ -182,7 +182,7 @@ def secrets(items: list[str]) -> dict[str, str]:
                 name = bare
             else:
                 file = bare
-        found[given["id"]] = base64.b64encode(_secret(given["id"], file, name)).decode()
+        found[given["id"]] = b2a_base64(_secret(given["id"], file, name), newline=False).decode()
     return found
 
 

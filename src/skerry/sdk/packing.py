@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import stat
 
-from skerry.base import ignore
 from skerry.base.errors import InvalidInput, NotFound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from skerry.base.ignore import Matcher
 
 _BLOCK = 512
 _PIECE = 1 << 18
@@ -28,6 +29,8 @@ def rules_of(folder: str, dockerfile: str) -> list[str]:
     for path in (f"{dockerfile}.dockerignore", os.path.join(folder, ".dockerignore")):
         try:
             with open(path, "rb") as file:
+                from skerry.base import ignore
+
                 return ignore.read(file.read(ignore.MAX_BYTES + 1))
         except (FileNotFoundError, NotADirectoryError):
             continue
@@ -63,7 +66,11 @@ class _Packer:
         skipped: Callable[[str], None] | None,
     ) -> None:
         self._folder = folder
-        self._matcher = ignore.compile_rules(patterns)
+        self._matcher: Matcher | None = None
+        if patterns:
+            from skerry.base.ignore import compile_rules
+
+            self._matcher = compile_rules(patterns)
         self._keep = keep
         self._skipped = skipped
         self._links: dict[tuple[int, int], str] = {}
@@ -90,7 +97,7 @@ class _Packer:
                     continue
                 is_directory = stat.S_ISDIR(status.st_mode)
                 if self._out(path, is_directory=is_directory):
-                    if is_directory and not (self._matcher.prunable(path) and self._closed(path)):
+                    if is_directory and not self._closed(path):
                         below.append((path, [*pending, (path, status)]))
                     continue
                 yield from pending
@@ -102,12 +109,15 @@ class _Packer:
 
     def _out(self, path: str, *, is_directory: bool) -> bool:
         return (
-            bool(self._matcher)
+            self._matcher is not None
             and path not in self._keep
             and self._matcher.excluded(path, is_directory)
         )
 
     def _closed(self, path: str) -> bool:
+        """Whether nothing below a directory that is left out goes along."""
+        if self._matcher is not None and not self._matcher.prunable(path):
+            return False
         return not any(each.startswith(f"{path}/") for each in self._keep)
 
     def _entries(self, folder: str) -> list[os.DirEntry[str]]:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from skerry.store.images import Images
 
 _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
-_MEDIA_TYPES: Final = {"gzip": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD, "none": OCI_LAYER}
+MEDIA_TYPES: Final = {"gzip": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD, "none": OCI_LAYER}
 _GZIP_LEVEL: Final = 2
 _ZSTD_LEVEL: Final = 3
 
@@ -170,7 +170,7 @@ def store_layer(
     images: "Images", plain: Iterator[bytes], compression: str = "gzip"
 ) -> tuple[Descriptor, str]:
     """Compress and store a layer's archive; its descriptor and its diff id."""
-    if compression not in _MEDIA_TYPES:
+    if compression not in MEDIA_TYPES:
         raise InvalidInput(
             f"cannot compress layers with {compression!r:.40}", hint="known are gzip, zstd and none"
         )
@@ -185,7 +185,7 @@ def store_layer(
         writer.write(packer.flush())
         size = writer.size
         digest = writer.commit()
-    return Descriptor(_MEDIA_TYPES[compression], digest, size), seen.digest
+    return Descriptor(MEDIA_TYPES[compression], digest, size), seen.digest
 
 
 def compressor(compression: str) -> Compressor:

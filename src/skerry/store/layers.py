@@ -77,8 +77,9 @@ class Layers:
 
     def has(self, diff_id: str) -> bool:
         """Whether the layer is unpacked; if so it outlives the leases that are held now."""
+        path = self._path(diff_id)
         with self._leases.lock:
-            found = os.path.isdir(self._path(diff_id))
+            found = os.path.isdir(path)
             if found:
                 self._leases.touch(diff_id)
         return found

@@ -5,6 +5,7 @@ an empty string when that was nothing. Blobs belong to layers, not to steps: a l
 only when an image needs it.
 """
 
+import threading
 import time
 from collections.abc import Iterable
 from typing import Any, Final
@@ -18,6 +19,7 @@ from skerry.store.records import Records
 
 KIND: Final = "build-step"
 _BLOB: Final = "build-blob"
+_REMEMBERED: Final = 4096
 
 
 class Step(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -44,41 +46,73 @@ StepList = list[Step]
 
 
 class Steps:
-    """Recorded steps by key. Thread-safe."""
+    """Recorded steps by key. Thread-safe.
+
+    Nobody else writes these records. What was read or written is remembered; uses are noted in
+    memory and written by `write_uses`, at the latest when somebody wants to know them.
+    """
 
     def __init__(self, records: Records, layers: Layers, leases: Leases) -> None:
         self._records = records
         self._layers = layers
         self._leases = leases
+        self._known: dict[str, Step] = {}
+        self._uses: dict[str, tuple[int, float]] = {}
+        self._lock = threading.Lock()
 
     def find(self, key: str) -> Step | None:
         """The step, if its layer is here as well; it outlives the leases that are held now."""
-        try:
-            step = msgspec.convert(self._records.get(KIND, key), Step)
-        except (NotFound, msgspec.ValidationError):
+        if not key:
             return None
+        step = self._known.get(key)
+        if step is None:
+            with self._lock:
+                try:
+                    step = msgspec.convert(self._records.get(KIND, key), Step)
+                except (NotFound, msgspec.ValidationError):
+                    return None
+                self._remember(step)
         if step.layer and not self._layers.has(step.layer):
             return None
         return step
 
     def put(self, step: Step) -> None:
         """Record a step or replace its record."""
-        self._records.put(KIND, step.key, msgspec.to_builtins(step))
+        with self._lock:
+            self._records.put(KIND, step.key, msgspec.to_builtins(step))
+            self._remember(step)
+
+    def _remember(self, step: Step) -> None:
+        if len(self._known) >= _REMEMBERED:
+            self._known.clear()
+        self._known[step.key] = step
 
     def used(self, keys: Iterable[str]) -> None:
         """Note one more use of each, now."""
-        with self._records.transaction():
+        now = time.time()
+        with self._lock:
             for key in keys:
-                try:
-                    data = self._records.get(KIND, key)
-                except NotFound:
-                    continue
-                data["uses"] = data.get("uses", 0) + 1
-                data["used_at"] = time.time()
-                self._records.put(KIND, key, data)
+                self._uses[key] = (self._uses.get(key, (0, now))[0] + 1, now)
+
+    def write_uses(self) -> None:
+        """Record the uses that were noted."""
+        with self._lock:
+            if not self._uses:
+                return
+            with self._records.transaction():
+                for key, (count, at) in self._uses.items():
+                    try:
+                        data = self._records.get(KIND, key)
+                    except NotFound:
+                        continue
+                    data["uses"] = data.get("uses", 0) + count
+                    data["used_at"] = at
+                    self._records.put(KIND, key, data)
+            self._uses.clear()
 
     def all(self) -> StepList:
         """Every recorded step; damaged records are left out."""
+        self.write_uses()
         found = []
         for each in self._records.all(KIND):
             try:
@@ -89,7 +123,9 @@ class Steps:
 
     def remove(self, key: str) -> bool:
         """Forget a step; its layer goes with the next collection, if nothing else needs it."""
-        return self._records.delete(KIND, key)
+        with self._lock:
+            self._known.pop(key, None)
+            return self._records.delete(KIND, key)
 
     def layers(self) -> set[str]:
         """The diff ids that recorded steps keep."""

@@ -60,6 +60,7 @@ class Store:
 
     def close(self) -> None:
         """Close the records and let another process have the root."""
+        self.steps.write_uses()
         self.records.close()
         if self._lock_fd >= 0:
             os.close(self._lock_fd)

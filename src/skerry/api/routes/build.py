@@ -18,11 +18,10 @@ from skerry.api.router import Route
 from skerry.base.errors import GuestFault, InvalidInput, SkerryError, Unsupported
 from skerry.build.errors import StepFailed
 from skerry.build.inventory import Entry, Rule
-from skerry.build.receiving import remote_context
+from skerry.build.receiving import receive, remote_context
 from skerry.build.request import CacheSource, Options
 from skerry.build.tree import Tree
 from skerry.build.trees import MAIN, Context
-from skerry.engine.archives import as_file, blocking
 from skerry.registry.auth import Credential
 
 _HEADER_LIMIT: Final = 64 << 10
@@ -136,8 +135,7 @@ async def build(call: Call) -> web.StreamResponse:
         if remote := call.text("remote"):
             tree, options = await remote_context(call.builder, remote, options, held)
         else:
-            stream = await held.enter_async_context(as_file(call.chunks()))
-            received = await blocking(lambda: call.builder.receive(stream, "build context"))
+            received = await receive(call.builder, call.chunks(), "build context")
             held.callback(received.close)
             tree = received
         contexts = {MAIN: Context(tree)}
@@ -150,11 +148,11 @@ async def _answer(call: Call, options: Options, events: AsyncIterator[Any]) -> w
     response = None
     async with aclosing(events) as stream:  # type: ignore[type-var]
         try:
-            async for event in stream:
-                for message in shape.take(event):
-                    if response is None:
-                        response = await call.stream()
-                    await response.write(line(message))
+            async for found in stream:
+                messages = [line(each) for event in found for each in shape.take(event)]
+                if messages:
+                    response = response or await call.stream()
+                    await response.write(b"".join(messages))
         except (SkerryError, GuestFault) as error:
             if response is None and not isinstance(error, GuestFault):
                 raise

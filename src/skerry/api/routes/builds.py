@@ -67,8 +67,7 @@ async def put_context(call: Call) -> web.StreamResponse:
     name = call.params["name"]
     session.busy += 1
     try:
-        async with as_file(call.chunks()) as stream:
-            await session.receive(MAIN if name in _MAIN_NAMES else name, stream)
+        await session.receive(MAIN if name in _MAIN_NAMES else name, call.chunks())
     finally:
         session.busy -= 1
     return no_content()
@@ -83,8 +82,8 @@ async def start(call: Call) -> web.StreamResponse:
     response = await call.stream("application/x-ndjson")
     try:
         async with aclosing(events) as stream:  # type: ignore[type-var]
-            async for event in stream:
-                await response.write(line(_wire(event, decoders)))
+            async for found in stream:
+                await response.write(b"".join(line(_wire(event, decoders)) for event in found))
     except (SkerryError, GuestFault) as error:
         await response.write(line(error_event(error)))
     except ConnectionError:

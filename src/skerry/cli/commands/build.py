@@ -283,6 +283,10 @@ def _write(path: str, text: str) -> None:
 
 def _auth() -> dict[str, Any]:
     """What Docker's configuration knows of registries, for the engine's pulls and pushes."""
+    # Without the file, which is the rule, nothing of this is imported.
+    folder = os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
+    if not os.path.lexists(os.path.join(folder, "config.json")):
+        return {}
     from skerry.cli.registry_auth import auth_config
     from skerry.registry.auth import Credentials
 

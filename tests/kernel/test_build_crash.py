@@ -21,7 +21,7 @@ from tests.kernel.building import Client, Connection
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 
 SEED = int(os.environ.get("SKERRY_TEST_SEED", "0")) or random.randrange(1, 10**6)
-ROUNDS = 5
+ROUNDS = 4
 SLOW = """FROM busybox AS a
 RUN echo a > /a && sleep {first}
 COPY f /f
@@ -72,6 +72,10 @@ class State:
             asleep = list(footprint.processes(self._engine.folders).values())
             assert not [each for each in asleep if "sleep 60" in each]
         until(lambda: self._folders() == self._kept)
+
+
+def images(engine: Skerry) -> set[str]:
+    return set(engine.docker("images", "-aq").stdout.split())
 
 
 class Background:
@@ -161,8 +165,19 @@ def test_builds_of_a_killed_engine_are_cleared_away(own_engine: Skerry, state: S
     own_engine.docker("run", "--rm", *footprint.FIRST, "busybox", "true")
     state.check(restarted=True)
     # And it still builds, on what the dead builds have finished.
-    built = Client(own_engine.socket).build("FROM busybox\nRUN echo fine\n")
+    client = Client(own_engine.socket)
+    built = client.build("FROM busybox\nRUN echo fine > /f && echo fine\n")
     assert built.output == "fine\n"
+    # A shell outlives the engine; what was made for it goes with it all the same.
+    before = images(own_engine)
+    key = built.of("done")[-1]["key"]
+    _, shell = client.call("POST", f"/skerry/build/shell?step={key}")
+    assert len(images(own_engine)) == len(before) + 1
+    own_engine.process.kill()
+    own_engine.process.wait()
+    own_engine.start()
+    own_engine.docker("rm", shell["Id"])
+    until(lambda: images(own_engine) == before)
 
 
 @pytest.fixture

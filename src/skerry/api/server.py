@@ -98,6 +98,10 @@ class Api:
         self.active = 0
         self.last = 0.0
 
+    def begin(self) -> None:
+        """Take up what an earlier engine left under way. To be called on the loop, once."""
+        self._builder.adopt_shells()
+
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """One request."""
         self.requests += 1
@@ -164,6 +168,7 @@ logging.getLogger("aiohttp.server").addFilter(_is_fault)
 async def serve(engine: Engine, sockets: Iterable[socket.socket]) -> tuple[Api, web.ServerRunner]:
     """Begin to answer on listening sockets. `await runner.cleanup()` ends it."""
     api = Api(engine)
+    api.begin()
     server = web.Server(
         api.answer,
         handler_cancellation=True,

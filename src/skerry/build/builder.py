@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 from skerry.base.errors import Conflict, InvalidInput, NotFound
 from skerry.base.ids import new_id
 from skerry.base.references import parse_reference
-from skerry.build import context, outputs, remote_cache, workplace
+from skerry.build import context, outputs, remote_cache, shells, workplace
 from skerry.build import solver as solving
 from skerry.build.agents import Agents
 from skerry.build.bases import Bases
@@ -90,11 +90,29 @@ class Builder:
 
         async def forget() -> None:
             await shell.wait_removed()
-            # Another shell in the same state may still use it, and then takes it along.
-            with contextlib.suppress(Conflict, NotFound):
-                await self.engine.images.remove(shell.record.image_id)
+            # Another shell in the same state takes it along.
+            await self._forget(shell.record.image_id)
 
         self._later(forget())
+
+    def adopt_shells(self) -> None:
+        """Watch the shells of an earlier engine; the images of those that went with it go."""
+        waiting = set()
+        for container in self.engine.roster:
+            if shells.LABEL in (container.record.config.get("Labels") or {}):
+                waiting.add(container.record.image_id)
+                self.watch(container)
+        for image in self.engine.store.images.list():
+            # What somebody committed out of a shell has a parent.
+            labels = image.config.get("Labels") or {}
+            if shells.LABEL in labels and not image.parent and image.id not in waiting:
+                self._later(self._forget(image.id))
+
+    async def _forget(self, image: str) -> None:
+        # Another container may still use it, and a name makes it somebody's own.
+        with contextlib.suppress(Conflict, NotFound):
+            if not self.engine.images.get(image).tags:
+                await self.engine.images.remove(image)
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

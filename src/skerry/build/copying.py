@@ -73,7 +73,7 @@ def _matches(
 ) -> Iterator[tuple[str, Node, tuple[Item, ...]]]:
     pattern = wildcards.has_wildcards(text)
     base, pivot = _pivot(text) if request.parents else ("", False)
-    names = wildcards.find(tree, text)
+    names = wildcards.find(tree, text, deep=request.parents)
     if not names and not pattern:
         raise NotFound(f'failed to compute cache key: "{_shown(text)}": not found in {tree.what}')
     if not names:

@@ -1,6 +1,13 @@
 """What ends a build, apart from the engine's own errors."""
 
-from skerry.base.errors import GuestFault
+from skerry.base.errors import Conflict, GuestFault
+
+
+class Cancelled(Conflict):
+    """Somebody else ended the build."""
+
+    def __init__(self) -> None:
+        super().__init__("the build was cancelled")
 
 
 class StepFailed(GuestFault):

@@ -8,6 +8,8 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+from skerry.build.errors import Cancelled
+
 Event = dict[str, Any]
 Tell = Callable[[Event], None]
 
@@ -41,7 +43,7 @@ class Channel:
 
 async def follow(work: Callable[[Tell], Awaitable[None]]) -> AsyncIterator[list[Event]]:
     """The events of `work` while it runs, those together that came together; its error at the end.
-    Closing the iterator cancels it, and returns only when it has cleaned up."""
+    Closing the iterator cancels it, and returns only when it has cleaned up. Cancelled."""
     channel = Channel()
 
     async def run() -> None:
@@ -54,6 +56,9 @@ async def follow(work: Callable[[Tell], Awaitable[None]]) -> AsyncIterator[list[
     try:
         async for events in channel.read():
             yield events
+        await asyncio.wait([task])
+        if task.cancelled():
+            raise Cancelled
         await task
     finally:
         task.cancel()

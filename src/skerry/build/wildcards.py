@@ -8,7 +8,7 @@ import re
 from functools import lru_cache
 
 from skerry.base.errors import InvalidInput
-from skerry.build.tree import Tree, resolve
+from skerry.build.tree import Tree, resolve, walk
 from skerry.store.tar_reader import DIRECTORY
 
 
@@ -91,10 +91,11 @@ def match(pattern: str, name: str) -> bool:
     return compiled(pattern).fullmatch(name) is not None
 
 
-def find(tree: Tree, path: str) -> list[str]:
+def find(tree: Tree, path: str, *, deep: bool = False) -> list[str]:
     """The paths that a source of COPY means, links on the way followed, those at the end not yet.
 
-    In the order of their names; empty when nothing is there.
+    In the order of their names; empty when nothing is there. With `deep` (--parents) `**` is any
+    number of directories, none as well.
     """
     found = [""]
     for part in path.split("/"):
@@ -108,11 +109,14 @@ def find(tree: Tree, path: str) -> list[str]:
             node = resolve(tree, above)
             if node is None or node.kind is not DIRECTORY:
                 continue
+            if deep and part == "**":
+                following += [each.path for each in walk(tree, node) if each.kind is DIRECTORY]
+                continue
             expression = compiled(part)
             following += [
                 f"{above}/{name}".lstrip("/")
                 for name in tree.names(node.path)
                 if expression.fullmatch(name)
             ]
-        found = following
+        found = list(dict.fromkeys(following))
     return [each for each in found if resolve(tree, each) is not None]

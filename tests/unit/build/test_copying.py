@@ -95,6 +95,20 @@ def test_where_files_go(
     assert found == {"old/kept": "k"} | expected
 
 
+def test_parents_let_two_stars_mean_any_depth(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    files: Files = {"d/x/y/f": b"1", "d/f": b"2", "d/g": b"3", "e/f": b"4", "l": "d"}
+    with received(archive(files), tmp_path) as tree:
+        copy(tree, root, "d/**/f", to="/p/", parents=True)
+        copy(tree, root, "d/./**/f", to="/q/", parents=True)
+        # Without --parents they are one star.
+        assert wildcards.find(tree, "d/**/f") == []
+    assert [name for name, what in tree_of(root).items() if what != "/"] == [
+        "p/d/f", "p/d/x/y/f", "q/f", "q/x/y/f",
+    ]  # fmt: skip
+
+
 def test_parents_keep_the_path_behind_the_pivot(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()

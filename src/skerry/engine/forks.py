@@ -95,7 +95,14 @@ class Forks:
             if not start:
                 return forks
             saved = Saved(f"/proc/{os.getpid()}/fd/{memory}", devices, {})
-            return list(await asyncio.gather(*(self._start(each, info, saved) for each in forks)))
+            # More at once only take one another's caches away.
+            turns = asyncio.Semaphore((os.cpu_count() or 1) + 1)
+
+            async def start_one(each: Fork) -> Fork:
+                async with turns:
+                    return await self._start(each, info, saved)
+
+            return list(await asyncio.gather(*map(start_one, forks)))
         finally:
             os.close(memory)
             self._store.scratch.discard(devices)

@@ -216,9 +216,10 @@ class MachineDriver(RuntimeDriver):
         # Into memory, as the machine may stand still meanwhile; what takes long comes afterwards.
         raw = os.memfd_create("skerry-stream", os.MFD_CLOEXEC)
         try:
-            fds = (overlay, os.dup(raw))
+            fds = (overlay, os.dup(raw), os.dup(memory))
             answer = await self.ask(container_id, "save", fds=fds, seconds=SAVE_SECONDS)
-            await asyncio.to_thread(_split, raw, memory, size, devices)
+            take = _write_out if answer.get("apart") is True else _split
+            await asyncio.to_thread(take, raw, memory, size, devices)
         finally:
             os.close(raw)
         told = answer.get("guest") or {}
@@ -518,16 +519,14 @@ def _load_memory(path: str) -> int:
 
 def _split(raw: int, memory: int, size: int, devices: str) -> None:
     """Take apart what QEMU has written."""
-
-    def chunks() -> Iterator[bytes]:
-        at = 0
-        while data := os.pread(raw, 1 << 20, at):
-            at += len(data)
-            yield data
-
     with open(devices, "xb") as file:
-        for piece in stream.split(chunks(), memory, size, "ram"):
-            file.write(piece)
+        file.writelines(stream.split(stream.read(raw), memory, size, "ram"))
+
+
+def _write_out(raw: int, _memory: int, _size: int, devices: str) -> None:
+    """What is apart already."""
+    with open(devices, "xb") as file:
+        file.writelines(stream.read(raw))
 
 
 def disk_of(task: Task) -> Path:

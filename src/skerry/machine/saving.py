@@ -4,11 +4,14 @@ Theory. The steps, each of which returns at once so that the warden goes on with
 
 1. The agent is asked to hold its line, so that nothing is on the way when the machine is copied;
    the warden holds its own end. Programs go on, their output waits.
-2. A migration into a file. On KVM, and on TCG from QEMU 9.0, it carries memory while the machine
-   runs, and stops it when little is left. Before, on TCG, the machine is stopped first: QEMU
-   forgets pages that are written while it copies ("physmem: Fix migration dirty bitmap coherency
-   with TCG memory access").
-   `pause-before-switchover` has it wait for us, with the machine stopped.
+2. On KVM, and on TCG from QEMU 9.0: a migration into a file. It carries memory while the machine
+   runs, and stops it when little is left. `pause-before-switchover` has it wait for us, with the
+   machine stopped.
+   Before, on TCG, that forgets pages that are written while QEMU copies ("physmem: Fix migration
+   dirty bitmap coherency with TCG memory access"). There we copy the memory ourselves (`memory`):
+   its base while the machine runs, then, with the machine stopped, what it has written since its
+   start; QEMU only says what its devices are like (xen-save-devices-state, which is in every QEMU).
+   Before that go the sections of memory that the machine itself came from: `stream.with_devices`.
 3. While it stands, the writable disk gets a fresh overlay: what was written so far is never written
    again. This comes from QEMU's blockdev-snapshot.
 4. The rest of the memory, the devices; the machine goes on, the line is released.
@@ -18,12 +21,14 @@ around.
 Source: docs/devel/migration.rst, qapi/migration.json and block-core.json of QEMU 7.2.
 """
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from skerry.base.errors import SkerryError, SystemFault, Unavailable
+from skerry.machine import memory, stream
 from skerry.machine.qemu import WRITABLE_SERIAL
 from skerry.machine.qmp import Monitor
 
@@ -41,6 +46,22 @@ def copies_live(accelerator: str, qemu_major: int) -> bool:
     return accelerator == "kvm" or qemu_major >= 9
 
 
+class Files(NamedTuple):
+    """Descriptors for `Saving.stand`, and whose memory it is."""
+
+    pid: int
+    """Of QEMU, as this process sees it."""
+    base: int
+    """What it maps privately."""
+    state: int
+    """The stream that it was started with."""
+    size: int
+    memory: int
+    """Where its memory goes; the base is there already."""
+    devices: int
+    """Where a stream for copies goes."""
+
+
 class Saving:
     """One saving. `step` is called until `done` was; whoever calls `begin` closes what it gave."""
 
@@ -53,11 +74,12 @@ class Saving:
         self._deadline = time.monotonic() + HOLD_SECONDS
         self._stopped_at = 0.0
         self._migrating = False
+        self._standing = False
         self._rotated = False
         self.node = node
         """The disk that is written to afterwards."""
 
-    def begin(self, target: int, disk: int, *, live: bool) -> None:
+    def begin(self, target: int, disk: int) -> None:
         """Start the migration into the file `target`; `disk` is the empty overlay."""
         monitor = self._monitor
         self._add_overlay(disk)
@@ -66,13 +88,42 @@ class Saving:
         monitor.execute("migrate-set-capabilities", capabilities=capabilities)
         limits = {"max_bandwidth": _UNLIMITED, "downtime_limit": DOWNTIME_MS}
         monitor.execute("migrate-set-parameters", **limits)
-        if not live:
-            monitor.execute("stop")
-            self._stopped_at = time.monotonic()
         monitor.give_fd("save", target)
         monitor.execute("migrate", uri="fd:save")
         self._migrating = True
         self._deadline = time.monotonic() + SAVE_SECONDS
+
+    def stand(self, files: "Files", disk: int) -> None:
+        """Save it all now, while it stands; done on return."""
+        monitor = self._monitor
+        self._add_overlay(disk)
+        number = 200 + self._number
+        devices = os.memfd_create("skerry-devices", os.MFD_CLOEXEC)
+        try:
+            # QEMU takes of a set what was opened exactly as it wants to open it.
+            writing = os.open(f"/proc/self/fd/{devices}", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                monitor.give_fd_set(number, writing)
+            finally:
+                os.close(writing)
+            monitor.execute("stop")
+            self._standing = True
+            self._stopped_at = time.monotonic()
+            self._rotate()
+            monitor.execute("xen-save-devices-state", filename=f"/dev/fdset/{number}", live=False)
+            memory.copy_own(files.pid, files.base, files.memory, files.size)
+            self._continue()
+            pause = self._pause()
+            self._standing = False
+            monitor.execute("remove-fd", fdset_id=number)
+            made = stream.with_devices(
+                stream.read(files.state), stream.read(devices), files.size, "ram"
+            )
+            with open(files.devices, "wb", closefd=False) as file:
+                file.writelines(made)
+        finally:
+            os.close(devices)
+        self._done({"pause_ms": pause, "apart": True}, None)
 
     def only_disk(self, disk: int) -> None:
         """Freeze the disk alone, and be done."""
@@ -94,7 +145,7 @@ class Saving:
         try:
             self._step()
         except SkerryError as error:
-            self._give_up(error)
+            self.give_up(error)
 
     def _step(self) -> None:
         if not self._migrating:
@@ -149,11 +200,12 @@ class Saving:
     def _pause(self) -> float:
         return round((time.monotonic() - self._stopped_at) * 1000, 1)
 
-    def _give_up(self, error: SkerryError) -> None:
+    def give_up(self, error: SkerryError) -> None:
         """Let it go on."""
         if self._migrating:
             with suppress(SkerryError):
                 self._monitor.execute("migrate_cancel")
+        if self._migrating or self._standing:
             with suppress(SkerryError):
                 self._continue()
         if not self._rotated and self.node != self._node:

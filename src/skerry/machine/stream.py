@@ -23,6 +23,8 @@ PAGE: Final = 4096
 _MAGIC: Final = b"QEVM\0\0\0\3"
 _START, _PART, _END, _FULL = 1, 2, 3, 4
 _SUBSECTION, _CONFIGURATION, _FOOTER = 0x05, 0x07, 0x7E
+_NO_DESCRIPTION: Final = b"\x06\0\0\0\0"
+"""QEMU_VM_VMDESCRIPTION of no bytes, which a q35 machine expects at the end."""
 _ZERO, _MEMORY_SIZE, _DATA, _END_OF_SECTION, _CONTINUE = 0x02, 0x04, 0x08, 0x10, 0x20
 _KNOWN: Final = _ZERO | _MEMORY_SIZE | _DATA | _END_OF_SECTION | _CONTINUE
 _ZEROS: Final = bytes(PAGE)
@@ -37,6 +39,32 @@ def split(chunks: Iterable[bytes], memory: int, size: int, block: str) -> Iterat
     yield the stream without them. InvalidInput, LimitExceeded."""
     os.truncate(memory, size)
     return _Splitter(_Reader(chunks), memory, size, block.encode()).run()
+
+
+def read(fd: int) -> Iterator[bytes]:
+    """A file from its beginning, in chunks."""
+    at = 0
+    while data := os.pread(fd, 1 << 20, at):
+        at += len(data)
+        yield data
+
+
+def with_devices(
+    state: Iterable[bytes], devices: Iterable[bytes], size: int, block: str
+) -> Iterator[bytes]:
+    """The stream `state`, which holds no page of `block`, up to the end of its memory, and then
+    what `xen-save-devices-state` has written. InvalidInput, LimitExceeded."""
+    yield from _Splitter(_Reader(state), -1, size, block.encode()).memory_part()
+    reader = _Reader(devices)
+    if reader.take(len(_MAGIC)) != _MAGIC:
+        raise InvalidInput("not the state of a machine's devices")
+    total = 0
+    for piece in reader.rest():
+        total += len(piece)
+        if total > _MAX_KEPT:
+            raise LimitExceeded(f"more than {_MAX_KEPT} bytes of devices")
+        yield piece
+    yield _NO_DESCRIPTION
 
 
 class _Reader:
@@ -99,6 +127,13 @@ class _Splitter:
         self._batch_at = 0
 
     def run(self) -> Iterator[bytes]:
+        """Everything but the pages of the block."""
+        yield from self.memory_part()
+        self._flush()
+        yield from self._reader.rest()
+
+    def memory_part(self) -> Iterator[bytes]:
+        """The head, and the sections of memory."""
         yield self._head()
         while True:
             kind = self._reader.peek()
@@ -107,8 +142,6 @@ class _Splitter:
             yield self._memory_section(self._reader.take(1))
             if kind == _END:
                 break
-        self._flush()
-        yield from self._reader.rest()
 
     def _head(self) -> bytes:
         """Magic, version and configuration (vmstate_configuration)."""

@@ -162,6 +162,9 @@ class Warden:
         self._disk = qemu.WRITABLE_SERIAL
         self._disks = [os.open(conf.writable, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)]
         """Every disk that QEMU has written to; a folder may have been exchanged since."""
+        reading = os.O_RDONLY | os.O_CLOEXEC
+        self._came_from = os.open(conf.ram, reading), os.open(conf.state, reading)
+        """The files of memory and state that the machine was started with."""
         self._loop.watch(machine.pidfd, READ, self._qemu_gone)
         self._loop.watch(self._listener.fileno(), READ, self._accept)
         self._loop.watch(machine.stderr, READ, self._drain_stderr)
@@ -473,13 +476,15 @@ class Warden:
 
     def _save(self, sock: socket.socket, seq: int, message: wire.Message) -> None:
         """Save the machine: descriptors are the new overlay and, unless only the disk is wanted,
-        the file for memory and devices."""
+        files for its devices and its memory. The answer says whether they are `apart`, or the
+        first has a stream of both."""
         self._check_awake()
         if self._conf.shares or len(self._cards) > 1:
             raise Unsupported(
                 "a machine with shared folders or several network cards cannot be saved",
                 hint="stop it first, or leave its volumes out",
             )
+        conf = self._conf
         disk, *target = [os.dup(fd) for fd in message.fds]
         orderly.mark(disk)
         self._disks.append(os.dup(disk))
@@ -513,18 +518,36 @@ class Warden:
                     work.only_disk(disk)
                     return
                 told.update({key: answer.get(key) for key in ("renew", "hooks")})
-                version = self._machine.monitor.execute("query-version")["qemu"]["major"]
-                live = saving.copies_live(self._conf.accel[0], _number(version, 1000))
-                work.begin(target[0], disk, live=live)
+                if live:
+                    work.begin(target[0], disk)
+                else:
+                    size = conf.shape[0]
+                    pid, (base, state), (devices, memory) = (
+                        self._machine.pid,
+                        self._came_from,
+                        target,
+                    )
+                    work.stand(saving.Files(pid, base, state, size, memory, devices), disk)
             except (SkerryError, GuestFault) as fault:
-                done(None, SystemFault(f"cannot save the machine: {fault.message}"))
+                work.give_up(SystemFault(f"cannot save the machine: {fault.message}"))
+            except OSError as fault:
+                work.give_up(SystemFault(f"cannot save the machine: {fault}"))
 
+        version = self._machine.monitor.execute("query-version")["qemu"]["major"]
+        live = saving.copies_live(conf.accel[0], _number(version, 1000))
         work = saving.Saving(self._machine.monitor, self._disk, self._saved, done)
         self._saving = work
         if target:
             self._ask({"op": "hold"}, b"", Waiting(None, 0, held))
             # Nothing goes out after that: when the answer comes, nothing is on the way.
             self._line.hold()
+            if not live:
+                # While the guest gets ready.
+                try:
+                    os.ftruncate(target[1], conf.shape[0])
+                    template.copy_extents(self._came_from[0], target[1], conf.shape[0])
+                except (SkerryError, OSError) as fault:
+                    work.give_up(SystemFault(f"cannot copy the machine's memory: {fault}"))
         else:
             # What programs have written so far lies in the guest's memory.
             self._ask({"op": "sync"}, b"", Waiting(None, 0, held))

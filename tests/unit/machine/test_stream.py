@@ -157,3 +157,17 @@ def test_what_does_not_fit() -> None:
     for flags in (0x40, 0x80, 0x100, 0x18, 0x0A):
         with pytest.raises(InvalidInput, match="flags"):
             split(head() + section(1, sizes()) + section(3, word(flags) + bytes(PAGE)))
+
+
+def test_devices_of_a_machine_that_stands_come_after_the_memory_it_came_from() -> None:
+    other = whole([[("bios", 1, 7)], []])
+    came_from = other[: -len(DEVICES)] if other.endswith(DEVICES) else other
+    fresh = b"QEVM\0\0\0\3" + b"\x04fresh devices\0"
+    made = b"".join(stream.with_devices([came_from + DEVICES], [fresh[:5], fresh[5:]], SIZE, "ram"))
+    assert made == came_from + fresh[8:] + b"\x06\0\0\0\0"
+
+
+@pytest.mark.parametrize("devices", [b"", b"QEVM", b"QEVM\0\0\0\2\x04", b"something else"])
+def test_devices_that_are_none(devices: bytes) -> None:
+    with pytest.raises(InvalidInput):
+        list(stream.with_devices([whole([[]])], [devices], SIZE, "ram"))

@@ -1,5 +1,6 @@
 """The lint over one build's Dockerfile, with what this build and this store know."""
 
+import contextlib
 from collections.abc import Collection
 
 from skerry.base import ignore
@@ -10,6 +11,7 @@ from skerry.build.request import Options
 from skerry.build.state import variables
 from skerry.build.tree import Tree, resolve
 from skerry.engine.engine import Engine
+from skerry.store.commit import architecture
 
 
 def warned(
@@ -23,11 +25,27 @@ def warned(
         [name for name in contexts if name],
         {base: names for base, names in bases.items() if names},
         matcher.excluded if matcher else None,
+        {} if options.platform else _foreign(engine, plan, contexts),
     )
     found = lint(plan.dockerfile, around, options.dockerfile)
     fault = violation(plan.dockerfile, found)
     if fault is not None:
         raise fault
+    return found
+
+
+def _foreign(engine: Engine, plan: Plan, contexts: Collection[str]) -> dict[str, tuple[str, str]]:
+    """Bases that are here for another platform, where none was asked for."""
+    here = f"linux/{architecture()}"
+    found = {}
+    for stage in plan.stages.values():
+        if stage.base_stage >= 0 or stage.platform or stage.base in contexts:
+            continue
+        with contextlib.suppress(SkerryError):
+            image = engine.images.get(stage.base)
+            platform = f"{image.os}/{image.architecture}"
+            if platform != here:
+                found[stage.base] = (platform, here)
     return found
 
 

@@ -28,6 +28,8 @@ class Surroundings(NamedTuple):
     """Base image to the names of its variables, where they are known."""
     ignored: Callable[[str], bool] | None = None
     """Whether .dockerignore leaves a path out."""
+    foreign: Mapping[str, tuple[str, str]] = {}
+    """Base image to its platform and the one that is built for, where they differ."""
 
 
 Part = Callable[[Dockerfile, Surroundings], Findings]

@@ -101,6 +101,12 @@ _BUILDKIT: Final = (
         "FROM alpine:3.20\nENV DIR=/srv",
     ),
     Rule(
+        "InvalidBaseImagePlatform",
+        "Base image platform does not match expected target platform",
+        "# Where foreign:1 is here for another platform\nFROM foreign:1",
+        "FROM alpine:3.20",
+    ),
+    Rule(
         "RedundantTargetPlatform",
         "Setting platform to predefined $TARGETPLATFORM in FROM is redundant as this is the "
         "default behavior",

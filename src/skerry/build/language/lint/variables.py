@@ -1,5 +1,6 @@
 """Rules about variables, and about bases that are named by them."""
 
+import contextlib
 import json
 from collections.abc import Collection, Iterator
 from typing import Final
@@ -47,6 +48,19 @@ def bases(file: Dockerfile, around: Surroundings) -> Findings:
             yield Finding("UndefinedArgInFrom", text, span)
         yield from _default(base, lexer, defaults, given)
         yield from _platform(base)
+        yield from _foreign(base, lexer, given, around)
+
+
+def _foreign(base: From, lexer: Lexer, given: Globals, around: Surroundings) -> Findings:
+    if base.platform or not around.foreign:
+        return
+    with contextlib.suppress(DockerfileFault):
+        name = lexer.word(base.base, given.variables())
+        if name in around.foreign:
+            platform, expected = around.foreign[name]
+            text = f'Base image {name} was pulled with platform "{platform}", expected "{expected}"'
+            span = base.source.span
+            yield Finding("InvalidBaseImagePlatform", f"{text} for current build", span)
 
 
 def _globals(file: Dockerfile, given: object, lexer: Lexer) -> Globals:

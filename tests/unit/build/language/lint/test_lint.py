@@ -10,7 +10,10 @@ from skerry.base.errors import SkerryError
 from skerry.build.language.lint import RULES, Rule, Surroundings, Warned, lint, manual, violation
 from skerry.build.language.parser import KEYWORDS, parse
 
-AROUND = Surroundings(ignored=lambda path: path == "ignored")
+AROUND = Surroundings(
+    ignored=lambda path: path == "ignored",
+    foreign={"foreign:1": ("linux/arm64", "linux/amd64")},
+)
 
 
 def warnings(text: str, around: Surroundings = AROUND) -> list[Warned]:

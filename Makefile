@@ -7,6 +7,7 @@ PYTHON ?= $(shell for p in /usr/bin/python3 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v $$p; break; }; done)
 VENV := .venv
 BIN := $(VENV)/bin
+TEST_WORKERS ?= 2
 IMAGE ?= busybox
 CMD ?= sh -c 'echo "hello from $$(hostname), pid $$$$, on $$(uname -sr)"; ps'
 
@@ -53,8 +54,9 @@ run: setup
 	@$(BIN)/skerry image exists $(IMAGE) 2>/dev/null || $(BIN)/skerry bootstrap $(IMAGE)
 	@$(BIN)/skerry run --rm $(IMAGE) $(CMD)
 
+# Whole files go to whichever of the workers is free: a file's tests share its engine.
 test: setup-dev clients
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: setup-dev
 	$(BIN)/ruff check src tests bench contrib

@@ -116,15 +116,17 @@ def test_a_tree_comes_back_as_it_went(store: Store, add: Callable[..., str]) -> 
     }
 
 
-def test_nothing_stays_mounted(store: Store, add: Callable[..., str]) -> None:
+def test_nothing_stays_mounted(
+    store: Store, add: Callable[..., str], open_descriptors: Callable[[], int]
+) -> None:
     """Also when the reader leaves in the middle."""
     add("app:v1", BASE, CHANGE)
     before = Path("/proc/self/mountinfo").read_text().count(store.root)
-    descriptors = len(os.listdir("/proc/self/fd"))
+    descriptors = open_descriptors()
     stream = store.images.save(["app:v1"], "lxc")
     assert next(stream)
     del stream
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert open_descriptors() == descriptors
     assert Path("/proc/self/mountinfo").read_text().count(store.root) == before
 
 

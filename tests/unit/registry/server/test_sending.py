@@ -1,6 +1,7 @@
 """A file to a client, by threads and by the loop in turns."""
 
 import asyncio
+import gc
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -50,6 +51,12 @@ async def receive(client: socket.socket, size: int) -> bytes:
     while len(data) < size and (more := await loop.sock_recv(client, 1 << 20)):
         data += more
     return bytes(data)
+
+
+@pytest.fixture(autouse=True)
+def nothing_to_collect() -> None:
+    """Or an earlier test's forgotten socket goes while descriptors are counted."""
+    gc.collect()
 
 
 def descriptors() -> int:

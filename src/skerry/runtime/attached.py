@@ -13,6 +13,7 @@ dropped, and the program goes on.
 import _socket
 import struct
 import time
+from contextlib import suppress
 
 from skerry.base.isolation import Attach
 from skerry.runtime.loop import GONE, READ, WRITE, Loop
@@ -22,6 +23,9 @@ STALL_LIMIT = 600.0
 INPUT_CHUNK = 16 * 1024
 _FRAME = struct.Struct(">BxxxI")
 _LAST_BUFFER = 8 * 1024 * 1024
+_VAIN_CHUNK = 256 * 1024
+_VAIN_READS = 64
+"""More reads than a full buffer needs; a bound against a peer that is not a unix socket."""
 # asm-generic/socket.h
 _SO_SNDBUFFORCE = 32
 
@@ -146,4 +150,17 @@ class Client:
             self.input_ended = True
             self._pending.clear()
             self._loop.drop(self._socket.fileno())
+            self._forget_input()
             self._socket.close()
+
+    def _forget_input(self) -> None:
+        """Take what the client sent in vain, or its last read is told ECONNRESET, not the end.
+
+        unix(7): a socket closed with unread data resets its peer. Once reading is shut down
+        nothing more comes in, so the few reads of a full buffer are enough.
+        """
+        with suppress(OSError):
+            self._socket.shutdown(_socket.SHUT_RD)
+            for _ in range(_VAIN_READS):
+                if not self._socket.recv(_VAIN_CHUNK):
+                    break

@@ -32,6 +32,10 @@ class Buildah:
         self._words = [program, "--root", str(home / "store"), "--runroot", str(home / "run")]
         archive = home / "busybox.tar"
         world.dockerd.docker("save", "-o", str(archive), "busybox")
+        self.take(str(archive))
+
+    def take(self, archive: str) -> None:
+        """Load an image."""
         self._run("pull", "-q", f"docker-archive:{archive}")
 
     def _run(self, *words: str) -> None:

@@ -32,10 +32,10 @@ from skerry.build.request import CacheSource, Options
 from skerry.build.tree import Tree
 from skerry.engine.engine import Engine
 from skerry.registry.client import Client
-from skerry.store import Store, tar_writer
+from skerry.store import Store, layout_tar, tar_writer
 from skerry.store import tar_reader as tar
+from skerry.store.blobs import LAYOUT_VERSION
 from skerry.store.steps import Step
-from skerry.store.tar_reader import Entry
 
 CONFIG: Final = "application/vnd.skerry.build.cache.v1+json"
 ANNOTATION: Final = "skerry.build.cache"
@@ -249,7 +249,7 @@ class _Folder:
 
     async def fetch(self, store: Store, descriptor: Descriptor) -> None:
         def work() -> None:
-            node = self._tree.get(_path(descriptor.digest))
+            node = self._tree.get(layout_tar.blob_path(descriptor.digest))
             if node is None or node.kind != tar.FILE:
                 raise InvalidInput(f"{self._tree.what}: {descriptor.digest} is missing")
             with store.blobs.ingest() as writer:
@@ -266,13 +266,11 @@ def _local(tree: Tree) -> Cache:
     index = parse_index(folder.read("index.json"), tree.what)
     if not index.manifests:
         raise InvalidInput(f"{tree.what}: no build cache: its index is empty")
-    manifest = parse_manifest(folder.read(_path(index.manifests[0].digest)), tree.what)
-    config = parse(folder.read(_path(manifest.config.digest)), tree.what)
+    manifest = parse_manifest(
+        folder.read(layout_tar.blob_path(index.manifests[0].digest)), tree.what
+    )
+    config = parse(folder.read(layout_tar.blob_path(manifest.config.digest)), tree.what)
     return _cache(config, manifest, folder)
-
-
-def _path(digest: str) -> str:
-    return "blobs/" + digest.replace(":", "/")
 
 
 class Export(NamedTuple):
@@ -326,25 +324,13 @@ def archive(store: Store, export: Export) -> Iterator[bytes]:
     """A cache as an OCI image layout in a tar archive, in pieces."""
     digest = sha256(export.manifest)
     about = Descriptor(OCI_MANIFEST, digest, len(export.manifest))
-    yield from _document("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
-    yield from _document("index.json", encode(Index(2, [about], OCI_INDEX)))
-    yield from _document(_path(digest), export.manifest)
-    yield from _document(_path(sha256(export.config)), export.config)
+    yield from layout_tar.document("oci-layout", LAYOUT_VERSION)
+    yield from layout_tar.document("index.json", encode(Index(2, [about], OCI_INDEX)))
+    yield from layout_tar.document(layout_tar.blob_path(digest), export.manifest)
+    yield from layout_tar.document(layout_tar.blob_path(sha256(export.config)), export.config)
     for descriptor in {each.digest: each for each in export.layers}.values():
-        with store.blobs.open(descriptor.digest) as file:
-            yield _head(_path(descriptor.digest), descriptor.size)
-            while piece := file.read(1 << 20):
-                yield piece
-            yield tar_writer.padding(descriptor.size)
+        yield from layout_tar.blob(store.blobs, descriptor.digest)
     yield tar_writer.END
-
-
-def _document(path: str, data: bytes) -> Iterator[bytes]:
-    yield _head(path, len(data)) + data + tar_writer.padding(len(data))
-
-
-def _head(path: str, size: int) -> bytes:
-    return tar_writer.header(Entry(path, tar.FILE, 0o644, 0, 0, size, 0, "", 0, 0, {}, None))
 
 
 def inline(steps: Iterable[Step]) -> dict[str, str]:

@@ -16,15 +16,13 @@ from skerry.base.isolation import Overlay
 from skerry.base.oci_image import OCI_INDEX, REF_NAME, Descriptor, Index, encode
 from skerry.base.references import parse_reference
 from skerry.kernel import mounts
-from skerry.store import tar_reader, tar_writer
+from skerry.store import layout_tar, tar_writer
 from skerry.store.blobs import LAYOUT_VERSION
 from skerry.store.commit import compressor
-from skerry.store.compression import file_chunks
 from skerry.store.formats import lxc
 from skerry.store.formats.intake import Packed
 from skerry.store.image import Image
 from skerry.store.pack import PackOptions, coalesce, pack
-from skerry.store.tar_reader import Entry
 
 if TYPE_CHECKING:
     from skerry.store.images import Images
@@ -78,16 +76,16 @@ def _archive(images: "Images", packed: list[Packed], layout: str) -> Iterator[by
         for blob in (manifest.config.digest, *(layer.digest for layer in manifest.layers)):
             if blob not in written:
                 written.add(blob)
-                yield from _blob(images, blob)
+                yield from layout_tar.blob(images.blobs, blob)
         about = Descriptor(each.media_type, sha256(each.manifest), len(each.manifest))
         descriptors.append(about)
         if about.digest not in written:
             written.add(about.digest)
-            yield from _document(_path(about.digest), each.manifest)
-    yield from _document("index.json", encode(_index(packed, descriptors, layout)))
+            yield from layout_tar.document(layout_tar.blob_path(about.digest), each.manifest)
+    yield from layout_tar.document("index.json", encode(_index(packed, descriptors, layout)))
     if layout == DOCKER:
-        yield from _document("manifest.json", msgspec.json.encode([*map(_saved, packed)]))
-    yield from _document("oci-layout", LAYOUT_VERSION)
+        yield from layout_tar.document("manifest.json", msgspec.json.encode([*map(_saved, packed)]))
+    yield from layout_tar.document("oci-layout", LAYOUT_VERSION)
     yield tar_writer.END
 
 
@@ -113,32 +111,10 @@ def _notes(name: str, layout: str) -> dict[str, str]:
 def _saved(packed: Packed) -> dict[str, object]:
     manifest = packed.parsed()
     return {
-        "Config": _path(manifest.config.digest),
+        "Config": layout_tar.blob_path(manifest.config.digest),
         "RepoTags": [parse_reference(name).familiar for name in packed.names] or None,
-        "Layers": [_path(layer.digest) for layer in manifest.layers],
+        "Layers": [layout_tar.blob_path(layer.digest) for layer in manifest.layers],
     }
-
-
-def _path(digest: str) -> str:
-    return "blobs/" + digest.replace(":", "/")
-
-
-def _blob(images: "Images", digest: str) -> Iterator[bytes]:
-    size = images.blobs.size(digest)
-    yield _header(_path(digest), size)
-    with images.blobs.open(digest) as file:
-        yield from file_chunks(file)
-    yield tar_writer.padding(size)
-
-
-def _document(name: str, data: bytes) -> Iterator[bytes]:
-    yield _header(name, len(data)) + data + tar_writer.padding(len(data))
-
-
-def _header(name: str, size: int, time_ns: int = 0) -> bytes:
-    return tar_writer.header(
-        Entry(name, tar_reader.FILE, 0o644, 0, 0, size, time_ns, "", 0, 0, {}, None)
-    )
 
 
 def write_tree(images: "Images", image: Image, name: str, layout: str) -> Iterator[bytes]:
@@ -149,7 +125,7 @@ def write_tree(images: "Images", image: Image, name: str, layout: str) -> Iterat
             directory = _merged(images, image.layers)
             try:
                 if layout == LXC:
-                    yield from _document(lxc.NAME, lxc.metadata_of(image, name))
+                    yield from layout_tar.document(lxc.NAME, lxc.metadata_of(image, name))
                     options = PackOptions(prefix="rootfs/", top=True)
                 else:
                     options = PackOptions(prefix="./", top=True)

@@ -8,10 +8,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.kernel.machines.fixtures import medium, vm
+from tests.kernel.machines.fixtures import lan, medium, vm
 from tests.kernel.oci import Runtime
 
-__all__ = ["medium", "runtime", "vm"]
+__all__ = ["lan", "medium", "runtime", "vm"]
 
 
 @pytest.fixture

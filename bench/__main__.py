@@ -10,6 +10,7 @@ from pathlib import Path
 from bench import (
     build,
     clients,
+    full_machines,
     machine_copies,
     memory,
     network,
@@ -53,6 +54,9 @@ BENCHMARKS: dict[str, Benchmark] = {
     "build_fan_out": build.build_fan_out,
     "build_context": build.build_context,
     **{f"build_real_{name}": real_builds.real(name) for name in real_builds.NAMES},
+    "vm_start": full_machines.vm_start,
+    "vm_clone": full_machines.vm_clone,
+    "vm_states": full_machines.vm_states,
     "vm_snapshot": machine_copies.vm_snapshot,
     "vm_fork": machine_copies.vm_fork,
     "vm_fork_memory": machine_copies.vm_fork_memory,

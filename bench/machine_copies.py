@@ -185,10 +185,10 @@ class Plain:
         with socket.socket(socket.AF_UNIX) as sock, sock.makefile("rw") as line:
             sock.connect(self._monitor)
             line.readline()
-            _execute(line, "qmp_capabilities")
+            execute(line, "qmp_capabilities")
             self._saved += 1
             began = time.monotonic()
-            said = _execute(line, "human-monitor-command", **{"command-line": "savevm one"})
+            said = execute(line, "human-monitor-command", **{"command-line": "savevm one"})
             took = (time.monotonic() - began) * 1000
             if said:
                 raise MissingPiece(f"savevm: {said}")
@@ -202,7 +202,8 @@ class Plain:
         shutil.rmtree(self._folder)
 
 
-def _execute(line: Any, command: str, **arguments: str) -> Any:
+def execute(line: Any, command: str, **arguments: str) -> Any:
+    """A command of QEMU's monitor; what it returns."""
     line.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
     line.flush()
     while True:

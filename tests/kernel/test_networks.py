@@ -243,6 +243,8 @@ class TestPorts:
         assert net.reach("host", "127.0.0.1", 8080) == gateway
         assert net.reach("host", "10.99.0.1", 8080) == "10.99.0.1"
         assert net.reach("host", "127.0.0.1", 8081) == gateway
+        assert net.reach("host", "::1", 8080) == gateway
+        assert net.reach("host", "::1", 8081) == "ConnectionRefusedError"
         for where in ("near", "far", "web"):
             assert net.reach(where, "10.99.0.1", 8080).count(".") == 3, where
         assert net.reach("host", "127.0.0.1", 8082) == "ConnectionRefusedError"
@@ -266,7 +268,8 @@ class TestPorts:
         subprocess.run(outside, check=True)
         assert net.reach("outside", "fd99::1", 8080) == "fd99::2"
         assert net.reach("host", "fd99::1", 8080) == "fd99::1"
-        assert net.reach("host", "::1", 8080) == "ConnectionRefusedError", "clients go on to IPv4"
+        gateway = net.inspect("web", "{{.NetworkSettings.Networks.six.IPv6Gateway}}")
+        assert net.reach("host", "::1", 8080) == gateway
         net.serve("web", 0, code=ECHO)
         ping = (
             "import socket, sys; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM);"
@@ -274,6 +277,13 @@ class TestPorts:
         )
         assert net.python("outside", ping, "10.99.0.1") == "10.99.0.2"
         assert net.python("host", ping, "127.0.0.1").count(".") == 3
+        ping6 = ping.replace("AF_INET", "AF_INET6")
+        net.run("four", "-p", "5454:53/udp", "-p", "[fd99::1]:8181:80")
+        net.serve("four", 0, code=ECHO)
+        net.serve("four", 80)
+        assert net.python("host", ping6.replace("5353", "5454"), "::1").count(".") == 3
+        assert net.reach("outside", "fd99::1", 8181).count(".") == 3, "to a container without IPv6"
+        assert net.reach("host", "::1", 8181) == "ConnectionRefusedError"
 
     def test_a_flow_that_was_there_before_the_port(self, net: Net) -> None:
         # One socket all along, so the kernel takes all it sends for one flow.
@@ -533,6 +543,7 @@ class TestCrashes:
         net.enter = lambda where: enter if where == "two" else Net.enter(net, where)  # type: ignore[method-assign]
         try:
             assert net.reach("outside", "10.99.0.1", 8080) == "10.99.0.2"
+            assert net.reach("host", "::1", 8080).count(".") == 3
             assert net.ask("two", "one") == one
         finally:
             del net.enter

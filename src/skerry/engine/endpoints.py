@@ -35,7 +35,7 @@ from skerry.engine.networks import Networks
 from skerry.engine.record import Record
 from skerry.engine.roster import Roster
 from skerry.network import sandbox as sandboxes
-from skerry.network.ports import Wanted
+from skerry.network.ports import RELAYED, Wanted
 from skerry.network.sandbox import Endpoint, Sandbox, Segment
 
 log = logging.getLogger(__name__)
@@ -298,7 +298,10 @@ class Endpoints:
                 assert endpoint is not None
                 host_ip = binding.host_ip or self._default_address(network)
                 unspecified = host_ip in ("", "0.0.0.0", "::")
-                if host_ip and (":" in host_ip) != ipv6:
+                mixed = ":" in host_ip and not ipv6
+                # A relay leads from IPv6 to a container that has none.
+                leads = mixed and True not in targets and binding.protocol in RELAYED
+                if host_ip and (":" in host_ip) != ipv6 and not leads:
                     continue
                 address = endpoint.address6 if ipv6 else endpoint.address4
                 result.append(
@@ -307,7 +310,7 @@ class Endpoints:
                         binding.protocol,
                         binding.port,
                         address,
-                        "" if unspecified else host_ip,
+                        "" if unspecified and not mixed else host_ip,
                         binding.low,
                         binding.high,
                         network.link,

@@ -19,7 +19,8 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, ParamSpec, TypeVar
+from functools import partial
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from skerry.base.errors import Conflict, KernelFault, SystemFault, Unavailable, Unsupported
 from skerry.kernel import links, netlink, nft
@@ -177,33 +178,47 @@ class Fabric:
 
     def _tell_everything(self) -> None:
         """Bring the helper in line with all sandboxes."""
-        wanted: dict[str, Callable[[], tuple[str, list[socket.socket]]]] = {}
+        wanted: dict[str, Callable[[], None]] = {}
         self._helper.tell("fresh")
         for sandbox, segments in self._told():
             self._tell_names(sandbox, segments)
             if sandbox.resolver:
-                path = sandbox.path
-                wanted[f"dns/{sandbox.container_id}"] = lambda path=path: (  # type: ignore[misc]
-                    "dns",
-                    self._resolver_sockets(path),
-                )
-            for name, port in sandbox.ports:
-                wanted[_port_key(sandbox.container_id, name, port)] = lambda port=port: (  # type: ignore[misc]
-                    "port",
-                    ports.reserve(port),
-                )
+                key = f"dns/{sandbox.container_id}"
+                wanted[key] = partial(self._hold_resolver, key, sandbox.path)
+            for name, port in ports.held(sandbox.ports):
+                key = _port_key(sandbox.container_id, name, port)
+                wanted[key] = partial(self._reserve, key, port)
         self._helper.tell("settled")
         held = self._helper.held()
         self._helper.drop(held - wanted.keys())
         for key in sorted(wanted.keys() - held):
             # A port that somebody took while no helper lived stays theirs; ours is still forwarded.
             with contextlib.suppress(SystemFault, Conflict):
-                self._hold(key, *wanted[key]())
+                wanted[key]()
 
-    def _hold(self, key: str, kind: str, socks: list[socket.socket]) -> None:
+    def _hold_resolver(self, key: str, path: str) -> None:
+        self._hold(key, "dns", self._resolver_sockets(path))
+
+    def _reserve(self, key: str, port: Published) -> None:
+        self._hold_port(key, port, ports.reserve(port))
+
+    def _hold_port(self, key: str, port: Published, socks: list[socket.socket]) -> None:
+        if ports.relayed(port):
+            self._hold(key, "relay", socks, target=[port.address, port.port])
+        else:
+            self._hold(key, "port", socks)
+
+    def _hold_loopbacks(self, sandbox: Sandbox) -> None:
+        """[::1] of ports that are published on 0.0.0.0; where somebody has it, it stays theirs."""
+        for name, port in ports.held(sandbox.ports)[len(sandbox.ports) :]:
+            with contextlib.suppress(SystemFault, Conflict):
+                self._reserve(_port_key(sandbox.container_id, name, port), port)
+
+    def _hold(self, key: str, kind: str, socks: list[socket.socket], **more: Any) -> None:
         try:
             if socks:
-                self._helper.tell("hold", [sock.fileno() for sock in socks], key=key, kind=kind)
+                fds = [sock.fileno() for sock in socks]
+                self._helper.tell("hold", fds, key=key, kind=kind, **more)
         finally:
             for sock in socks:
                 sock.close()
@@ -357,11 +372,11 @@ class Fabric:
             if wanted or sandbox.resolver or any(each.names for each in sandbox.endpoints):
                 # Before anything is made: a fresh helper is told of all that is there already.
                 self._ready_helper()
-            held: list[tuple[str, list[socket.socket]]] = []
+            held: list[tuple[str, Published, list[socket.socket]]] = []
             try:
                 chosen = []
                 for name, port, socks in ports.choose_all(wanted):
-                    held.append((_port_key(sandbox.container_id, name, port), socks))
+                    held.append((_port_key(sandbox.container_id, name, port), port, socks))
                     chosen.append((name, port))
                 sandbox = sandbox._replace(ports=tuple(chosen))
                 published(sandbox)
@@ -370,10 +385,11 @@ class Fabric:
                     self._plug_all(fd, sandbox, segments)
                 finally:
                     os.close(fd)
-                for key, socks in held:
-                    self._hold(key, "port", socks)
+                for key, port, socks in held:
+                    self._hold_port(key, port, socks)
+                self._hold_loopbacks(sandbox)
             finally:
-                for _, socks in held:
+                for _, _, socks in held:
                     for sock in socks:
                         sock.close()
             self._tell_names(sandbox, segments)
@@ -498,7 +514,7 @@ class Fabric:
         self._tell_names(sandbox, segments)
         key = f"dns/{sandbox.container_id}"
         if sandbox.resolver and key not in self._helper.held():
-            self._hold(key, "dns", self._resolver_sockets(sandbox.path))
+            self._hold_resolver(key, sandbox.path)
 
     def _drop_routes(self) -> None:
         with netlink.Netlink(netlink.NETLINK_ROUTE) as inner:
@@ -534,9 +550,10 @@ class Fabric:
         self._unpublish(before)
         chosen = []
         for name, port, socks in ports.choose_all(wanted):
-            self._hold(_port_key(after.container_id, name, port), "port", socks)
+            self._hold_port(_port_key(after.container_id, name, port), port, socks)
             chosen.append((name, port))
         after = after._replace(ports=tuple(chosen))
+        self._hold_loopbacks(after)
         self._set_ports(after, after.endpoints, segments)
         self._publish(after)
         return after
@@ -546,7 +563,8 @@ class Fabric:
             self._take_away(firewall.port_elements(port for _, port in sandbox.ports))
             self._ready_helper()
             self._helper.drop(
-                _port_key(sandbox.container_id, name, port) for name, port in sandbox.ports
+                _port_key(sandbox.container_id, name, port)
+                for name, port in ports.held(sandbox.ports)
             )
 
     def _tell_names(self, sandbox: Sandbox, segments: dict[str, Segment]) -> None:
@@ -580,7 +598,9 @@ class Fabric:
         """Remove a sandbox and all that hangs on it. Idempotent; the kernel removes the links."""
         if sandbox.ports:
             self._take_away(firewall.port_elements(port for _, port in sandbox.ports))
-        keys = [_port_key(sandbox.container_id, name, port) for name, port in sandbox.ports]
+        keys = [
+            _port_key(sandbox.container_id, name, port) for name, port in ports.held(sandbox.ports)
+        ]
         if sandbox.resolver:
             keys.append(f"dns/{sandbox.container_id}")
         named = [each for each in sandbox.endpoints if each.names]

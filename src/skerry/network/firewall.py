@@ -127,6 +127,8 @@ def port_elements(ports: Iterable[Published]) -> Elements:
     """What published ports add to the maps."""
     found: Elements = {}
     for each in ports:
+        if is_mixed(each):
+            continue
         target = ipaddress.ip_address(each.address).packed
         digit = "4" if len(target) == 4 else "6"
         key = nft.proto(PROTOCOLS[each.protocol]) + nft.port(each.host_port)
@@ -140,6 +142,11 @@ def port_elements(ports: Iterable[Published]) -> Elements:
         else:
             found.setdefault(f"published{digit}", []).append((key, data))
     return found
+
+
+def is_mixed(port: Published) -> bool:
+    """An IPv6 address of the host and an IPv4 address of the container: no rule joins these."""
+    return ":" in port.host_ip and ":" not in port.address
 
 
 def merged(parts: Iterable[Elements]) -> Elements:
@@ -217,8 +224,7 @@ def _nat() -> Iterator[tuple[str, bytes]]:
     yield "prerouting", to_loopback + nft.verdict(nft.RETURN)
     # A request from ::1 would get through, masqueraded, but not its answer: turned back to ::1 it
     # comes in by a bridge, and the kernel takes that address from no link but lo (RFC 4291, 2.5.3;
-    # IPv6 has no route_localnet). So [::1]:PORT is refused at once, and clients of "localhost" go
-    # on to 127.0.0.1.
+    # IPv6 has no route_localnet). So [::1]:PORT is left to the helper's relay.
     to_loopback6 = _IPV6 + _header(24, 16) + nft.equal(bytes(15) + b"\x01")
     yield "output", to_loopback6 + nft.verdict(nft.RETURN)
     for chain in ("prerouting", "output"):

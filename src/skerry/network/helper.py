@@ -1,12 +1,14 @@
 """The network helper: a small process beside each engine that outlives it.
 
-Theory. Two things must go on while the engine is down: names are resolved, and published ports stay
-reserved on the host. Both hang on sockets, so a process holds them: this one. It listens on
+Theory. Three things must go on while the engine is down: names are resolved, published ports stay
+reserved on the host, and those that the packet filter cannot forward are relayed (`relay`). All
+hang on sockets, so a process holds them: this one. It listens on
 `<run-root>/net/helper.sock` (SOCK_SEQPACKET); the engine connects, also a later one, and speaks
 JSON datagrams, some with descriptors. Every message is absolute, so the engine can say everything
 again after a crash of either:
 
     {"op": "hold", "key": K, "kind": "dns" | "port"} + descriptors   keep; replaces K
+    {"op": "hold", "key": K, "kind": "relay", "target": [address, port]} + a descriptor
     {"op": "drop", "keys": [K, ...]}                close
     {"op": "view", "sandbox": S, ...}               what a sandbox sees (`zones.View`)
     {"op": "join", "network", "endpoint", "names", "addresses"}   and {"op": "leave", ...}
@@ -17,7 +19,8 @@ again after a crash of either:
     {"op": "quit"}                                  end
 
 Privileges: root with the host's namespaces, since it opens sockets in containers' namespaces for
-`--dns` servers. It reads hostile bytes in `dns_wire.parse_query` alone.
+`--dns` servers. It reads hostile bytes in `dns_wire.parse_query` alone; relayed ones it only
+passes on.
 
 It ends when it is told to, or when no engine has been there for a while and it holds nothing, or
 its socket's file is no longer the one it listens on.
@@ -36,7 +39,9 @@ import sys
 from typing import Any
 
 from skerry.kernel.syscalls import libc
-from skerry.network.resolver import HostServers, Poller, Resolver
+from skerry.network.poller import Poller
+from skerry.network.relay import Relay
+from skerry.network.resolver import HostServers, Resolver
 from skerry.network.zones import Zones
 
 DATAGRAM = 1 << 17
@@ -57,6 +62,7 @@ class Helper:
         self._inode = os.stat(path).st_ino
         self._engine: socket.socket | None = None
         self._held: dict[str, tuple[str, list[socket.socket]]] = {}
+        self._relays: dict[str, Relay] = {}
         self._zones = Zones()
         self._fresh: Zones | None = None
         self._poller = Poller()
@@ -110,9 +116,8 @@ class Helper:
         zones = self._fresh or self._zones
         match message["op"]:
             case "hold":
-                self._hold(
-                    message["key"], message["kind"], [socket.socket(fileno=fd) for fd in fds]
-                )
+                socks = [socket.socket(fileno=fd) for fd in fds]
+                self._hold(message["key"], message["kind"], socks, message.get("target"))
             case "drop":
                 for key in message["keys"]:
                     self._drop(key)
@@ -139,12 +144,18 @@ class Helper:
             case "quit":
                 self.running = False
 
-    def _hold(self, key: str, kind: str, socks: list[socket.socket]) -> None:
+    def _hold(
+        self, key: str, kind: str, socks: list[socket.socket], target: list[Any] | None
+    ) -> None:
         self._drop(key)
         self._held[key] = (kind, socks)
         if kind == "dns":
             udp, tcp = socks
             self._resolver.serve(key.removeprefix("dns/"), udp, tcp)
+        elif kind == "relay" and target is not None:
+            # A port that cannot be listened on is reserved all the same.
+            with contextlib.suppress(OSError):
+                self._relays[key] = Relay(self._poller, socks[0], (target[0], target[1]))
 
     def _drop(self, key: str) -> None:
         kind, socks = self._held.pop(key, ("", []))
@@ -152,6 +163,9 @@ class Helper:
             sandbox = key.removeprefix("dns/")
             self._resolver.end(sandbox, *socks)
             self._zones.drop_view(sandbox)
+        relay = self._relays.pop(key, None)
+        if relay is not None:
+            relay.close()
         for sock in socks:
             sock.close()
 

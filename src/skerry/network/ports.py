@@ -11,8 +11,11 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from skerry.base.errors import Conflict, KernelFault
+from skerry.network import firewall
 from skerry.network.firewall import PROTOCOLS, Published
 
+LOOPBACK6 = "::1"
+RELAYED = ("tcp", "udp")
 TRIES = 64
 EPHEMERAL = (49153, 65535)
 _KINDS = {
@@ -78,12 +81,40 @@ def choose_all(wanted: Iterable[Wanted]) -> Iterator[tuple[str, Published, list[
         yield each.name, port, socks
 
 
+def held(listed: Iterable[tuple[str, Published]]) -> list[tuple[str, Published]]:
+    """All that the helper holds for a sandbox's ports: each of them, and [::1] beside 0.0.0.0 for
+    a container without IPv6."""
+    ports = list(listed)
+    six = {(port.protocol, port.host_port) for _, port in ports if is_ipv6(port)}
+    return ports + [
+        (name, port._replace(host_ip=LOOPBACK6))
+        for name, port in ports
+        if not port.host_ip
+        and port.protocol in RELAYED
+        and (port.protocol, port.host_port) not in six
+    ]
+
+
+def is_ipv6(port: Published) -> bool:
+    """Whether it is an IPv6 address of the host that is published."""
+    return ":" in (port.host_ip or port.address)
+
+
+def relayed(port: Published) -> bool:
+    """Whether the helper carries it, or the part of it that is for [::1]: the filter cannot."""
+    return (
+        port.protocol in RELAYED
+        and is_ipv6(port)
+        and (port.host_ip in ("", "::", LOOPBACK6) or firewall.is_mixed(port))
+    )
+
+
 def reserve(port: Published) -> list[socket.socket]:
     """Sockets that hold the port, port 0 for any; PortTaken when somebody has it.
 
     No socket when this kernel does not know the protocol (SCTP): the filter still forwards it.
     """
-    ipv6 = ":" in port.address
+    ipv6 = is_ipv6(port)
     family = socket.AF_INET6 if ipv6 else socket.AF_INET
     kind = _KINDS[port.protocol]
     try:
@@ -92,10 +123,21 @@ def reserve(port: Published) -> list[socket.socket]:
         if error.errno in (errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT, errno.EAFNOSUPPORT):
             return []
         raise KernelFault("open a socket to reserve a port", error.errno or 0) from None
+    listens = kind == socket.SOCK_STREAM and relayed(port)
     try:
         if ipv6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if listens:
+            # Ended connections of the relay hold the port for a minute else (TIME_WAIT). While it
+            # listens nobody shares it all the same.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((port.host_ip or ("::" if ipv6 else "0.0.0.0"), port.host_port))
+        if ipv6 and not port.host_ip:
+            # The filter has the other addresses. After the bind, so that the socket goes on
+            # keeping others off the port on every link.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo\0")
+        if listens:
+            sock.listen(128)
     except OSError as error:
         sock.close()
         shown = port.host_ip or ("::" if ipv6 else "0.0.0.0")

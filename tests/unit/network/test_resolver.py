@@ -8,7 +8,8 @@ import pytest
 
 from skerry.network import dns_wire as wire
 from skerry.network import resolver
-from skerry.network.resolver import PER_SANDBOX, HostServers, Poller, Resolver
+from skerry.network.poller import Poller
+from skerry.network.resolver import PER_SANDBOX, HostServers, Resolver
 from skerry.network.zones import Zones
 
 ASKS = {"upstream": ["127.0.0.1"], "path": "", "forwards": True, "links": []}

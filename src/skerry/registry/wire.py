@@ -8,10 +8,12 @@ was wanted.
 """
 
 import asyncio
+import os
 import socket
 import ssl
 import urllib.request
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import aiohttp
@@ -231,21 +233,46 @@ class Wire:
     def _context(self, settings: RegistrySettings) -> ssl.SSLContext:
         key = (settings.insecure, settings.ca, settings.cert, settings.key)
         if key not in self._contexts:
-            context = ssl.create_default_context()
-            context.minimum_version = ssl.TLSVersion.TLSv1_2
-            if settings.insecure:
-                context.check_hostname = False
-                context.verify_mode = ssl.CERT_NONE
             try:
-                if settings.ca:
-                    context.load_verify_locations(settings.ca)
-                if settings.cert:
-                    context.load_cert_chain(settings.cert, settings.key)
+                self._contexts[key] = _tls(settings)
             except OSError as error:  # ssl.SSLError is one
                 files = ", ".join(filter(None, (settings.ca, settings.cert, settings.key)))
                 raise Hopeless(f"cannot use {files}: {error.strerror or error}") from None
-            self._contexts[key] = context
         return self._contexts[key]
+
+
+def _tls(settings: RegistrySettings) -> ssl.SSLContext:
+    if not (settings.insecure or settings.ca or settings.cert):
+        return _system_tls(tuple(map(_stamp, ssl.get_default_verify_paths()[:2])))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if settings.insecure:
+        # Reading the system's authorities takes longer than a small pull: not for nothing.
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    else:
+        context.load_default_certs()
+    if settings.ca:
+        context.load_verify_locations(settings.ca)
+    if settings.cert:
+        context.load_cert_chain(settings.cert, settings.key)
+    return context
+
+
+@lru_cache(maxsize=1)
+def _system_tls(stamps: tuple[object, ...]) -> ssl.SSLContext:
+    """One for all clients, until `stamps` of the authorities' places say they have changed."""
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def _stamp(path: str | None) -> object:
+    try:
+        status = os.stat(path or "")
+    except OSError:
+        return None
+    return path, status.st_mtime_ns, status.st_size
 
 
 async def _watched(

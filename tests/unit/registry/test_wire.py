@@ -15,7 +15,9 @@ from cryptography.x509.oid import NameOID
 
 from skerry.base.digests import sha256
 from skerry.base.errors import RegistryUnreachable
+from skerry.registry import wire
 from skerry.registry.auth import Credential
+from skerry.registry.config import RegistrySettings
 
 MANIFEST = b'{"schemaVersion":2}'
 KIND = "application/vnd.oci.image.manifest.v1+json"
@@ -203,3 +205,23 @@ class TestProxies:
         client = await servers.client(await servers.web(manifest), proxy="")
         assert (await client.manifest("app", "v1")).digest == sha256(MANIFEST)
         assert proxy[1] == []
+
+
+def test_authorities_are_read_once_and_only_where_they_are_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read: list[str] = []
+    system = wire._system_tls
+
+    def noted(stamps: tuple[object, ...]) -> ssl.SSLContext:
+        read.append("system")
+        return system(stamps)
+
+    monkeypatch.setattr(wire, "_system_tls", noted)
+    plain = wire._tls(RegistrySettings("a", "a"))
+    assert wire._tls(RegistrySettings("b", "b")) is plain
+    assert plain.verify_mode == ssl.CERT_REQUIRED and plain.check_hostname
+    loose = wire._tls(RegistrySettings("127.0.0.1:5", "127.0.0.1:5", insecure=True))
+    assert loose.verify_mode == ssl.CERT_NONE and not loose.get_ca_certs()
+    assert read == ["system", "system"]
+    assert {plain.minimum_version, loose.minimum_version} == {ssl.TLSVersion.TLSv1_2}

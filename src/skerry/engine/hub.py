@@ -24,7 +24,7 @@ from skerry.base.errors import Conflict, Forbidden, InvalidInput, NotFound, Sker
 from skerry.base.oci_image import DOCKER_CONFIG, OCI_CONFIG
 from skerry.base.references import parse_reference
 from skerry.engine.archives import Archives
-from skerry.registry.server import listening
+from skerry.registry.server import documents, listening
 from skerry.registry.server.access import Htpasswd
 from skerry.registry.server.application import Application
 from skerry.registry.server.call import Options
@@ -34,6 +34,7 @@ from skerry.registry.server.names import ordered
 from skerry.registry.server.refusals import Refusal
 from skerry.registry.server.storage import Blob, Limits, Manifest
 from skerry.store import Store
+from skerry.store.commit import architecture
 from skerry.store.compression import file_chunks
 from skerry.store.formats.intake import Intake, Packed
 from skerry.store.image import Image
@@ -111,12 +112,15 @@ class HubStorage(Directory):
     def put_manifest(
         self, repository: str, document: Document, tag: str, *, complete: bool = True
     ) -> None:
-        """An image with a tag goes to the engine, all else to the folder."""
+        """An image with a tag goes to the engine, all else to the folder; of an index with a tag
+        this machine's image goes to the engine as well."""
         config = document.blobs[0].media_type if document.blobs else ""
+        name = f"{repository}:{tag}"
         if not tag or document.is_index or config not in (OCI_CONFIG, DOCKER_CONFIG):
             super().put_manifest(repository, document, tag, complete=complete)
+            if tag:
+                self._follow(repository, document, name)
             return
-        name = f"{repository}:{tag}"
         try:
             self._archives.admit([name], "push")
             # Also under its digest, for whoever lists referrers or names it in an index.
@@ -128,6 +132,7 @@ class HubStorage(Directory):
             # Clients put more under an image's media types than images that can run.
             log.info("%s stays outside the engine: %s", name, error.message)
             super().put_manifest(repository, document, tag, complete=complete)
+            self._follow(repository, document, name)
             return
         except SkerryError as error:
             code = "DENIED" if isinstance(error, Conflict | Forbidden) else "MANIFEST_INVALID"
@@ -137,6 +142,22 @@ class HubStorage(Directory):
             super().delete_tag(repository, tag)
         for piece in document.blobs:
             self._drop(repository, piece.digest)
+
+    def _follow(self, repository: str, document: Document, name: str) -> None:
+        """The engine's `name` becomes what the folder's tag is now, or nobody's."""
+        for piece in document.manifests:
+            if piece.platform.split("/")[:2] != ["linux", architecture()]:
+                continue
+            with contextlib.suppress(Refusal, SkerryError):
+                self._archives.admit([name], "push")
+                held = self.manifest(repository, piece.digest)
+                child = documents.parse(held.data, held.media_type)
+                self._archives.emit("load", self._take(repository, child, name))
+                for blob in child.blobs:
+                    self._drop(repository, blob.digest)
+                return
+        with contextlib.suppress(SkerryError):
+            self._store.images.untag(name)
 
     def _drop(self, repository: str, digest: str) -> None:
         """The folder's copy of what the engine holds now, unless another repository needs it."""
@@ -195,9 +216,15 @@ class HubStorage(Directory):
                 if ":" not in repository:
                     yield repository, tag, image
 
-    def _of(self, repository: str) -> list[Image]:
+    def _of(self, repository: str) -> Iterator[Image]:
+        """Those that have a name in the repository, and those that were pushed to it and have lost
+        theirs to newer ones."""
         wanted = _plain(repository)
-        return [image for name, _, image in self._all() if name == wanted]
+        named = {image.id: image for name, _, image in self._all() if name == wanted}
+        yield from named.values()
+        for image in self._store.images.list():
+            if image.id not in named and self.knows(repository, image.manifest):
+                yield image
 
 
 def _plain(repository: str) -> str:

@@ -16,6 +16,7 @@ import zstandard
 from isal import igzip_lib
 
 from skerry.base.errors import InvalidInput, LimitExceeded
+from skerry.store.zstd_frames import ZstdFrames
 
 PIECE: Final = 1 << 20
 """Most bytes that a stream yields at once."""
@@ -149,13 +150,16 @@ class _Reader:
 
 def _zstd(chunks: Chunks, what: str) -> Chunks:
     decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
-    source: Any = _Reader(chunks)
+    frames = ZstdFrames()
+    source: Any = _Reader(frames.watch(chunks))
     reader = decompressor.stream_reader(source, read_across_frames=True)
     try:
         while piece := reader.read(PIECE):
             yield piece
     except zstandard.ZstdError as error:
         raise InvalidInput(f"{what}: corrupt compressed data: {error}") from None
+    if not frames.whole:
+        raise InvalidInput(f"{what}: the compressed data ends too early")
 
 
 class Pump:

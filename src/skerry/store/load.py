@@ -4,6 +4,7 @@
 """
 
 import os
+import stat
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
@@ -58,7 +59,7 @@ def _named(intake: Intake, packed: list[Packed], tag: str) -> list[Packed]:
 def import_layout(images: "Images", folder: str, progress: Progress | None) -> list[Image]:
     """Take in every image of an OCI image layout folder; blobs are copied and verified."""
     try:
-        with open(os.path.join(folder, "index.json"), "rb") as file:
+        with _open(os.path.join(folder, "index.json")) as file:
             index = file.read(MAX_DOCUMENT + 1)
     except OSError as error:
         raise NotFound(f"open the OCI layout {folder}: {error.strerror}") from None
@@ -71,15 +72,26 @@ def import_layout(images: "Images", folder: str, progress: Progress | None) -> l
         return intake.record(Layout(intake, fetch).images(index))
 
 
+def _open(path: str) -> BinaryIO:
+    """A file of a layout: nothing that never ends, or that has to be waited for."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise InvalidInput(f"{path}: not a regular file")
+    return os.fdopen(fd, "rb")
+
+
 def _copy_blob(intake: Intake, folder: str, descriptor: Descriptor) -> None:
     algorithm, _, name = descriptor.digest.partition(":")
     try:
         with (
-            open(os.path.join(folder, "blobs", algorithm, name), "rb") as file,
+            _open(os.path.join(folder, "blobs", algorithm, name)) as file,
             intake.blobs.ingest() as writer,
         ):
             for chunk in file_chunks(file):
                 writer.write(chunk)
+                if writer.size > descriptor.size:
+                    break
             intake.keep(writer.commit(descriptor.digest, descriptor.size))
     except FileNotFoundError:
         raise NotFound(f"{intake.what}: no blob {descriptor.digest}") from None

@@ -4,16 +4,19 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import random
 import tarfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from skerry.base.errors import InvalidInput, NotFound, SkerryError
+from skerry.base.errors import DigestMismatch, InvalidInput, NotFound, SkerryError
+from skerry.base.oci_image import OCI_MANIFEST
 from skerry.store import Store, open_store
 
 Make = Callable[..., Any]
@@ -204,3 +207,25 @@ def test_what_is_saved_is_loaded(
 def test_folders_that_are_no_layout(store: Store, tmp_path: Any) -> None:
     with pytest.raises(NotFound, match="open the OCI layout"):
         store.images.import_layout(str(tmp_path))
+
+
+def test_layouts_whose_files_never_end(store: Store, tmp_path: Path) -> None:
+    index = tmp_path / "index.json"
+    os.mkfifo(index)
+    with pytest.raises(InvalidInput, match="not a regular file"):
+        store.images.import_layout(str(tmp_path))
+    index.unlink()
+    digest = "sha256:" + "a" * 64
+    entry = {"mediaType": OCI_MANIFEST, "digest": digest, "size": 3}
+    index.write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
+    blob = tmp_path / "blobs/sha256" / ("a" * 64)
+    blob.parent.mkdir(parents=True)
+    blob.symlink_to("/dev/zero")
+    with pytest.raises(InvalidInput, match=f"OCI layout {tmp_path}: .*not a regular file"):
+        store.images.import_layout(str(tmp_path))
+    blob.unlink()
+    with blob.open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(DigestMismatch, match=f"OCI layout {tmp_path}: "):
+        store.images.import_layout(str(tmp_path))
+    assert store.blobs.all() == []

@@ -98,6 +98,10 @@ class Directory:
             "MANIFEST_UNKNOWN", f"{repository} has no manifest {digest}", detail={"digest": digest}
         )
 
+    def knows(self, repository: str, digest: str) -> bool:
+        """Whether a manifest with this digest was pushed to the repository and not deleted."""
+        return bool(read_small(self._in(repository, "_manifests", names.path_of(digest))))
+
     def put_manifest(
         self, repository: str, document: Document, tag: str, *, complete: bool = True
     ) -> None:

@@ -7,12 +7,19 @@ that turns out to be broken leaves the store as it was.
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from types import TracebackType
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 import msgspec
 
 from skerry.base.digests import Verifier
-from skerry.base.errors import DigestMismatch, InvalidInput, LimitExceeded, NotFound
+from skerry.base.errors import (
+    DigestMismatch,
+    InvalidInput,
+    LimitExceeded,
+    NotFound,
+    RegistryError,
+)
 from skerry.base.oci_image import (
     DOCKER_LAYER,
     DOCKER_LAYER_GZIP,
@@ -95,9 +102,19 @@ class Intake:
         self._stack.enter_context(self.images.leases.hold())
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._stack.close()
         self.images.release(self._stored, self._unpacked)
+        # Registries name themselves; layers and names know nothing of the source they come from.
+        if isinstance(error, RegistryError) or not isinstance(error, InvalidInput):
+            return
+        if self.what not in error.message:
+            error.message = f"{self.what}: {error.message}"
 
     def fail(self, reason: str) -> NoReturn:
         """InvalidInput about the source."""

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skerry.base.errors import InvalidInput
@@ -28,6 +28,7 @@ FRAMES = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(FRAMES | st.sampled_from([SKIPPABLE, EMPTY]), min_size=1, max_size=4), st.data())
 def test_only_the_end_of_a_frame_is_one(parts: list[bytes], data: st.DataObject) -> None:
     ends = set(itertools.accumulate(map(len, parts), initial=0))
@@ -40,6 +41,7 @@ def test_only_the_end_of_a_frame_is_one(parts: list[bytes], data: st.DataObject)
     assert frames.whole == (cut in ends)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_anything_may_pass(data: bytes) -> None:
     assert list(ZstdFrames().watch(iter([data]))) == [data]

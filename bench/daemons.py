@@ -23,7 +23,7 @@ RUNTIME = REPOSITORY / ".venv/bin/skerry-runtime"
 DOCKER = shutil.which("docker") or "docker"
 BUSYBOX_IMAGE = "busybox:latest"
 
-START_TIMEOUT = 20.0
+START_TIMEOUT = 60.0
 STOP_TIMEOUT = 20.0
 
 

@@ -13,7 +13,7 @@ from tests.kernel.vm import guest
 pytestmark = [
     pytest.mark.root,
     pytest.mark.slow,
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(800),
 ]
 
 FILES = (

@@ -41,7 +41,7 @@ class Run(NamedTuple):
     console: str
 
 
-def run(tests: Sequence[str], folder: Path, *, timeout: float = 300.0) -> Run:
+def run(tests: Sequence[str], folder: Path, *, timeout: float = 700.0) -> Run:
     """Run test files (paths in the repository) in a fresh guest. RuntimeError when the kernel or
     QEMU cannot be had; `folder` is for the guest's files."""
     kernel = linux.fetch()

@@ -63,8 +63,8 @@ class Endpoints:
     # Looking
 
     def sandbox(self, container_id: str) -> Sandbox | None:
-        """What a running container has, None when it has none."""
-        return self._live.get(container_id)
+        """What a running container has, None when it has none, or loses it just now."""
+        return None if container_id in self._leaving else self._live.get(container_id)
 
     def _everything(self) -> list[tuple[Sandbox, dict[str, Segment]]]:
         return [(each, self._segments(each)) for each in list(self._live.values())]

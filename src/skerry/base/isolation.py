@@ -35,6 +35,10 @@ DISK = "disk.qcow2"
 """A machine's writable disk, beside the `upper` folder whose part it plays."""
 
 
+KERNEL_ANNOTATION = "io.skerry.kernel"
+"""The OCI annotation with the path of the kernel that a machine is to run."""
+
+
 MIRRORED = "mirrored"
 """A file beside it, there when `upper` holds a copy of what is on the disk."""
 

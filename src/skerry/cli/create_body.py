@@ -5,6 +5,8 @@ Options that carry their value over unchanged stand in tables; what needs though
 
 from __future__ import annotations
 
+import os
+
 from skerry.base.errors import InvalidInput
 from skerry.cli import mounts
 from skerry.cli.networks import networking
@@ -263,6 +265,9 @@ def _host_policies(parsed: Parsed, host: dict[str, Any]) -> None:
     ):
         if parsed.many(name):
             host[key] = key_values(parsed.many(name), name)
+    if kernel := parsed.text("kernel"):
+        notes = host.setdefault("Annotations", {})
+        notes["io.skerry.kernel"] = os.path.abspath(kernel)
     _security(parsed.many("security-opt"), host)
 
 

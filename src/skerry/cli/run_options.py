@@ -50,6 +50,7 @@ CREATE_OPTIONS = (
     text("ip6", "IPv6 address", "ADDRESS"),
     text("ipc", "IPC namespace: private, host, shareable, container:NAME", "MODE"),
     text("isolation", "The wall around the container", "KIND"),
+    text("kernel", "A machine's own kernel, on the engine's host; asks for a machine", "FILE"),
     many("label", "Set a label", "NAME=VALUE", "l"),
     many("label-file", "Read labels from a file", "FILE", complete="files"),
     many("link-local-ip", "Link-local address", "ADDRESS"),

@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from skerry.base.errors import InvalidInput, Unsupported
 from skerry.base.isolation import (
+    KERNEL_ANNOTATION,
     Attach,
     ExecTask,
     Exit,
@@ -33,7 +34,8 @@ ISOLATIONS = {"default": CONTAINER, CONTAINER: CONTAINER, VM: VM}
 
 
 def wall_of(host: Mapping[str, Any]) -> str:
-    """The wall that a HostConfig asks for: `Isolation`, else the runtime, else an annotation.
+    """The wall that a HostConfig asks for: `Isolation`, the runtime or an annotation;
+    whoever names a kernel asks for a machine.
 
     InvalidInput and Unsupported for what nobody knows, and for two that contradict one another.
     """
@@ -52,6 +54,8 @@ def wall_of(host: Mapping[str, Any]) -> str:
         if annotated not in ISOLATIONS:
             raise Unsupported(f"annotation {ANNOTATION}: no isolation {annotated!r}")
         asked.add(ISOLATIONS[annotated])
+    if (host.get("Annotations") or {}).get(KERNEL_ANNOTATION):
+        asked.add(VM)
     if len(asked) > 1:
         raise InvalidInput("the isolation, the runtime and the annotations contradict one another")
     return asked.pop() if asked else CONTAINER

@@ -60,10 +60,10 @@ class MachineDriver(RuntimeDriver):
 
     name = "vm"
 
-    def __init__(self, root: str, *, cgroup_parent: str = "/skerry", kernel: str = "") -> None:
+    def __init__(self, root: str, *, cgroup_parent: str = "/skerry") -> None:
         """`root` is the engine's; kits, templates and disks are kept below it."""
         super().__init__(cgroup_parent=cgroup_parent, spawner=Spawner(_BOOT))
-        self.templates = Templates(Path(root), kernel=kernel)
+        self.templates = Templates(Path(root))
         self.disks = Disks(Path(root, "machines"))
         self._guests: dict[str, tuple[Task, planning.Guest]] = {}
         self._lines: dict[str, Control] = {}
@@ -131,7 +131,8 @@ class MachineDriver(RuntimeDriver):
         if guest is None or planned != task:
             guest = self._guest(task)
         frozen, layers = await asyncio.gather(
-            self.templates.get(guest.shape), asyncio.to_thread(self._prepare_disks, task)
+            self.templates.get(guest.shape, guest.kernel),
+            asyncio.to_thread(self._prepare_disks, task),
         )
         saved = task.saved
         cgroup, accel = self._host_cgroup(task), self.templates.accel

@@ -36,8 +36,11 @@ from skerry.runtime import tiny_init
 
 EARLY_MODULES = ("virtio_pci", "virtio_console")
 """Until the agent can speak."""
-MODULES = ("virtio_blk", "virtio_net", "erofs", "ext4", "overlay", "virtiofs", "virtio_balloon")
-"""Loaded while the template is made."""
+MODULES = (
+    *("virtio_blk", "virtio_net", "crc32c_generic"),
+    *("erofs", "ext4", "overlay", "virtiofs", "virtio_balloon"),
+)
+"""Loaded while the template is made. File systems ask for CRC32C by a name, not as a dependency."""
 _AGENT = "skerry.machine.guest.agent"
 _LATE = ("encodings.idna", "traceback")
 """What the library imports only when it needs it."""
@@ -69,8 +72,8 @@ class Kit(NamedTuple):
 def open_kit(folder: Path, kernel: str = "") -> Kit:
     """The kit below `folder`, made now if there is none for what is installed; blocks.
 
-    `kernel` is the user's own (bzImage or vmlinux, whose drivers are built in), empty for the
-    distribution's. DigestMismatch when a file is not what it was when it was made.
+    `kernel` is the user's own (see `linux.own`), empty for the distribution's. DigestMismatch when
+    a file is not what it was when it was made.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as lock:
@@ -124,10 +127,13 @@ def _digest(folder: Path, kernel: str) -> str:
     """Over what a kit is made of, by names, sizes and times."""
     found = hashlib.sha256(f"1 {sys.version} {_LEVEL}".encode())
     here = sorted(folder.glob("linux-image-*"))
-    source = Path(kernel) if kernel else (linux.unpacked(here[-1]).image if here else None)
-    if source is None:
-        source = linux.fetch(folder).image
-    paths = [source, Path(os.path.realpath(sys.executable))]
+    if kernel:
+        source = linux.own(Path(kernel))
+    else:
+        source = linux.unpacked(here[-1]) if here else linux.fetch(folder)
+    paths = [source.image, Path(os.path.realpath(sys.executable))]
+    if source.modules:
+        paths.append(source.modules)
     ours = Path(os.path.abspath(skerry.__file__)).parent
     for part in ("base", "kernel", "runtime", "machine", "store"):
         paths += sorted((ours / part).rglob("*.py"))
@@ -138,13 +144,12 @@ def _digest(folder: Path, kernel: str) -> str:
 
 
 def _make(folder: Path, target: Path, kernel: str) -> None:
-    package = linux.fetch(folder)
-    source = Path(kernel) if kernel else package.image
+    package = linux.own(Path(kernel)) if kernel else linux.fetch(folder)
     fresh = Path(tempfile.mkdtemp(prefix=".new-", dir=folder))
     try:
-        (fresh / VMLINUX).write_bytes(linux.elf_image(source.read_bytes()))
-        early = [] if kernel else package.module_files(EARLY_MODULES)
-        late = [] if kernel else package.module_files((*EARLY_MODULES, *MODULES))
+        (fresh / VMLINUX).write_bytes(linux.elf_image(package.image.read_bytes()))
+        early = package.module_files(EARLY_MODULES)
+        late = package.module_files((*EARLY_MODULES, *MODULES))
         late = [module for module in late if module not in early]
         buffer = io.BytesIO()
         _write_initramfs(Archive(buffer), early, late)
@@ -160,7 +165,7 @@ def _make(folder: Path, target: Path, kernel: str) -> None:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _write_initramfs(archive: Archive, early: list[Path], late: list[Path]) -> None:
+def _write_initramfs(archive: Archive, early: list[linux.Module], late: list[linux.Module]) -> None:
     folders = ("proc", "sys", "dev", "run", "tmp", "r", "etc", "usr/bin", "usr/lib", "layers")
     for folder in (*folders, "rw", "volumes"):
         archive.folder(folder)
@@ -169,7 +174,7 @@ def _write_initramfs(archive: Archive, early: list[Path], late: list[Path]) -> N
     archive.data("init", _INIT.encode(), 0o755)
     archive.data("modules/early", "\n".join(module.name for module in early).encode())
     for module in (*early, *late):
-        archive.data(f"modules/{module.name}", module.read_bytes())
+        archive.data(f"modules/{module.name}", module.data)
     with suppress(SkerryError):
         archive.data(GUEST_INIT, Path(tiny_init.find_init()).read_bytes(), 0o755)
     interpreter = os.path.realpath(sys.executable)

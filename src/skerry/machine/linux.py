@@ -5,6 +5,7 @@ and its list of packages stay as they are. apt checks the package against the ar
 """
 
 import ctypes
+import lzma
 import os
 import re
 import shutil
@@ -14,16 +15,20 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+import zstandard
+
 from skerry.base.errors import InvalidInput, SystemFault, Unavailable
 
 PACKAGE = "linux-image-cloud-amd64"
 _PATIENCE = 600.0
 # Documentation/arch/x86/boot.rst
-_SETUP_SECTS, _MAGIC_AT, _PAYLOAD_AT = 0x1F1, 0x202, 0x248
+_SETUP_SECTS, _MAGIC_AT, _VERSION_AT, _PAYLOAD_AT = 0x1F1, 0x202, 0x20E, 0x248
 _LZ4_LEGACY = b"\x02\x21\x4c\x18"
 _LZ4_BLOCK = 8 << 20
 _ELF = b"\x7fELF"
 _MOST_KERNEL = 256 << 20
+_SETUP_MOST = 64 * 512
+"""All of a bzImage's setup sectors."""
 
 
 class Linux(NamedTuple):
@@ -31,30 +36,88 @@ class Linux(NamedTuple):
 
     image: Path
     """A bzImage, or an ELF vmlinux."""
-    modules: Path
-    """`lib/modules/<release>`."""
+    modules: Path | None
+    """`lib/modules/<release>`; None when all drivers are built in."""
 
-    def module_files(self, names: Iterable[str]) -> list[Path]:
+    def module_files(self, names: Iterable[str]) -> list["Module"]:
         """The modules with those they depend on, in the order in which they load; built-in ones
         are left out."""
         every = {
-            path.name.removesuffix(".ko").replace("-", "_"): path
-            for path in self.modules.rglob("*.ko")
+            path.name.partition(".ko")[0].replace("-", "_"): path
+            for path in (self.modules.rglob("*.ko*") if self.modules else ())
         }
-        ordered: list[Path] = []
+        ordered: dict[str, Module] = {}
 
         def add(name: str) -> None:
-            path = every.get(name.replace("-", "_"))
-            if path is None or path in ordered:
+            name = name.replace("-", "_")
+            path = every.get(name)
+            if path is None or name in ordered:
                 return
-            found = re.search(rb"\0depends=([^\0]*)\0", path.read_bytes())
+            module = Module(f"{name}.ko", _module_data(path))
+            found = re.search(rb"\0depends=([^\0]*)\0", module.data)
             for needed in found[1].decode().split(",") if found else ():
                 add(needed)
-            ordered.append(path)
+            ordered[name] = module
 
         for name in names:
             add(name)
-        return ordered
+        return list(ordered.values())
+
+
+class Module(NamedTuple):
+    """A module's file name and its contents, unpacked."""
+
+    name: str
+    data: bytes
+
+
+def _module_data(path: Path) -> bytes:
+    data = path.read_bytes()
+    try:
+        if path.suffix == ".xz":
+            return lzma.decompress(data)
+        if path.suffix == ".zst":
+            frame = zstandard.ZstdDecompressor().decompressobj()
+            data = frame.decompress(data)
+            if not frame.eof:
+                raise InvalidInput(f"{path} is damaged: it is cut short")
+    except (lzma.LZMAError, zstandard.ZstdError) as error:
+        raise InvalidInput(f"{path} is damaged: {error}") from None
+    return data
+
+
+def own(path: Path) -> Linux:
+    """The user's own kernel, with the modules of its release that lie where packages put them:
+    `../lib/modules/<release>`, or the folder it is in itself. Without any, its drivers are built
+    in. InvalidInput when it is no kernel or cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_SETUP_MOST)
+    except OSError as error:
+        raise InvalidInput(f"kernel {path}: {error.strerror}") from None
+    if not head.startswith(_ELF) and not _is_bzimage(head):
+        raise InvalidInput(f"kernel {path} is not a Linux kernel: neither a bzImage nor ELF")
+    name = release(head) or path.name.partition("-")[2]
+    folder, above = path.parent, path.parent.parent
+    for place in (above / "lib/modules" / name, above / "usr/lib/modules" / name, folder):
+        if name and (place / "kernel").is_dir():
+            return Linux(path, place)
+    return Linux(path, None)
+
+
+def release(head: bytes) -> str:
+    """The release that a bzImage's header names, as `uname -r` will say it; empty for none."""
+    if not _is_bzimage(head):
+        return ""
+    (at,) = struct.unpack_from("<H", head, _VERSION_AT)
+    words = head[at + 512 : at + 512 + 256].partition(b"\0")[0].split() if at else []
+    found = words[0].decode("ascii", "replace") if words else ""
+    return found if re.fullmatch(r"[A-Za-z0-9._+~-]+", found) else ""
+
+
+def _is_bzimage(data: bytes) -> bool:
+    return len(data) >= 0x260 and data[_MAGIC_AT : _MAGIC_AT + 4] == b"HdrS"
 
 
 def unpacked(folder: Path) -> Linux:
@@ -130,7 +193,7 @@ def elf_image(data: bytes) -> bytes:
     """
     if data.startswith(_ELF):
         return data
-    if len(data) < 0x260 or data[_MAGIC_AT : _MAGIC_AT + 4] != b"HdrS":
+    if not _is_bzimage(data):
         raise InvalidInput("not a Linux kernel: neither a bzImage nor ELF")
     offset, length = struct.unpack_from("<II", data, _PAYLOAD_AT)
     start = (max(data[_SETUP_SECTS], 1) + 1 if data[_SETUP_SECTS] else 5) * 512 + offset

@@ -9,8 +9,8 @@ import json
 import os
 from typing import Any, NamedTuple
 
-from skerry.base.errors import Unsupported
-from skerry.base.isolation import Overlay
+from skerry.base.errors import InvalidInput, Unsupported
+from skerry.base.isolation import KERNEL_ANNOTATION, Overlay
 from skerry.kernel import namespaces
 from skerry.kernel.cgroups import Hierarchy, Layout
 from skerry.machine.shape import Shape, shape_for
@@ -54,6 +54,8 @@ class Guest(NamedTuple):
     limits: dict[str, Any]
     """OCI `linux.resources` for QEMU's control group on this host."""
     hostname: str
+    kernel: str
+    """Path of the user's own kernel; empty for the kit's."""
 
 
 def guest_for(
@@ -88,7 +90,15 @@ def guest_for(
     memory = resources.get("memory") or {}
     shape = shape_for(int(memory.get("limit") or 0), _cpus(resources.get("cpu") or {}), host_cpus)
     hostname = str(given.get("hostname", ""))
-    return Guest(made, shape, network, files, tuple(shares), limits, hostname)
+    return Guest(made, shape, network, files, tuple(shares), limits, hostname, own_kernel(spec))
+
+
+def own_kernel(spec: dict[str, Any]) -> str:
+    """The kernel that a configuration's annotation names; InvalidInput for a relative path."""
+    path = str((spec.get("annotations") or {}).get(KERNEL_ANNOTATION, ""))
+    if path and not os.path.isabs(path):
+        raise InvalidInput(f"a machine's kernel is given by its full path, not {path!r:.200}")
+    return path
 
 
 def split_limits(resources: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -6,22 +6,31 @@ import os
 import shutil
 from pathlib import Path
 
-from skerry.base.errors import DigestMismatch, SystemFault
+from skerry.base.errors import DigestMismatch, InvalidInput, SystemFault
 from skerry.machine import accel, kit, lean, template
 from skerry.machine.qemu import Accel
 from skerry.machine.shape import Shape
+
+_Key = tuple[Shape, str, tuple[int, int]]
+"""With a user's own kernel, and by what it is known again."""
+
+
+def _stamp(kernel: str) -> tuple[int, int]:
+    try:
+        status = os.stat(kernel) if kernel else None
+    except OSError as error:
+        raise InvalidInput(f"kernel {kernel}: {error.strerror}") from None
+    return (status.st_size, status.st_mtime_ns) if status else (0, 0)
 
 
 class Templates:
     """Templates below one folder. Concurrent starts share one making."""
 
-    def __init__(self, root: Path, *, kernel: str = "") -> None:
-        """`kernel` is the user's own, empty for the distribution's."""
+    def __init__(self, root: Path) -> None:
         self._kits = root / "kit"
         self._folder = root / "templates"
-        self._kernel = kernel
-        self._making: dict[Shape, asyncio.Task[template.Frozen]] = {}
-        self._loaded: dict[Shape, template.Frozen] = {}
+        self._making: dict[_Key, asyncio.Task[template.Frozen]] = {}
+        self._loaded: dict[_Key, template.Frozen] = {}
         self._accel: Accel | None = None
 
     @property
@@ -31,20 +40,23 @@ class Templates:
             raise SystemFault("no template was asked for yet")
         return self._accel
 
-    async def get(self, shape: Shape) -> template.Frozen:
-        """The template for a shape, made now if there is none; errors as `open_kit` and `make`."""
-        if loaded := self._loaded.get(shape):
+    async def get(self, shape: Shape, kernel: str = "") -> template.Frozen:
+        """The template for a shape, made now if there is none; errors as `open_kit` and `make`.
+        `kernel` is the user's own, empty for the distribution's."""
+        key = (shape, kernel, _stamp(kernel))
+        if loaded := self._loaded.get(key):
             return loaded
-        making = self._making.get(shape)
+        making = self._making.get(key)
         if making is None:
-            making = asyncio.get_running_loop().create_task(self._get(shape))
-            self._making[shape] = making
-            making.add_done_callback(lambda _: self._making.pop(shape, None))
+            making = asyncio.get_running_loop().create_task(self._get(key))
+            self._making[key] = making
+            making.add_done_callback(lambda _: self._making.pop(key, None))
         return await asyncio.shield(making)
 
-    async def _get(self, shape: Shape) -> template.Frozen:
+    async def _get(self, wanted: _Key) -> template.Frozen:
+        shape, kernel, _ = wanted
         self._accel = await asyncio.to_thread(accel.choose)
-        found = await asyncio.to_thread(kit.open_kit, self._kits, self._kernel)
+        found = await asyncio.to_thread(kit.open_kit, self._kits, kernel)
         try:
             key = template.key_of(found.digest, shape, self._accel)
             folder = self._folder / key
@@ -61,7 +73,7 @@ class Templates:
                 raise SystemFault(f"the template {folder} cannot be loaded")
         finally:
             found.close()
-        self._loaded[shape] = loaded
+        self._loaded[wanted] = loaded
         return loaded
 
     async def _make(self, found: kit.Kit, shape: Shape, folder: Path) -> None:
@@ -90,10 +102,10 @@ class Templates:
 
     def forget(self, keys: set[str]) -> None:
         """Let go of templates whose files go; machines that run on them keep the memory."""
-        for shape, loaded in list(self._loaded.items()):
+        for name, loaded in list(self._loaded.items()):
             if loaded.key in keys:
                 os.close(loaded.ram)
-                del self._loaded[shape]
+                del self._loaded[name]
 
     def close(self) -> None:
         """Let go of the memory; running machines keep theirs."""

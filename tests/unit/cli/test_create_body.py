@@ -83,6 +83,7 @@ def test_policies(tmp_path: Path) -> None:
         "--security-opt", "systempaths=unconfined", "--security-opt", "apparmor:x",
         "--restart", "on-failure:3", "--log-driver", "json-file", "--log-opt", "max-size=1m",
         "--sysctl", "net.a=1", "--annotation", "x=y", "--network", "none", "--ipc", "host",
+        "--kernel", "/k",
     )  # fmt: skip
     assert json.loads(host["SecurityOpt"][0].removeprefix("seccomp=")) == {
         "defaultAction": "SCMP_ACT_ALLOW"
@@ -93,8 +94,8 @@ def test_policies(tmp_path: Path) -> None:
         "Init": True, "SecurityOpt": ["no-new-privileges", "apparmor=x"], "MaskedPaths": [],
         "ReadonlyPaths": [], "RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 3},
         "LogConfig": {"Type": "json-file", "Config": {"max-size": "1m"}},
-        "Sysctls": {"net.a": "1"}, "Annotations": {"x": "y"}, "NetworkMode": "none",
-        "IpcMode": "host",
+        "Sysctls": {"net.a": "1"}, "NetworkMode": "none", "IpcMode": "host",
+        "Annotations": {"x": "y", "io.skerry.kernel": "/k"},
     }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from skerry.base.errors import InvalidInput, SkerryError, Unsupported
+from skerry.base.isolation import KERNEL_ANNOTATION
 from skerry.engine.walls import ANNOTATION, CONTAINER, VM, wall_of
 
 
@@ -18,6 +19,7 @@ from skerry.engine.walls import ANNOTATION, CONTAINER, VM, wall_of
         ({"Isolation": "vm", "Runtime": "skerry"}, VM),
         ({"Runtime": "skerry-vm"}, VM),
         ({"Annotations": {ANNOTATION: "vm"}}, VM),
+        ({"Annotations": {KERNEL_ANNOTATION: "/boot/vmlinuz"}}, VM),
         ({"Runtime": "skerry-vm", "Annotations": {ANNOTATION: "vm"}}, VM),
     ],
 )
@@ -33,6 +35,7 @@ def test_each_way_of_asking(host: dict[str, Any], wall: str) -> None:
         ({"Annotations": {ANNOTATION: "thick"}}, Unsupported),
         ({"Isolation": "container", "Runtime": "skerry-vm"}, InvalidInput),
         ({"Isolation": "vm", "Annotations": {ANNOTATION: "container"}}, InvalidInput),
+        ({"Isolation": "container", "Annotations": {KERNEL_ANNOTATION: "/k"}}, InvalidInput),
     ],
 )
 def test_nobody_gets_another_wall_than_they_asked_for(

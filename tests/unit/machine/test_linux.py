@@ -1,8 +1,12 @@
 """Kernels as they are found, and the archive that goes with them."""
 
 import io
+import lzma
 import struct
+from pathlib import Path
 
+import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,6 +47,63 @@ def test_any_bytes_are_a_kernel_or_refused(data: bytes) -> None:
             linux.elf_image(image)
         except (InvalidInput, SystemFault):
             continue
+
+
+def named(release: bytes) -> bytes:
+    """A bzImage whose header says its release, as `strings` would find it."""
+    head = bytearray(bzimage(b""))
+    struct.pack_into("<H", head, 0x20E, 0x100)
+    head[0x300 : 0x300 + len(release)] = release
+    return bytes(head)
+
+
+def package(folder: Path, release: str, modules: dict[str, bytes]) -> Path:
+    """A kernel with modules as a package brings them; the path of its image."""
+    (folder / "boot").mkdir()
+    image = folder / "boot" / "anything"
+    image.write_bytes(named(f"{release} (builder) #1".encode()))
+    place = folder / "lib/modules" / release / "kernel"
+    place.mkdir(parents=True)
+    for name, data in modules.items():
+        (place / name).write_bytes(data)
+    return image
+
+
+def test_a_kernel_of_ones_own_has_the_modules_of_its_release(tmp_path: Path) -> None:
+    needs = b"\x7fELF\0depends=first-one\0"
+    first = b"\x7fELF\0depends=\0"
+    image = package(
+        tmp_path,
+        "6.9.1-own",
+        {"needs.ko": needs, "first_one.ko.xz": lzma.compress(first)},
+    )
+    found = linux.own(image).module_files(["needs", "built_in"])
+    assert found == [("first_one.ko", first), ("needs.ko", needs)]
+    compressed = zstandard.compress(needs)
+    (tmp_path / "lib/modules/6.9.1-own/kernel/packed.ko.zst").write_bytes(compressed)
+    assert linux.own(image).module_files(["packed"])[-1] == ("packed.ko", needs)
+    (tmp_path / "lib/modules/6.9.1-own/kernel/packed.ko.zst").write_bytes(compressed[:-6])
+    with pytest.raises(InvalidInput, match="damaged"):
+        linux.own(image).module_files(["packed"])
+
+
+def test_a_kernel_alone_has_its_drivers_built_in(tmp_path: Path) -> None:
+    image = tmp_path / "vmlinux"
+    image.write_bytes(b"\x7fELF and more")
+    assert linux.own(image) == linux.Linux(image, None)
+    assert linux.own(image).module_files(["ext4"]) == []
+
+
+def test_what_is_no_kernel_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("root:x:0:0\n" * 100)
+    for name, reason in (("text", "neither a bzImage nor ELF"), ("none", "No such file")):
+        with pytest.raises(InvalidInput, match=reason):
+            linux.own(tmp_path / name)
+
+
+@given(st.binary(max_size=300))
+def test_a_release_never_leaves_its_folder(said: bytes) -> None:
+    assert "/" not in linux.release(named(said))
 
 
 def test_an_archive_names_each_path_once() -> None:

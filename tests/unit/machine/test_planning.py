@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skerry.base.errors import Unsupported
+from skerry.base.errors import InvalidInput, Unsupported
+from skerry.base.isolation import KERNEL_ANNOTATION
 from skerry.kernel import namespaces
 from skerry.machine import planning, qemu, splice
 from skerry.machine.shape import DEFAULT_MEMORY, GUEST_OVERHEAD, MIB, Shape, shape_for
@@ -51,6 +52,13 @@ def test_what_cannot_cross_the_wall_is_refused(change: dict[str, Any]) -> None:
 def test_hooks_are_refused() -> None:
     with pytest.raises(Unsupported):
         guest({**spec(), "hooks": {"prestart": [{"path": "/bin/true"}]}})
+
+
+def test_a_kernel_is_named_by_an_annotation_with_its_full_path() -> None:
+    assert guest(spec()).kernel == ""
+    assert guest({**spec(), "annotations": {KERNEL_ANNOTATION: "/boot/k"}}).kernel == "/boot/k"
+    with pytest.raises(InvalidInput, match="full path"):
+        guest({**spec(), "annotations": {KERNEL_ANNOTATION: "boot/k"}})
 
 
 def test_files_travel_and_folders_are_shared() -> None:

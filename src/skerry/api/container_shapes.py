@@ -3,8 +3,9 @@
 import time
 from typing import Any
 
-from skerry.api import image_shapes, network_shapes
+from skerry.api import image_shapes, network_shapes, versions
 from skerry.api.formats import human_duration, rfc3339
+from skerry.api.versions import Version
 from skerry.engine.container import Container
 from skerry.engine.endpoints import Endpoints
 from skerry.engine.filters import health_of
@@ -236,6 +237,8 @@ def host_config(record: Record, *, cgroup_version: int) -> Json:
         "Type": (host.get("LogConfig") or {}).get("Type") or "json-file",
         "Config": (host.get("LogConfig") or {}).get("Config") or {},
     }
+    if host.get("MemorySwappiness") == -1:
+        result["MemorySwappiness"] = None
     policy = host.get("RestartPolicy") or {}
     result["RestartPolicy"] = {
         "Name": policy.get("Name") or "no",
@@ -256,6 +259,7 @@ def inspect(
     state_dir: str,
     platform: str,
     cgroup_version: int,
+    version: Version = versions.NEWEST,
     sizes: tuple[int, int] | None = None,
 ) -> Json:
     """`GET /containers/{id}/json`. `sizes` are the own layer's and the whole root's bytes."""
@@ -288,6 +292,12 @@ def inspect(
             container, networks, endpoints.sandbox(container.id)
         ),
     }
+    if versions.knows_kernel_memory(version):
+        result["HostConfig"] = {"KernelMemory": 0, "KernelMemoryTCP": 0} | result["HostConfig"]
+    if versions.aliases_have_the_id(version):
+        for each in result["NetworkSettings"]["Networks"].values():
+            if each["DNSNames"]:
+                each["Aliases"] = [*(each["Aliases"] or ()), record.id[:12]]
     if sizes is not None:
         result["SizeRw"], result["SizeRootFs"] = sizes
     return result

@@ -51,6 +51,7 @@ def summary(image: Image, version: Version, *, containers: int = -1) -> Json:
     }
     if versions.images_have_virtual_size(version):
         result["VirtualSize"] = image.size
+    if versions.images_have_empty_names(version):
         # Older clients cannot show an image without any name.
         result["RepoTags"] = list(image.tags) or ["<none>:<none>"]
         result["RepoDigests"] = list(image.digests) or ["<none>@<none>"]
@@ -84,6 +85,8 @@ def inspect(image: Image, version: Version) -> Json:
             "size": image.manifest_size,
         },
     }
+    if versions.images_have_containers(version):
+        result |= {"Container": "", "ContainerConfig": dict(CONFIG_DEFAULTS)}
     if image.variant:
         result["Variant"] = image.variant
     if versions.images_have_virtual_size(version):

@@ -4,7 +4,8 @@ Everything that depends on the version a client asked for is decided here. Facts
 version history (https://docs.docker.com/reference/api/engine/version-history/).
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from skerry.base.errors import InvalidInput
 
@@ -60,6 +61,21 @@ def images_have_virtual_size(version: Version) -> bool:
     return version < (1, 44)
 
 
+def images_have_empty_names(version: Version) -> bool:
+    """Until 1.43 an image without names was listed with one of `<none>`."""
+    return version < (1, 43)
+
+
+def images_have_containers(version: Version) -> bool:
+    """Images' Container and ContainerConfig went in 1.45."""
+    return version < (1, 45)
+
+
+def filters_images_by_name(version: Version) -> bool:
+    """The list of images took a `filter` that is one name until 1.41."""
+    return version < (1, 41)
+
+
 def has_short_config(version: Version) -> bool:
     """Since 1.50 an image's configuration no longer holds fields that only containers have."""
     return version >= (1, 50)
@@ -73,3 +89,80 @@ def prunes_named_volumes(version: Version) -> bool:
 def wait_answers_at_once(version: Version) -> bool:
     """Since 1.30 `wait` sends its headers before the container ends."""
     return version >= (1, 30)
+
+
+def sends_text_frames(version: Version) -> bool:
+    """Until 1.28 the WebSocket of an attach sent text."""
+    return version < (1, 28)
+
+
+def websocket_takes_streams(version: Version) -> bool:
+    """Since 1.42 the WebSocket of an attach takes stdin, stdout and stderr; before, it had all."""
+    return version >= (1, 42)
+
+
+def stop_takes_a_signal(version: Version) -> bool:
+    """Since 1.42 `stop` and `restart` take a signal."""
+    return version >= (1, 42)
+
+
+def networks_list_containers(version: Version) -> bool:
+    """Until 1.28 the list of networks told who was in them."""
+    return version < (1, 28)
+
+
+def aliases_have_the_id(version: Version) -> bool:
+    """Until 1.45 an endpoint's aliases held the container's short id; DNSNames do since."""
+    return version < (1, 45)
+
+
+def knows_kernel_memory(version: Version) -> bool:
+    """Limits of kernel memory went in 1.42, and with them where they were told."""
+    return version < (1, 42)
+
+
+def tells_builder_size(version: Version) -> bool:
+    """BuilderSize, and the Parent of a BuildCache, went in 1.42."""
+    return version < (1, 42)
+
+
+def create_host(version: Version, host: Mapping[str, Any]) -> dict[str, Any]:
+    """The HostConfig of a create, with what a client of that version means by leaving things out
+    and without what it cannot know.
+    """
+    result = dict(host)
+    if version < (1, 25):
+        # Those clients remove the container themselves.
+        result.pop("AutoRemove", None)
+    if version < (1, 40) and not result.get("IpcMode"):
+        result["IpcMode"] = "shareable"
+    if version < (1, 42):
+        result.pop("ConsoleSize", None)
+    else:
+        result.pop("KernelMemory", None)
+    return result
+
+
+def info(version: Version) -> dict[str, Any]:
+    """What `GET /info` told until it went."""
+    result: dict[str, Any] = {}
+    if knows_kernel_memory(version):
+        result["KernelMemory"] = False
+    if version < (1, 50):
+        result |= {"BridgeNfIptables": False, "BridgeNfIp6tables": False}
+    return result
+
+
+def registry_info(version: Version) -> dict[str, Any]:
+    """What the RegistryConfig of `GET /info` told until 1.49."""
+    if version >= (1, 49):
+        return {}
+    return {
+        "AllowNondistributableArtifactsCIDRs": None,
+        "AllowNondistributableArtifactsHostnames": None,
+    }
+
+
+def commit(version: Version) -> dict[str, str]:
+    """A component of `GET /info`: until 1.49 with the version that was expected of it."""
+    return {"ID": "", "Expected": ""} if version < (1, 49) else {"ID": ""}

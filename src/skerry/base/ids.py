@@ -40,6 +40,6 @@ def check_name(name: str, kind: str = "container") -> str:
     """`name` when it follows Docker's rule, else InvalidInput."""
     if not NAME_PATTERN.fullmatch(name) or len(name) > 255:
         raise InvalidInput(
-            f"Invalid {kind} name ({name!r}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+            f"Invalid {kind} name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
         )
     return name

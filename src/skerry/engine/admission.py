@@ -5,14 +5,15 @@ from typing import Any
 
 from skerry.base.errors import InvalidInput
 from skerry.engine import etc, facts, resources, restart, security, spec, walls
-from skerry.engine.roster import Roster
 from skerry.engine.signals import parse_signal
+
+SHORTEST = 1_000_000
+"""Nanoseconds of the shortest pause between two checks of health."""
 
 
 def check(
     config: Mapping[str, Any],
     host: Mapping[str, Any],
-    roster: Roster,
     known: facts.Host,
 ) -> None:
     """Refuse now what a start would refuse later."""
@@ -33,22 +34,28 @@ def check(
         parse_signal(config["StopSignal"])
     # Never run with a thinner wall than was asked for.
     walls.wall_of(host)
-    _check_modes(config, host, roster)
+    if host.get("StorageOpt"):
+        raise InvalidInput(
+            "--storage-opt is supported only for overlay over xfs with 'pquota' mount option"
+        )
+    _check_health(config.get("Healthcheck") or {})
+    _check_modes(config, host)
 
 
-def _check_modes(config: Mapping[str, Any], host: Mapping[str, Any], roster: Roster) -> None:
+def _check_health(check: Mapping[str, Any]) -> None:
+    for key in ("Interval", "Timeout", "StartPeriod", "StartInterval"):
+        if 0 < check.get(key, 0) < SHORTEST:
+            raise InvalidInput(f"{key} in Healthcheck cannot be less than 1ms")
+
+
+def _check_modes(config: Mapping[str, Any], host: Mapping[str, Any]) -> None:
     network = host.get("NetworkMode", "")
-    if network.startswith("container:"):
-        roster.find(network.partition(":")[2])
-        if config.get("Hostname"):
-            raise InvalidInput("conflicting options: hostname and the network mode")
+    if network.startswith("container:") and config.get("Hostname"):
+        raise InvalidInput("conflicting options: hostname and the network mode")
     for key in ("IpcMode", "PidMode"):
         mode = host.get(key, "")
-        if mode.startswith("container:"):
-            roster.find(mode.partition(":")[2])
-        elif mode not in ("", "host") and not (
-            key == "IpcMode" and mode in ("private", "shareable", "none")
-        ):
+        known = ("", "host", "private", "shareable", "none") if key == "IpcMode" else ("", "host")
+        if mode not in known and not mode.startswith("container:"):
             raise InvalidInput(f"invalid {key[:3].upper()} mode: {mode}")
     directory = config.get("WorkingDir", "")
     if directory and not directory.startswith("/"):

@@ -263,7 +263,9 @@ def _opened(container: Container, view: _View, path: str, follow: bool) -> Itera
     try:
         fd = descriptors.open_in_root(view.root, view.path, flags)
     except (KernelFault, NotFound):
-        raise NotFound(f"Could not find the file {path} in container {container.id}") from None
+        raise NotFound(
+            f"Could not find the file {path} in container {container.record.name}"
+        ) from None
     try:
         yield fd
     finally:

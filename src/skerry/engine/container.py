@@ -22,6 +22,7 @@ class Container:
         "exit_on_next",
         "health",
         "kept",
+        "listed",
         "lock",
         "next_exit",
         "pending",
@@ -49,6 +50,8 @@ class Container:
         self.removing = False
         self.kept = False
         """Its programs end so that it can go on elsewhere: --rm does not apply."""
+        self.listed: tuple[object, bytes] | None = None
+        """What a face wrote of it last, with all that it was written from."""
         self.restart_pause = 0.0
         self.restart_task: asyncio.Task[None] | None = None
         self.exit_on_next = False

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from skerry.base.errors import Conflict, InvalidInput, SkerryError, Unsupported
+from skerry.base.errors import Conflict, InvalidInput, NotFound, SkerryError, Unsupported
 from skerry.base.ids import check_name, new_id
 from skerry.base.isolation import Attach, Overlay, Stats
 from skerry.base.settings import Settings
@@ -103,8 +103,13 @@ class Containers:
         image = self._store.images.get(reference)
         merged = merging.merge(config, image.config)
         host = dict(host)
-        admission.check(merged, host, self._roster, self._host)
-        places, notes = await self._endpoints.check(merged, host, network or {})
+        admission.check(merged, host, self._host)
+        try:
+            places, notes = await self._endpoints.check(merged, host, network or {})
+            inherited = self._inherited(host)
+        except NotFound as missing:
+            # Of a create, clients take 404 for a missing image, and pull.
+            raise InvalidInput(missing.message, hint=missing.hint) from None
         self._roster.check_free(name)
         saved = record.Record(
             id=new_id(),
@@ -115,7 +120,7 @@ class Containers:
             config=merged,
             host=host,
             network=places,
-            mounts=mounts.requested(merged, host, self._inherited(host)),
+            mounts=mounts.requested(merged, host, inherited),
         )
         return await self.add(saved), [*admission.warnings(host), *notes]
 

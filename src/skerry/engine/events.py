@@ -52,13 +52,16 @@ def _matches_one(event: Event, key: str, wanted: frozenset[str]) -> bool:
             )
             names |= {name.rpartition(":")[0] for name in names if ":" in name}
             return not names.isdisjoint(wanted)
+        case "daemon" | "plugin" | "service" | "node" | "secret" | "config":
+            return event.kind == key and _names(event, wanted)
         case _:
-            return False
+            # Docker asks nothing of the keys that it does not know.
+            return True
 
 
 def _names(event: Event, wanted: frozenset[str]) -> bool:
     name = event.attributes.get("name", "")
-    return any(each == name or event.id.startswith(each) for each in wanted)
+    return any(name.startswith(each) or event.id.startswith(each) for each in wanted)
 
 
 def _has_label(attributes: Mapping[str, str], wanted: str) -> bool:

@@ -83,6 +83,11 @@ class Exec:
             self.ended.set_result(code)
 
 
+def _told(command: list[str]) -> str:
+    """A command as Docker's events have it: a space after the program, arguments or not."""
+    return f"{command[0]} {' '.join(command[1:])}"[:512]
+
+
 class Execs:
     """The service."""
 
@@ -127,7 +132,7 @@ class Execs:
         self._by_id[exec.id] = exec
         if kept:
             exec_files.save(self.run_dir(exec), exec.id, wanted)
-        command = " ".join(wanted["Cmd"])[:512]
+        command = _told(wanted["Cmd"])
         self._lifecycle.emit(container, f"exec_create: {command}", execID=exec.id)
         return exec
 
@@ -185,7 +190,7 @@ class Execs:
             open_stdin=bool(wanted.get("AttachStdin")),
             detach=how is None,
         )
-        command = " ".join(wanted["Cmd"])[:512]
+        command = _told(wanted["Cmd"])
         self._lifecycle.emit(container, f"exec_start: {command}", execID=exec.id)
         exec.running = True
         try:

@@ -166,12 +166,12 @@ class Images:
         parent: str,
         config: dict[str, Any],
         *,
+        command: str = "",
         tag: str = "",
         author: str = "",
         comment: str = "",
     ) -> str:
-        """An image of a container's tree; returns its id."""
-        command = " ".join([*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ())])
+        """An image of a container's tree, which `command` has made; returns its id."""
         image = await asyncio.to_thread(
             self._store.images.commit,
             parent,

@@ -142,7 +142,7 @@ def carry_out(call: Call, target: str) -> None:
         raise SystemFault(
             f"failed to mount local volume: mount {call.source}:{target}, flags: {call.flags:#x}"
             + (f", data: {call.data}" if call.data else "")
-            + f": {os.strerror(fault.errno)}",
+            + f": {os.strerror(fault.errno).lower()}",
             hint=fault.hint,
         ) from None
 

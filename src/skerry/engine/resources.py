@@ -238,7 +238,7 @@ def _requested(source: str, target: str) -> list[dict[str, Any]]:
         )
         nodes = [node for path, inside in found for node in _node(path, inside)]
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+        reason = str((isinstance(error, OSError) and error.strerror) or error).lower()
         raise InvalidInput(
             f'error gathering device information while adding custom device "{source}": {reason}'
         ) from None

@@ -116,7 +116,10 @@ class Volumes:
     ) -> Volume:
         """Make it, or give the one that has the name. InvalidInput, Unsupported for options."""
         name = check_name(name, "volume") if name else new_id()
-        parsed = local_driver.parse(options or {})
+        try:
+            parsed = local_driver.parse(options or {})
+        except InvalidInput as wrong:
+            raise InvalidInput(f"create {name}: {wrong.message}", hint=wrong.hint) from None
         if existing := self.find(name):
             return existing
         path = os.path.join(self._root, name, "_data")

@@ -79,6 +79,21 @@ async def test_a_container_from_create_to_remove(http: aiohttp.ClientSession, dr
     assert await get(http, "/containers/json?all=1") == []
 
 
+async def test_the_list_tells_what_has_changed_since(http: aiohttp.ClientSession) -> None:
+    id = await make(http, "?name=before", HostConfig={"NetworkMode": "none"})
+    first = (await get(http, "/containers/json?all=1"))[0]
+    assert await get(http, "/containers/json?all=1") == [first]
+    async with http.post(f"/containers/{id}/rename?name=after") as answer:
+        assert answer.status == 204
+    renamed = (await get(http, "/containers/json?all=1"))[0]
+    assert renamed["Names"] == ["/after"]
+    assert "after" in renamed["NetworkSettings"]["Networks"]["none"]["DNSNames"]
+    async with http.post(f"/containers/{id}/start") as answer:
+        assert answer.status == 204
+    started = (await get(http, "/containers/json?all=1"))[0]
+    assert (started["State"], started["Names"]) == ("running", ["/after"])
+
+
 async def test_wait_answers_its_headers_at_once(http: aiohttp.ClientSession, driver: Any) -> None:
     id = await make(http)
     async with http.post(f"/containers/{id}/wait?condition=next-exit") as answer:
@@ -101,7 +116,7 @@ async def test_wait_for_what_is_no_condition(http: aiohttp.ClientSession) -> Non
         ({"Image": "absent"}, 404, "No such image: absent"),
         ({**BODY, "Tty": "yes"}, 400, "Tty"),
         ({**BODY, "HostConfig": {"CapAdd": ["FLY"]}}, 400, "invalid capability"),
-        ({**BODY, "HostConfig": {"NetworkMode": "mine"}}, 404, "network mine not found"),
+        ({**BODY, "HostConfig": {"NetworkMode": "mine"}}, 400, "network mine not found"),
         ({**BODY, "HostConfig": {"PortBindings": {"80/tcp": [{}]}}}, 501, "cannot publish"),
         ({**BODY, "HostConfig": {"Sysctls": {"kernel.panic": "1"}}}, 400, "sysctl"),
         (

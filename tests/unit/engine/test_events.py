@@ -30,7 +30,9 @@ EVENT = Event(
         ({"label": {"k=w"}}, False),
         ({"label": {"k"}, "type": {"container"}}, True),
         ({"network": {"n"}}, False),
-        ({"nothing": {"x"}}, False),
+        ({"nothing": {"x"}}, True),
+        ({"container": {"we"}}, True),
+        ({"daemon": {"x"}}, False),
     ],
 )
 def test_filters(filters: dict[str, set[str]], passes: bool) -> None:

@@ -9,12 +9,14 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from skerry.api import versions
 from skerry.api.build_options import credentials, tag
 from skerry.api.build_stream import Classic
 from skerry.api.call import Call, line
 from skerry.api.errors import message_of
 from skerry.api.formats import rfc3339
 from skerry.api.router import Route
+from skerry.api.versions import Version
 from skerry.base.errors import GuestFault, InvalidInput, SkerryError, Unsupported
 from skerry.build.errors import StepFailed
 from skerry.build.inventory import Entry, Rule
@@ -178,9 +180,10 @@ async def cancel(call: Call) -> web.StreamResponse:
     return web.Response(status=204)
 
 
-def entry_shape(entry: Entry) -> dict[str, Any]:
+def entry_shape(entry: Entry, version: Version) -> dict[str, Any]:
     """A BuildCache object."""
-    return {
+    result = {"Parent": entry.parent} if versions.tells_builder_size(version) else {}
+    return result | {
         "ID": entry.id,
         "Parents": [entry.parent] if entry.parent else [],
         "Type": entry.kind,

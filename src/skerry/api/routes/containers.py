@@ -4,11 +4,11 @@ import asyncio
 
 from aiohttp import web
 
-from skerry.api import container_shapes, versions
+from skerry.api import container_list, container_shapes, versions
 from skerry.api.call import Call, line, no_content
 from skerry.api.formats import parse_time
 from skerry.api.router import Route
-from skerry.base.errors import InvalidInput
+from skerry.base.errors import InvalidInput, NotFound
 from skerry.engine import validation
 
 _WAITS = {
@@ -23,15 +23,31 @@ async def create(call: Call) -> web.StreamResponse:
     """POST /containers/create."""
     body = await call.body()
     config = validation.CONFIG(body, "")
-    host = validation.HOST(body.get("HostConfig") or {}, "HostConfig")
+    host = versions.create_host(
+        call.version, validation.HOST(body.get("HostConfig") or {}, "HostConfig")
+    )
     network = validation.endpoints(body.get("NetworkingConfig"))
     platform = call.text("platform")
     if platform and platform.split("/")[0] != "linux":
         raise InvalidInput(f"platform {platform:.60} does not match this host")
+    if platform:
+        _check_platform(call, config.get("Image") or "", platform)
     container, warnings = await call.engine.containers.create(
         config, host, network, call.text("name")
     )
     return call.json({"Id": container.id, "Warnings": warnings}, 201)
+
+
+def _check_platform(call: Call, reference: str, platform: str) -> None:
+    """NotFound, upon which clients pull, when the image that is here is for other machines."""
+    wanted = platform.split("/")
+    image = call.engine.images.get(reference)
+    names = {"x86_64": "amd64", "aarch64": "arm64"}
+    if len(wanted) > 1 and names.get(wanted[1], wanted[1]) != image.architecture:
+        raise NotFound(
+            f"image with reference {reference} was found but does not provide the specified "
+            f"platform ({platform:.60})"
+        )
 
 
 async def list_all(call: Call) -> web.StreamResponse:
@@ -39,9 +55,8 @@ async def list_all(call: Call) -> web.StreamResponse:
     service, engine = call.engine.containers, call.engine
     chosen = service.select(call.filters(), all=call.flag("all"), limit=call.number("limit", -1))
     if not call.flag("size"):
-        return call.json(
-            [container_shapes.summary(each, engine.networks, engine.endpoints) for each in chosen]
-        )
+        text = container_list.lines(chosen, engine.networks, engine.endpoints)
+        return web.Response(body=text + b"\n", content_type="application/json")
     lines = []
     for each in chosen:
         size = await asyncio.to_thread(service.size, each)
@@ -80,6 +95,7 @@ async def inspect(call: Call) -> web.StreamResponse:
             state_dir=call.engine.lifecycle.state_dir(container.id),
             platform="linux",
             cgroup_version=call.engine.host.cgroup_version,
+            version=call.version,
             sizes=sizes,
         )
     )
@@ -95,17 +111,21 @@ def _timeout(call: Call) -> int | None:
     return call.number("t") if call.text("t") else None
 
 
+def _signal(call: Call) -> str:
+    return call.text("signal") if versions.stop_takes_a_signal(call.version) else ""
+
+
 async def stop(call: Call) -> web.StreamResponse:
     """POST /containers/{id}/stop."""
     container = call.engine.containers.find(call.params["id"])
-    await call.engine.lifecycle.stop(container, _timeout(call), call.text("signal"))
+    await call.engine.lifecycle.stop(container, _timeout(call), _signal(call))
     return no_content()
 
 
 async def restart(call: Call) -> web.StreamResponse:
     """POST /containers/{id}/restart."""
     container = call.engine.containers.find(call.params["id"])
-    await call.engine.lifecycle.restart(container, _timeout(call), call.text("signal"))
+    await call.engine.lifecycle.restart(container, _timeout(call), _signal(call))
     return no_content()
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from aiohttp import web
 
-from skerry.api import image_shapes
+from skerry.api import container_shapes, image_shapes, versions
 from skerry.api.call import Call, line
 from skerry.api.errors import message_of
 from skerry.api.router import Route
@@ -18,7 +18,10 @@ from skerry.engine import validation
 async def list_all(call: Call) -> web.StreamResponse:
     """GET /images/json."""
     service = call.engine.images
-    images = service.select(until_as_time(call.filters()), all=call.flag("all"))
+    filters = until_as_time(call.filters())
+    if versions.filters_images_by_name(call.version) and call.text("filter"):
+        filters = {**filters, "reference": frozenset({call.text("filter")})}
+    images = service.select(filters, all=call.flag("all"))
     return call.json(
         [
             image_shapes.summary(each, call.version, containers=service.users(each))
@@ -107,6 +110,7 @@ async def commit(call: Call) -> web.StreamResponse:
             container.id,
             container.record.image_id,
             config,
+            command=" ".join(container_shapes.command_of(container.record)),
             tag=target,
             author=call.text("author"),
             comment=call.text("comment"),

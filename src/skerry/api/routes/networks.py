@@ -5,14 +5,14 @@ from typing import Any
 
 from aiohttp import web
 
-from skerry.api import network_shapes
+from skerry.api import network_shapes, versions
 from skerry.api.call import Call, no_content
 from skerry.api.formats import parse_time
 from skerry.api.router import Route
 from skerry.base.errors import InvalidInput, NotFound, SkerryError
 from skerry.engine import network_record, validation
 from skerry.engine.container import Container
-from skerry.engine.network_record import HOST, NONE
+from skerry.engine.network_record import HOST, NONE, Network
 
 _CONNECT = validation.fields(
     {
@@ -34,7 +34,15 @@ async def list_all(call: Call) -> web.StreamResponse:
     """GET /networks."""
     await _default(call)
     chosen = call.engine.networks.select(call.filters())
+    if versions.networks_list_containers(call.version):
+        return call.json([_with_containers(call, each) for each in chosen])
     return call.json([network_shapes.network(each) for each in chosen])
+
+
+def _with_containers(call: Call, found: Network) -> dict[str, Any]:
+    if found.name in (HOST, NONE):
+        return network_shapes.alone(found, call.engine.containers.all())
+    return network_shapes.network(found, call.engine.endpoints.members(found))
 
 
 async def inspect(call: Call) -> web.StreamResponse:
@@ -44,9 +52,7 @@ async def inspect(call: Call) -> web.StreamResponse:
     found = call.engine.networks.find(call.params["id"])
     if scope not in ("", "local"):
         raise NotFound(f"network {call.params['id']} not found")
-    if found.name in (HOST, NONE):
-        return call.json(network_shapes.alone(found, call.engine.containers.all()))
-    return call.json(network_shapes.network(found, call.engine.endpoints.members(found)))
+    return call.json(_with_containers(call, found))
 
 
 async def create(call: Call) -> web.StreamResponse:

@@ -3,6 +3,7 @@
 import asyncio
 import struct
 from collections.abc import Iterable
+from urllib.parse import quote_plus
 
 from aiohttp import web
 
@@ -14,6 +15,7 @@ from skerry.base.errors import Conflict, InvalidInput
 from skerry.base.isolation import Attach, Stats
 from skerry.engine import logs, processes
 from skerry.engine.container import Container
+from skerry.engine.record import Record
 
 _HEAD = struct.Struct(">BxxxI").pack
 """A frame's header: stream and length (Docker's API, "Attach to a container")."""
@@ -30,8 +32,28 @@ def frame(entry: logs.Entry, *, terminal: bool, timestamps: bool) -> bytes:
     return _HEAD(kind, len(data)) + data
 
 
-def _frames(entries: Iterable[logs.Entry], container: Container, timestamps: bool) -> bytes:
+def details(record: Record) -> str:
+    """What `details` puts before each line: the labels and the variables that the log's options
+    `labels` and `env` name, as Docker writes them.
+    """
+    options = (record.host.get("LogConfig") or {}).get("Config") or {}
+    known = dict(entry.partition("=")[::2] for entry in record.config.get("Env") or ())
+    labels = record.config.get("Labels") or {}
+    found = {
+        name: values[name]
+        for key, values in (("labels", labels), ("env", known))
+        for name in options.get(key, "").split(",")
+        if name in values
+    }
+    return ",".join(f"{quote_plus(k)}={quote_plus(found[k])}" for k in sorted(found)) + " "
+
+
+def _frames(
+    entries: Iterable[logs.Entry], container: Container, timestamps: bool, prefix: str = ""
+) -> bytes:
     terminal = bool(container.record.config.get("Tty"))
+    if prefix:
+        entries = [logs.Entry(prefix + each.log, each.stream, each.time) for each in entries]
     if terminal or timestamps:
         return b"".join(frame(e, terminal=terminal, timestamps=timestamps) for e in entries)
     parts: list[bytes] = []
@@ -89,14 +111,19 @@ async def attach_ws(call: Call) -> web.StreamResponse:
     """GET /containers/{id}/attach/ws: the same over a WebSocket, binary messages both ways."""
     containers = call.engine.containers
     container = containers.find(call.params["id"])
-    how = Attach(call.flag("stdin"), call.flag("stdout"), call.flag("stderr"))
+    chosen = versions.websocket_takes_streams(call.version)
+    how = Attach(*(not chosen or call.flag(name) for name in ("stdin", "stdout", "stderr")))
+    as_text = versions.sends_text_frames(call.version)
     socket = web.WebSocketResponse()
     await socket.prepare(call.request)
     stream = await containers.attach(container.id, how)
 
     async def output() -> None:
         while data := await stream.read():
-            await socket.send_bytes(data)
+            if as_text:
+                await socket.send_str(data.decode(errors="replace"))
+            else:
+                await socket.send_bytes(data)
         await socket.close()
 
     out = asyncio.ensure_future(output())
@@ -131,10 +158,11 @@ async def read_logs(call: Call) -> web.StreamResponse:
         call.flag("follow"),
     )
     timestamps = call.flag("timestamps")
+    prefix = details(container.record) if call.flag("details") else ""
     terminal = bool(container.record.config.get("Tty"))
     response = await call.stream(versions.stream_type(call.version, terminal=terminal))
     async for entries in logs.read(path, query, lambda: containers.has_log_to_come(container)):
-        await response.write(_frames(entries, container, timestamps))
+        await response.write(_frames(entries, container, timestamps, prefix))
     return response
 
 

@@ -113,7 +113,8 @@ async def info(call: Call) -> web.StreamResponse:
             "OSType": "linux",
             "Architecture": found["machine"],
             "IndexServerAddress": "https://index.docker.io/v1/",
-            "RegistryConfig": {
+            "RegistryConfig": versions.registry_info(call.version)
+            | {
                 "InsecureRegistryCIDRs": [],
                 "IndexConfigs": {},
                 "Mirrors": [],
@@ -145,9 +146,10 @@ async def info(call: Call) -> web.StreamResponse:
             "LiveRestoreEnabled": True,
             "Isolation": "",
             "InitBinary": "skerry-init",
-            "ContainerdCommit": {"ID": ""},
-            "RuncCommit": {"ID": ""},
-            "InitCommit": {"ID": ""},
+            **dict.fromkeys(
+                ("ContainerdCommit", "RuncCommit", "InitCommit"), versions.commit(call.version)
+            ),
+            **versions.info(call.version),
             "SecurityOptions": ["name=seccomp,profile=builtin"]
             + (["name=cgroupns"] if found["cgroup_version"] == 2 else []),
             "CDISpecDirs": [],
@@ -216,8 +218,9 @@ async def disk_usage(call: Call) -> web.StreamResponse:
         ]
     if "build-cache" in wanted:
         cache = await asyncio.to_thread(call.builder.inventory.entries)
-        result["BuildCache"] = [entry_shape(each) for each in cache]
-        result["BuilderSize"] = sum(each.size for each in cache if not each.shared)
+        result["BuildCache"] = [entry_shape(each, call.version) for each in cache]
+        if versions.tells_builder_size(call.version):
+            result["BuilderSize"] = sum(each.size for each in cache if not each.shared)
     return call.json(result)
 
 

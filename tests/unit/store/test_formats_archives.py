@@ -350,6 +350,7 @@ def test_import(store: Store, make_archive: Make, make_member: Make) -> None:
         (b"no tar at all" * 100, "root file system: .*checksum"),
         (gzip.compress(bytes(2000))[:-9], "root file system: "),
     ],
+    ids=["empty", "no tar", "cut gzip"],
 )
 def test_imports_of_nothing(store: Store, data: bytes, words: str) -> None:
     with pytest.raises(InvalidInput, match=words):

@@ -176,7 +176,7 @@ class TestRun:
             (("--isolation", "glass"), "no isolation 'glass'"),
             (("--runtime", "nosuch"), "runtime name: nosuch"),
             (("--network", "nosuch"), "network nosuch not found"),
-            (("--device", "/dev/nosuch"), '"/dev/nosuch": No such file or directory'),
+            (("--device", "/dev/nosuch"), '"/dev/nosuch": no such file or directory'),
             (("--user", "nosuch"), "unable to find user nosuch"),
             (("--cap-add", "nosuch"), "invalid capability"),
             (("--mount", "type=bind,src=/proc/nosuch,dst=/x"), "does not exist: /proc/nosuch"),

@@ -69,7 +69,7 @@ def test_a_tmpfs_device_and_one_that_is_not_there(docker: Docker, engine: Skerry
     docker("volume", "create", *options, "lost")
     failed = docker("run", "--rm", "-v", "lost:/x", "busybox", "true", check=False)
     assert "failed to mount local volume" in failed
-    assert "No such file or directory" in failed
+    assert "no such file or directory" in failed
     assert mounted(engine) == []
 
 

@@ -112,7 +112,10 @@ def test_copies_answer_on_their_own_addresses(client: Engine, box: Container) ->
             "PortBindings": {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": ""}]},
         },
     }
-    web = client.containers.start("busybox", ["sh", "-c", serve], name="web", **options)
+    web = client.containers.create("busybox", ["sh", "-c", serve], name="web", **options)
+    client.client.post("/networks/create", body={"Name": "beside"})
+    client.client.post("/networks/beside/connect", body={"Container": "web"})
+    web.start()
     assert fetch(published(client, web)) == web.id[:12]
     made = client.client.post("/skerry/fork?container=web&count=2")
     assert not any(each["Error"] or each["Warning"] for each in made), made
@@ -122,6 +125,8 @@ def test_copies_answer_on_their_own_addresses(client: Engine, box: Container) ->
     seen = []
     for each in machines:
         settings = client.client.get(f"/containers/{each.id}/json")["NetworkSettings"]
+        second = settings["Networks"]["beside"]["IPAddress"]
+        assert f"inet {second}/" in sh(each, "ip addr show eth1")
         card = settings["Networks"]["bridge"]
         address, mac = card["IPAddress"], card["MacAddress"]
         inside = sh(each, "ip addr show eth0; ip route; cat /etc/hosts")
@@ -133,6 +138,7 @@ def test_copies_answer_on_their_own_addresses(client: Engine, box: Container) ->
         for other in machines:
             # Also to itself: nobody answers at another's address.
             assert sh(other, f"wget -qO- http://{address}/") == each.id[:12]
+        assert sh(web, f"wget -qO- http://{second}/") == each.id[:12]
         seen.append((address, mac, published(client, each)))
     assert all(len(set(column)) == len(machines) for column in zip(*seen, strict=True))
     _kept_as_an_image(client, machines[1])

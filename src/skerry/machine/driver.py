@@ -372,10 +372,12 @@ class MachineDriver(RuntimeDriver):
             await self.ask(kept.facts["container"], "resize", id=id_, rows=rows, columns=columns)
 
     async def update(self, container_id: str, resources: dict[str, object]) -> None:
-        """Change limits of a running task; `resources` is OCI `linux.resources`."""
+        """Change limits of a running task; `resources` is OCI `linux.resources`. InvalidInput for
+        more than its machine has."""
         if container_id not in self._containers:
             raise Conflict(f"container {container_id} is not running")
         checked = bundle.parse_resources(json.dumps(resources).encode())
+        planning.check_fits(dict(checked), self._shape_of(container_id), os.cpu_count() or 1)
         mine, guests = planning.split_limits(dict(checked))
         if mine:
             await super().update(container_id, mine)

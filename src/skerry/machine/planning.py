@@ -13,7 +13,7 @@ from skerry.base.errors import InvalidInput, Unsupported
 from skerry.base.isolation import KERNEL_ANNOTATION, Overlay
 from skerry.kernel import namespaces
 from skerry.kernel.cgroups import Hierarchy, Layout
-from skerry.machine.shape import Shape, shape_for
+from skerry.machine.shape import GUEST_OVERHEAD, MIB, Shape, shape_for
 from skerry.runtime import bundle, plan
 from skerry.runtime.steps import Plan
 
@@ -105,6 +105,27 @@ def split_limits(resources: dict[str, Any]) -> tuple[dict[str, Any], dict[str, A
     """OCI `linux.resources` for QEMU on this side, and for the program on the other."""
     mine = {name: value for name, value in resources.items() if name in _HOST_SIDE}
     return mine, {name: value for name, value in resources.items() if name not in _HOST_SIDE}
+
+
+def check_fits(resources: dict[str, Any], shape: Shape, host_cpus: int) -> None:
+    """InvalidInput for limits that a running machine of this shape cannot have."""
+    memory = int((resources.get("memory") or {}).get("limit") or 0)
+    quota = _cpus({**(resources.get("cpu") or {}), "cpus": ""})
+    needed = shape_for(memory, quota, host_cpus)
+    hint = "stop it first: at its next start it gets a machine for its limits"
+    if memory > 0 and needed.memory > shape.memory:
+        most = (shape.memory - GUEST_OVERHEAD) // MIB
+        raise InvalidInput(
+            f"the machine has {shape.memory // MIB} MiB: while it runs, its program can have at"
+            f" most {most} MiB, not {memory // MIB}",
+            hint=hint,
+        )
+    if needed.cpus > shape.cpus:
+        raise InvalidInput(
+            f"the machine has {shape.cpus} processor{'s' if shape.cpus > 1 else ''}:"
+            f" while it runs, it cannot have {quota:g}",
+            hint=hint,
+        )
 
 
 def _namespaces(linux: dict[str, Any]) -> str:

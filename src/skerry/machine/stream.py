@@ -14,6 +14,7 @@ length and address is checked, and whatever is not expected ends the reading wit
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -25,6 +26,8 @@ _START, _PART, _END, _FULL = 1, 2, 3, 4
 _SUBSECTION, _CONFIGURATION, _FOOTER = 0x05, 0x07, 0x7E
 _NO_DESCRIPTION: Final = b"\x06\0\0\0\0"
 """QEMU_VM_VMDESCRIPTION of no bytes, which a q35 machine expects at the end."""
+_CARD: Final = re.compile(rb"\x04.{4}.([0-9a-f:./]{1,80}/virtio-net)\0\0\0\0", re.DOTALL)
+"""QEMU_VM_SECTION_FULL, its number, the name with its length, instance 0."""
 _ZERO, _MEMORY_SIZE, _DATA, _END_OF_SECTION, _CONTINUE = 0x02, 0x04, 0x08, 0x10, 0x20
 _KNOWN: Final = _ZERO | _MEMORY_SIZE | _DATA | _END_OF_SECTION | _CONTINUE
 _ZEROS: Final = bytes(PAGE)
@@ -65,6 +68,12 @@ def with_devices(
             raise LimitExceeded(f"more than {_MAX_KEPT} bytes of devices")
         yield piece
     yield _NO_DESCRIPTION
+
+
+def cards(state: Iterable[bytes], most: int) -> int:
+    """How many network cards a machine's state is of, at most `most`: by the heads of their
+    sections. What the state needs QEMU must have, and a hypervisor that lies fails at its load."""
+    return min(len(set(_CARD.findall(b"".join(state)))), most)
 
 
 class _Reader:

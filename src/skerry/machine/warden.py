@@ -58,6 +58,8 @@ from skerry.machine.channel import (
 from skerry.machine.dns import Forwarder
 from skerry.machine.qemu import Accel
 from skerry.machine.shape import Shape
+from skerry.machine.stream import cards as saved_cards
+from skerry.machine.stream import read as read_state
 from skerry.machine.tap import open_tap
 from skerry.runtime import rundir, wire
 from skerry.runtime.loop import READ, Loop
@@ -479,9 +481,10 @@ class Warden:
         files for its devices and its memory. The answer says whether they are `apart`, or the
         first has a stream of both."""
         self._check_awake()
-        if self._conf.shares or len(self._cards) > 1:
+        if self._conf.shares:
             raise Unsupported(
-                "a machine with shared folders or several network cards cannot be saved",
+                "a machine with volumes or binds cannot be saved with its memory or while it runs:"
+                " QEMU does not save a shared folder",
                 hint="stop it first, or leave its volumes out",
             )
         conf = self._conf
@@ -689,7 +692,7 @@ def clone(conf: Conf, cards: list[dict[str, Any]]) -> hypervisor.Hypervisor:
     try:
         ram = os.open(conf.ram, os.O_RDWR | os.O_CLOEXEC)
         give("ram", own_memory(ram, conf.shape[0]) if conf.shares else ram)
-        give("tap", open_tap("skerry-tap0"))
+        give("tap", open_tap(_tap(0)))
         give("state", os.open(conf.state, os.O_RDONLY | os.O_CLOEXEC))
         give("writable", os.open(conf.writable, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW))
         orderly.mark(fds[-1])
@@ -718,9 +721,16 @@ def clone(conf: Conf, cards: list[dict[str, Any]]) -> hypervisor.Hypervisor:
         monitor = machine.monitor
         capabilities = [{"capability": "x-ignore-shared", "state": True}]
         monitor.execute("migrate-set-capabilities", capabilities=capabilities)
+        saved = 0
+        if conf.saved:
+            with open(conf.state, "rb") as file:
+                saved = saved_cards(read_state(file.fileno()), qemu.PORTS - 1)
+            _plug_cards(machine, range(1, saved))
         monitor.execute("migrate-incoming", uri=f"fd:{at['state']}")
         template.await_migration(machine)
-        _plug_cards(machine, cards)
+        _plug_cards(machine, range(max(saved, 1), len(cards)))
+        for number, card in enumerate(cards):
+            splice.join(card["name"], _tap(number))
         if conf.shares:
             shares.plug(monitor, conf.shares, conf.run_dir, f"port{qemu.PORTS - 1}")
         monitor.execute("cont")
@@ -741,20 +751,27 @@ def own_memory(ram: int, size: int) -> int:
     return copy
 
 
-def _plug_cards(machine: hypervisor.Hypervisor, cards: list[dict[str, Any]]) -> None:
-    """Join the first card, which the template has; plug the others in and join them."""
-    for at, card in enumerate(cards):
-        tap = f"skerry-tap{at}"
-        if at:
-            fd = open_tap(tap)
-            machine.monitor.give_fd(tap, fd)
-            os.close(fd)
-            machine.monitor.execute("netdev_add", type="tap", id=f"net{at}", fd=tap)
-            machine.monitor.execute(
-                "device_add", driver="virtio-net-pci", id=f"card{at}", netdev=f"net{at}",
-                mac=card["slot"], bus=f"port{at - 1}", romfile="",
-            )  # fmt: skip
-        splice.join(card["name"], tap)
+def _plug_cards(machine: hypervisor.Hypervisor, numbers: range) -> None:
+    """Plug in cards beside the first, which the template has."""
+    for at in numbers:
+        tap = _tap(at)
+        fd = open_tap(tap)
+        machine.monitor.give_fd(tap, fd)
+        os.close(fd)
+        machine.monitor.execute("netdev_add", type="tap", id=f"net{at}", fd=tap)
+        machine.monitor.execute(
+            "device_add", driver="virtio-net-pci", id=f"card{at}", netdev=f"net{at}",
+            mac=_slot(at), bus=f"port{at - 1}", romfile="",
+        )  # fmt: skip
+
+
+def _tap(number: int) -> str:
+    return f"skerry-tap{number}"
+
+
+def _slot(number: int) -> str:
+    """The address that a card boots with, by which the guest finds it."""
+    return f"{qemu.SLOT_MAC[:-2]}{0x56 + number:02x}"
 
 
 def keep(conf: Conf, plan: bytes, ends: Ends, report: int, layout: Layout) -> None:
@@ -768,8 +785,7 @@ def keep(conf: Conf, plan: bytes, ends: Ends, report: int, layout: Layout) -> No
         Cgroup(conf.cgroup, layout).join_self()
         enter_network(conf.network)
         found = splice.cards()
-        slots = [f"{qemu.SLOT_MAC[:-2]}{0x56 + at:02x}" for at in range(len(found))]
-        cards = [{**card, "slot": slot} for card, slot in zip(found, slots, strict=True)]
+        cards = [{**card, "slot": _slot(at)} for at, card in enumerate(found)]
         warden = Warden(conf, clone(conf, cards), cards)
     except BaseException as error:
         os.write(report, json.dumps(wire.error_to_wire(error)).encode())

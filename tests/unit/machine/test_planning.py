@@ -103,6 +103,24 @@ def test_a_shape_holds_what_was_asked_for(memory: int, cpus: float, host: int) -
     assert shape.memory % (256 * MIB) == 0
 
 
+def test_limits_change_within_what_a_running_machine_has() -> None:
+    machine = Shape(512 * MIB, 1)
+    for resources in (
+        {},
+        {"memory": {"limit": 416 * MIB}},
+        {"memory": {"limit": -1}},
+        {"cpu": {"quota": 50_000, "period": 100_000, "cpus": "0-3"}},
+        {"cpu": {"quota": -1}},
+    ):
+        planning.check_fits(resources, machine, 4)
+    with pytest.raises(InvalidInput, match="at most 416 MiB, not 417"):
+        planning.check_fits({"memory": {"limit": 417 * MIB}}, machine, 4)
+    with pytest.raises(InvalidInput, match="1 processor: while it runs, it cannot have"):
+        planning.check_fits({"cpu": {"quota": 150_000, "period": 100_000}}, machine, 4)
+    largest = shape_for(1 << 60, 0, 1)
+    planning.check_fits({"memory": {"limit": 1 << 60}}, largest, 4)
+
+
 def test_a_template_and_its_clones_have_the_same_disks_in_the_same_order() -> None:
     empty, clone = qemu.empty_disks(), qemu.disks(qemu.Disks(10, 11, 12))
     devices = [word for word in empty if word.startswith("virtio-blk-pci")]

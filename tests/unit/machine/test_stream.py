@@ -171,3 +171,14 @@ def test_devices_of_a_machine_that_stands_come_after_the_memory_it_came_from() -
 def test_devices_that_are_none(devices: bytes) -> None:
     with pytest.raises(InvalidInput):
         list(stream.with_devices([whole([[]])], [devices], SIZE, "ram"))
+
+
+def test_cards_are_counted_by_the_heads_of_their_sections() -> None:
+    def device(text: str) -> bytes:
+        return b"\x04" + struct.pack(">I", 9) + name(text) + bytes(4) + b"\0\0\0\x0bconfig"
+
+    card = "0000:00:0{}.0:00.0/virtio-net"
+    state = device(card.format(1)) + device("0000:00:02.0/virtio-blk") + device(card.format(2))
+    assert stream.cards([DEVICES], 7) == 0
+    assert stream.cards([state[:9], state[9:], b'{"name": "0000:00:03.0/virtio-net"}'], 7) == 2
+    assert stream.cards([state], 1) == 1

@@ -217,6 +217,7 @@ class Agent:
         kept = {each.stream for each in main.sources} | {each.stream for each in main.sinks}
         waiting = self._line.begin_anew(kept)
         system.write_files(head["files"])
+        system.cut_off({card["name"] for card in head["cards"]})
         for card in head["cards"]:
             system.reconfigure_network(card)
         if head["identity"].get("hostname"):

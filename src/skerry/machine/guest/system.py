@@ -199,9 +199,21 @@ def _kernel_name(mac: str) -> str:
     raise FileNotFoundError(f"no network card with the address {mac}")
 
 
+def cut_off(names: set[str]) -> None:
+    """Take down every card but these: it leads nowhere any more."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for name in os.listdir("/sys/class/net"):
+            if name.startswith("eth") and name not in names:
+                fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh14x", name.encode(), 0))
+
+
 def reconfigure_network(card: dict[str, Any]) -> None:
-    """Give a card that has its name already other addresses; its connections end."""
+    """Give a card that has its name already other addresses; its connections end. One that was
+    plugged in meanwhile is configured as at a start."""
     path = f"/sys/class/net/{os.path.basename(card['name'])}/address"
+    if not os.path.exists(path):
+        configure_network(card)
+        return
     with open(path) as file:
         current = file.read().strip()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:

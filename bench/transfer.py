@@ -226,6 +226,8 @@ def transfer(world: World, runs: int) -> Outcome:
             [
                 Target("pull, skerry", "pull, dockerd", 0.7),
                 Target("pull 1 new layer of 8, skerry", "pull, skerry", 0.2),
+                Target("pull 1 new layer of 8, skerry", "pull, dockerd", 0.2),
+                Target("pull 1 new layer of 8, skerry", "pull 1 new layer of 8, dockerd", 1.0),
                 Target("push, skerry", "push, dockerd", 0.8),
             ],
             runs=max(2, min(runs, 5)),

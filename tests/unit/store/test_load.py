@@ -229,3 +229,19 @@ def test_layouts_whose_files_never_end(store: Store, tmp_path: Path) -> None:
     with pytest.raises(DigestMismatch, match=f"OCI layout {tmp_path}: "):
         store.images.import_layout(str(tmp_path))
     assert store.blobs.all() == []
+
+
+def test_images_of_other_systems_are_refused_as_a_pull_does(
+    store: Store, make_archive: Make, make_member: Make, layer: bytes
+) -> None:
+    def packed(system: str) -> io.BytesIO:
+        config = json.dumps({**json.loads(config_of(layer)), "os": system}).encode()
+        saved = [{"Config": "c.json", "RepoTags": ["app:v1"], "Layers": ["l.tar"]}]
+        members = {"manifest.json": json.dumps(saved).encode(), "c.json": config, "l.tar": layer}
+        return io.BytesIO(make_archive(*(make_member(*each) for each in members.items())))
+
+    with pytest.raises(InvalidInput, match="image operating system 'windows'"):
+        store.images.load(packed("windows"))
+    assert not store.blobs.all()
+    assert not store.layers.all()
+    assert store.images.load(packed(""))[0].tags == ("app:v1",)

@@ -179,6 +179,9 @@ class Intake:
         for name in packed.names:
             parse_reference(name)
         manifest, config = self.checked(packed)
+        # Docker's early images say nothing.
+        if config.os not in ("", "linux"):
+            self.fail(f"image operating system {config.os!r:.40} cannot be used on this platform")
         for descriptor, diff_id in zip(manifest.layers, config.rootfs.diff_ids, strict=True):
             if not self.images.layers.has(diff_id):
                 self.tell(f"unpacking layer {diff_id[7:19]} ({descriptor.size} bytes)")

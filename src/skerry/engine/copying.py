@@ -12,7 +12,14 @@ from contextlib import aclosing
 from functools import partial
 from typing import Any, BinaryIO, Final, NamedTuple
 
-from skerry.base.errors import InvalidInput, NotFound, SkerryError, Unsupported
+from skerry.base.errors import (
+    InvalidInput,
+    NotFound,
+    RegistryRateLimited,
+    RegistryUnreachable,
+    SkerryError,
+    Unsupported,
+)
 from skerry.base.oci_image import Descriptor
 from skerry.base.references import Reference, parse_reference
 from skerry.engine.archives import Archives, blocking, in_pieces
@@ -21,6 +28,7 @@ from skerry.engine.transfer import Transfer
 from skerry.registry.auth import Credential
 from skerry.registry.client import Client
 from skerry.store import Store
+from skerry.store.blobs import Writer
 from skerry.store.formats import writing
 from skerry.store.formats.intake import Intake, Packed, packed_image
 from skerry.store.formats.reading import read
@@ -153,12 +161,35 @@ class Copying:
 async def _fetch_blob(
     intake: Intake, client: Client, reference: Reference, descriptor: Descriptor
 ) -> None:
+    """Into the store; behind what an earlier download that was cut has left."""
     if intake.blobs.has(descriptor.digest):
         return
-    with intake.blobs.ingest() as writer:
-        async with aclosing(client.blob(reference.repository, descriptor)) as chunks:
-            async for chunk in chunks:
-                writer.write(chunk)
+    writer = await asyncio.to_thread(intake.blobs.ingest, descriptor.digest)
+    try:
+        await _receive(intake, client, reference, descriptor, writer)
+    except (RegistryUnreachable, RegistryRateLimited):
+        raise
+    except SkerryError:
+        if not writer.resumed:
+            raise
+        # What was left was not the blob's beginning.
+        await _fetch_blob(intake, client, reference, descriptor)
+
+
+async def _receive(
+    intake: Intake, client: Client, reference: Reference, descriptor: Descriptor, writer: Writer
+) -> None:
+    with writer:
+        if writer.size < descriptor.size:
+            # The writer hashes all of it, the beginning too.
+            chunks = client.blob(reference.repository, descriptor, writer.size, verify=False)
+            try:
+                async with aclosing(chunks):
+                    async for chunk in chunks:
+                        writer.write(chunk)
+            except (asyncio.CancelledError, RegistryUnreachable, RegistryRateLimited):
+                writer.keep = True
+                raise
         intake.keep(writer.commit(descriptor.digest, descriptor.size))
 
 

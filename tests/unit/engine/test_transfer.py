@@ -34,6 +34,8 @@ from skerry.base.oci_image import (
     parse_manifest,
 )
 from skerry.base.references import Reference
+from skerry.engine.archives import Archives
+from skerry.engine.copying import REGISTRY, Copying, Source
 from skerry.engine.events import Events
 from skerry.engine.sbom import Sbom
 from skerry.engine.transfer import Transfer, parse_platform, server_name
@@ -379,6 +381,31 @@ class TestPullGoesOn:
             await told(Over(again, registry).pull("team/app:v1"))
             assert registry.starts == []
             assert again.images.get("team/app:v1").size > 0
+
+    @pytest.mark.parametrize("wrong", [False, True])
+    async def test_with_a_copy(
+        self, transfer: Over, store: Store, registry: Memory, wrong: bool
+    ) -> None:
+        data = layer("large", 3 << 20)
+        registry.image("team/app", "v1", [data])
+        registry.cut = 2 << 20
+        copying = Copying(store, Archives(store, Events()), transfer)
+
+        async def copied() -> None:
+            assert [line async for line in copying.to_image(Source(REGISTRY, "team/app:v1"), "")]
+
+        with pytest.raises(RegistryUnreachable):
+            await copied()
+        (kept,) = store.blobs.partials.idle()
+        size = Path(kept).stat().st_size
+        if wrong:
+            Path(kept).write_bytes(b"x" * size)
+        registry.cut = 0
+        registry.starts.clear()
+        await copied()
+        assert size in registry.starts
+        assert Path(store.blobs.path(digest_of(data))).read_bytes() == data
+        assert list(Path(store.blobs.partials.folder).iterdir()) == []
 
     async def test_a_wrong_beginning_costs_a_download(
         self, transfer: Over, store: Store, registry: Memory

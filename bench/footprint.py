@@ -6,6 +6,7 @@ programs in containers (their root is an overlay whose upper folder is there), w
 parent has become.
 """
 
+import glob
 import os
 import re
 import time
@@ -14,7 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 CGROUPS = Path("/sys/fs/cgroup")
-_ENGINE_GROUP = re.compile(r"/skerry/[0-9a-f]{64}(/|$)")
+_ENGINE_GROUP = re.compile(r"/skerry/([0-9a-f]{64})(/|$)")
+_HOMES = ("/tmp/s?-*/root/containers/*", "/tmp/s?-*/containers/*", "/run/s?-*/containers/*",
+          "/dev/shm/s?-*/containers/*")  # fmt: skip
 
 
 FIRST = ("-p", "127.0.0.1::80")
@@ -42,7 +45,7 @@ def take(folders: Iterable[Path], run_roots: Iterable[Path] = ()) -> Footprint:
     ours = {pid: name for pid in _pids() if (name := _belongs(pid, inside)) is not None}
     return Footprint(
         mounts=frozenset(_mounts(inside)),
-        cgroups=frozenset(_cgroups(set(ours))),
+        cgroups=frozenset(_cgroups(set(ours), inside)),
         processes=frozenset(f"process {pid} {name}" for pid, name in ours.items()),
         files=frozenset(f"file {path}" for root in run_roots for path in _files(root)),
     )
@@ -125,20 +128,33 @@ def _mounts(inside: list[bytes]) -> list[str]:
     ]
 
 
-def _cgroups(ours: set[int]) -> list[str]:
+def _cgroups(ours: set[int], inside: list[bytes]) -> list[str]:
     """Groups of engines' containers that are empty or hold one of our processes.
 
-    Another engine's tests may run beside these, so a group with somebody else's processes is left
-    out; an empty one of theirs is gone before `settle` gives up.
+    Another engine's tests may run beside these, so a group is left out that holds somebody else's
+    processes or is a container's of an engine elsewhere; an empty one of a container that has just
+    been removed there is gone before `settle` gives up.
     """
+    elsewhere = _containers_elsewhere(inside)
     found = []
     for folder, _, _ in os.walk(CGROUPS):
-        if not _ENGINE_GROUP.search(folder):
+        match = _ENGINE_GROUP.search(folder)
+        if match is None:
             continue
         pids = {int(pid) for pid in _read(f"{folder}/cgroup.procs").split()}
-        if not pids or pids & ours:
+        if pids & ours or not (pids or match[1] in elsewhere):
             found.append(f"cgroup {folder}")
     return found
+
+
+def _containers_elsewhere(inside: list[bytes]) -> set[str]:
+    """Ids in the folders of engines that tests and benchmarks have started, but not in `inside`."""
+    return {
+        os.path.basename(found)
+        for pattern in _HOMES
+        for found in glob.glob(pattern)
+        if not any(found.encode().startswith(folder) for folder in inside)
+    }
 
 
 def _files(root: Path) -> list[str]:

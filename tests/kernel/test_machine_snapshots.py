@@ -98,8 +98,15 @@ def test_copies_are_machines_of_their_own(client: Engine, box: Container) -> Non
     assert sh(box, f"{generation} 2>&1 || true") not in {sh(each, generation) for each in copies}
     sh(copies[0], "echo mine > /own")
     assert sh(copies[1], "ls /own 2>&1 || true").startswith("ls:")
-    copies[0].restart(timeout=0)
-    assert sh(copies[0], "cat /own") == "mine"
+    copies[0].stop(timeout=0)
+    (fresh,) = client.client.post(f"/skerry/fork?container={copies[0].id}&count=1&start=1")
+    assert not fresh["Error"], fresh
+    copy = client.containers.get(fresh["Id"])
+    copies[0].start()
+    for each in (copies[0], copy):
+        assert sh(each, "cat /own") == "mine"
+    for path in ("/etc/machine-id", key):
+        assert len({sh(each, f"cat {path}") for each in (*copies, copy)}) == 4, path
 
 
 def test_copies_answer_on_their_own_addresses(client: Engine, box: Container) -> None:

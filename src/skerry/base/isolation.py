@@ -85,6 +85,9 @@ class Task(NamedTuple):
     """Put a small init in front that reaps zombies and forwards signals (--init)."""
     saved: Saved | None = None
     """Instead of running the program, go on in this machine, where it runs (drivers that can)."""
+    renew: dict[str, str] | None = None
+    """Files to be replaced before the program runs, where they are there (drivers whose disks the
+    engine cannot write to): path in the container to hexadecimal contents."""
 
 
 class ExecTask(NamedTuple):

@@ -32,8 +32,6 @@ MOST = 1000
 HOOKS = "/etc/skerry/after-fork.d"
 """Programs in this folder of a fork run, in order of their names, once it is up."""
 HOOK_SECONDS = 60.0
-FORK_OF = "org.skerry.fork-of"
-"""Label of a fork: the id of its original."""
 PROMOTED_FROM = "org.skerry.promoted-from"
 """Label of a machine that was made from a container: the container's id."""
 
@@ -121,7 +119,7 @@ class Forks:
         layer = new_id()
         async with original.lock, self._snapshots.freeze(original, layer):
             saved = derived(original.record, name)
-            saved.config["Labels"].pop(FORK_OF)
+            saved.config["Labels"].pop(identity.FORK_OF)
             saved.config["Labels"][PROMOTED_FROM] = original.id
             for key in ("Isolation", "Runtime"):
                 saved.host.pop(key, None)
@@ -171,7 +169,7 @@ class Forks:
         """Its own identity and volumes."""
         self._copy_volumes(original, fork)
         if walls.wall_of(fork.host) == walls.VM:
-            return  # its files are on a disk of its own, and its agent renews them
+            return  # its files are on a disk of its own, and its agent renews them at its start
         root = mounts.overlay_fd(self._store.snapshots.overlay(fork.id))
         try:
             identity.renew(root)
@@ -219,7 +217,7 @@ def derived(original: record.Record, name: str) -> record.Record:
     number = name.rpartition("-")[2]
     if config.get("Hostname"):
         config["Hostname"] = f"{config['Hostname'][:58]}-{number}"
-    config["Labels"] = {**(config.get("Labels") or {}), FORK_OF: original.id}
+    config["Labels"] = {**(config.get("Labels") or {}), identity.FORK_OF: original.id}
     host.pop("ContainerIDFile", None)
     for bindings in (host.get("PortBindings") or {}).values():
         for binding in bindings or ():

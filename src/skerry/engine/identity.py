@@ -12,9 +12,17 @@ from typing import Final
 from skerry.base.errors import KernelFault
 from skerry.kernel import descriptors
 
+FORK_OF: Final = "org.skerry.fork-of"
+"""Label of a fork: the id of its original."""
 MACHINE_IDS: Final = ("/etc/machine-id", "/var/lib/dbus/machine-id")
 RANDOM_SEEDS: Final = ("/var/lib/systemd/random-seed", "/var/lib/urandom/random-seed")
 SSH_FOLDER: Final = "/etc/ssh"
+ALL: Final = (
+    *MACHINE_IDS,
+    *RANDOM_SEEDS,
+    *(f"{SSH_FOLDER}/ssh_host_{kind}_key" for kind in ("ed25519", "ecdsa", "rsa")),
+)
+"""For `contents`, where nobody can look which of them there are."""
 
 _KEY_NAME: Final = re.compile(r"ssh_host_(ed25519|ecdsa|rsa)_key")
 _SEED_BYTES: Final = 512

@@ -26,7 +26,7 @@ from skerry.base.errors import (
 )
 from skerry.base.isolation import Exit, Overlay, Saved, Task
 from skerry.base.settings import Settings
-from skerry.engine import attach, facts, health, record, restart, shm, spec
+from skerry.engine import attach, facts, health, identity, record, restart, shm, spec
 from skerry.engine.container import Container
 from skerry.engine.endpoints import Endpoints
 from skerry.engine.events import Events
@@ -202,6 +202,7 @@ class Lifecycle:
             stdin_once=bool(saved.config.get("StdinOnce")),
             init=bool(saved.host.get("Init")),
             saved=machine,
+            renew=None if machine else await self._own_files(saved),
         )
         waiting, container.pending = container.pending, []
         container.early_exit = None
@@ -228,6 +229,15 @@ class Lifecycle:
         # A program that has already ended is written once, as exited.
         if container.early_exit is None:
             self.save(container)
+
+    @staticmethod
+    async def _own_files(saved: record.Record) -> dict[str, str] | None:
+        """What a copy of a machine that stood still may not share with it, until it has run."""
+        if saved.state.started_at or wall_of(saved.host) != VM:
+            return None
+        if identity.FORK_OF not in (saved.config.get("Labels") or {}):
+            return None
+        return await asyncio.to_thread(identity.contents, identity.ALL)
 
     def _start_failed(self, container: Container, error: SkerryError | GuestFault) -> None:
         code = 128

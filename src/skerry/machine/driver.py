@@ -147,7 +147,7 @@ class MachineDriver(RuntimeDriver):
             share=False,
             state=saved.devices if saved else frozen.state,
             saved=saved is not None,
-            renew=saved.renew if saved else {},
+            renew=(saved.renew if saved else task.renew) or {},
             layers=layers,
             writable=str(disk_of(task)),
             below=[str(disk) for disk in frozen_disks(task.rootfs)],

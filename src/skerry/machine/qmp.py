@@ -16,6 +16,8 @@ from skerry.machine.channel import wait_readable
 SECONDS = 20.0
 _MOST_LINE = 1024 * 1024
 _READ = 64 * 1024
+_MOST_READS = 16
+"""In a row: a QEMU that says something without end must not keep its warden."""
 
 
 class Monitor:
@@ -69,12 +71,18 @@ class Monitor:
                 raise Conflict(f"QEMU refused {command}: {text!s:.500}")
 
     def take_events(self) -> list[dict[str, Any]]:
-        """Read what waits; the events since the last call."""
-        while (line := self._line()) is not None or self._read():
-            if line is not None:
-                self._sort(line)
+        """Read what waits, within bounds; the events since the last call."""
+        self._sort_all()
+        for _ in range(_MOST_READS):
+            if not self._read():
+                break
+            self._sort_all()
         taken, self.events = self.events, []
         return taken
+
+    def _sort_all(self) -> None:
+        while (line := self._line()) is not None:
+            self._sort(line)
 
     def _next(self, deadline: float, command: str) -> dict[str, Any]:
         """The next message that is no event."""

@@ -205,6 +205,7 @@ class Warden:
             "cards": self._cards,
             "shares": bool(conf.shares),
             "streams": streams,
+            "renew": conf.renew,
         }
         self._await(head, plan)
 

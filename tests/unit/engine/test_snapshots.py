@@ -11,6 +11,7 @@ from skerry.base.errors import Conflict, InvalidInput, NotFound, SystemFault
 from skerry.engine import forks, identity, snapshot
 from skerry.engine.record import MountPoint, Record
 from skerry.engine.snapshot import Snapshot
+from skerry.machine.guest.identity import RENEWED
 
 A, B = "a" * 64, "b" * 64
 
@@ -94,7 +95,7 @@ def test_what_a_copy_takes_over() -> None:
     )
     copy = forks.derived(original, "web-3")
     assert copy.id != A
-    assert copy.config == {"Hostname": "web-3", "Labels": {"k": "v", forks.FORK_OF: A}}
+    assert copy.config == {"Hostname": "web-3", "Labels": {"k": "v", identity.FORK_OF: A}}
     binding = {"HostIp": "127.0.0.1", "HostPort": ""}
     assert copy.host == {"Memory": 1, "PortBindings": {"80/tcp": [binding], "1/udp": None}}
     assert copy.network == {"net": {"Aliases": ["w"]}}
@@ -118,3 +119,10 @@ def test_host_keys_are_what_ssh_reads(kind: str, tmp_path: Path) -> None:
     )
     assert told.stdout.split()[:2] == public.split()[:2]
     assert identity.new_host_key(kind)[1] != public
+
+
+def test_a_machines_agent_replaces_every_file_that_its_first_start_carries() -> None:
+    fresh = identity.contents(path for path in identity.ALL if "_rsa_" not in path)
+    assert len(fresh) == len(identity.ALL) - 1 + 2
+    assert {*fresh, *identity.ALL} <= set(RENEWED)
+    assert fresh["/etc/machine-id"] == fresh["/var/lib/dbus/machine-id"]

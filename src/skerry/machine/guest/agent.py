@@ -244,11 +244,21 @@ class Agent:
             system.configure_network(card)
         self._group = Cgroup(plan.cgroup_path, self._host_layout())
 
+        own: dict[str, str] = head["renew"]
+
         def start(stdin: int, stdout: int, stderr: int, console: int) -> launch.Created:
-            return launch.create(
+            created = launch.create(
                 plan, stdin, stdout, stderr,
-                console=console, wait_for_start=False, layout=self._layout,
+                console=console, wait_for_start=bool(own), layout=self._layout,
             )  # fmt: skip
+            if not own:
+                return created
+            try:
+                identity.renew(created.pid, own)
+            except BaseException:
+                created.close()
+                raise
+            return launch.start(created, plan)
 
         terminal = plan.process is not None and plan.process.terminal
         self._main = self._launch(head, start, terminal=terminal, main=True)

@@ -26,7 +26,6 @@ from skerry.store.tar_reader import (
 )
 
 LIMITS: Final = Limits(entries=2_000_000, size=64 << 30)
-_HOLE: Final = bytes(1 << 20)
 _PIECE: Final = 1 << 20
 _DEFAULT_DIRECTORY: Final = 0o755
 
@@ -142,7 +141,7 @@ class Context:
                 raise LimitExceeded(f"{self.what}: more than {LIMITS.size} bytes")
             offset = file.tell()
             seen = hashlib.sha256()
-            for piece in _pieces(entry, reader):
+            for piece in reader.plain(entry):
                 seen.update(piece)
                 file.write(piece)
             self._contents[path] = (offset, seen.digest())
@@ -212,31 +211,6 @@ def from_files(files: dict[str, bytes], what: str, folder: str) -> Context:
 
 def _directory(path: str) -> Node:
     return Node(path, DIRECTORY, _DEFAULT_DIRECTORY, 0, 0, 0, time.time_ns(), "", 0, 0, {})
-
-
-def _pieces(entry: Entry, reader: TarReader) -> Iterator[bytes | memoryview]:
-    if entry.sparse is None:
-        yield from reader.data()
-        return
-    data = reader.data()
-    piece = memoryview(b"")
-    at = 0
-    for offset, length in entry.sparse:
-        yield from _zeros(offset - at)
-        at = offset + length
-        while length:
-            piece = piece or next(data)
-            yield piece[:length]
-            taken = min(length, len(piece))
-            piece = piece[taken:]
-            length -= taken
-    yield from _zeros(entry.size - at)
-
-
-def _zeros(count: int) -> Iterator[bytes]:
-    while count > 0:
-        yield _HOLE[:count] if count < len(_HOLE) else _HOLE
-        count -= len(_HOLE)
 
 
 def is_archive(head: bytes) -> bool:

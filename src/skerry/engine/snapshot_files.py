@@ -196,7 +196,7 @@ def _snapshot(about: Mapping[str, Any], id: str, container: str) -> Snapshot:
 def _packed(upper: str) -> Iterator[bytes]:
     fd = os.open(upper, DIRECTORY)
     try:
-        yield from pack(fd, PackOptions(top=True, whiteouts=True))
+        yield from pack(fd, PackOptions(top=True, whiteouts=True, holes=True))
     finally:
         os.close(fd)
 

@@ -16,6 +16,7 @@ import errno
 import os
 import stat
 from collections import OrderedDict
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final, NamedTuple
 
@@ -36,6 +37,13 @@ _XATTRS: Final = (
     "system.posix_acl_access",
     "system.posix_acl_default",
 )
+
+
+_ZEROS: Final = bytes(16 << 10)
+"""Blocks of so many zeros, counted from the start of their file, become holes."""
+_ZEROS_SIZE: Final = len(_ZEROS)
+_LEAST_HOLED: Final = 64 << 10
+"""Bytes of a file in which holes are looked for."""
 
 
 class Options(NamedTuple):
@@ -155,6 +163,8 @@ class Extractor:
             self.size += entry.size
             if entry.sparse is not None:
                 self._sparse(fd, entry)
+            elif entry.size >= _LEAST_HOLED:
+                self._with_holes(fd, entry)
             elif entry.size:
                 write = os.write
                 for piece in self._reader.data():
@@ -182,6 +192,17 @@ class Extractor:
                 piece = piece[done:]
                 offset += done
                 length -= done
+
+    def _with_holes(self, fd: int, entry: Entry) -> None:
+        """Write a file's data, but not its blocks of zeros: layers carry holes only as those."""
+        os.ftruncate(fd, entry.size)
+        at = 0
+        for piece in self._reader.data():
+            for start, end in _written(piece, at):
+                done = start
+                while done < end:
+                    done += os.pwrite(fd, piece[done:end], at + done)
+            at += len(piece)
 
     def _hard_link(self, parent: int, name: str, entry: Entry) -> None:
         target = self._path(entry, entry.link)
@@ -405,6 +426,23 @@ class Extractor:
                     os.utime(fd, ns=(mtime, mtime))
                 finally:
                     os.close(fd)
+
+
+def _written(piece: memoryview, offset: int) -> Iterator[tuple[int, int]]:
+    """(start, end) of what is not zeros in `piece`, which begins at `offset` of its file; borders
+    are those of the file's blocks."""
+    start = at = 0
+    size = len(piece)
+    while at < size:
+        end = min(at + _ZEROS_SIZE - (offset + at) % _ZEROS_SIZE, size)
+        # Most blocks of data show it at an end: comparing copies the block.
+        if not piece[at] and not piece[end - 1] and piece[at:end].tobytes() == _ZEROS[: end - at]:
+            if start < at:
+                yield start, at
+            start = end
+        at = end
+    if start < size:
+        yield start, size
 
 
 def _umask() -> int:

@@ -41,9 +41,10 @@ class PackOptions(NamedTuple):
     latest: int | None = None
     """Seconds since the epoch that no mtime may exceed (SOURCE_DATE_EPOCH's rule)."""
     whole_seconds: bool = False
-    holes: bool = True
-    """Keep the holes of sparse files. What a file system makes of a file is then part of the bytes;
-    archives that others must reproduce do without."""
+    holes: bool = False
+    """Keep the holes of sparse files; for archives that only we read. What a file system makes of
+    a file is then part of the bytes, and docker refuses to save or push such a layer (tar-split
+    cannot put it together again)."""
     skip: frozenset[str] = frozenset()
     """Paths relative to the top that are left out, with what is below them."""
 

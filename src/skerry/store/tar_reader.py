@@ -28,6 +28,7 @@ _TYPES: Final = {
     0x53: FILE,
 }
 _ZEROS: Final = bytes(BLOCK)
+_HOLE: Final = memoryview(bytes(1 << 20))
 _MAX_ID: Final = (1 << 32) - 2
 """(uid_t) -1 means "leave it" to chown(2)."""
 _MAX_SECONDS: Final = (1 << 63) // 10**9 - 1
@@ -114,6 +115,25 @@ class TarReader:
             self._at += len(piece)
             self._left -= len(piece)
             yield piece
+
+    def plain(self, entry: Entry) -> Iterator[memoryview]:
+        """The current entry's whole content in pieces, with zeros for its holes."""
+        if entry.sparse is None:
+            yield from self.data()
+            return
+        data = self.data()
+        piece = memoryview(b"")
+        at = 0
+        for offset, length in entry.sparse:
+            yield from _zeros(offset - at)
+            at = offset + length
+            while length:
+                piece = piece or next(data)
+                yield piece[:length]
+                taken = min(length, len(piece))
+                piece = piece[taken:]
+                length -= taken
+        yield from _zeros(entry.size - at)
 
     def fail(self, reason: str) -> NoReturn:
         """Raise InvalidInput about the current entry."""
@@ -400,3 +420,9 @@ class TarReader:
 
 def _text(name: bytes) -> str:
     return name.decode("utf-8", "surrogateescape")
+
+
+def _zeros(count: int) -> Iterator[memoryview]:
+    while count > 0:
+        yield _HOLE[:count]
+        count -= len(_HOLE)

@@ -9,7 +9,7 @@ import pytest
 
 from skerry.base.errors import SystemFault
 from skerry.base.isolation import Exit, Started
-from skerry.engine import record
+from skerry.engine import record, restart
 from skerry.engine.engine import Engine
 
 MakeEngine = Callable[[], Engine]
@@ -91,7 +91,11 @@ async def test_containers_with_rm_are_removed(make_engine: MakeEngine) -> None:
 
 
 @pytest.mark.parametrize("policy", ["always", "unless-stopped", "on-failure"])
-async def test_restart_policies_are_applied(make_engine: MakeEngine, policy: str) -> None:
+async def test_restart_policies_are_applied(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    # The first pause is 100 ms, which a busy machine may spend before the state is looked at.
+    monkeypatch.setattr(restart, "pause", lambda *_: 3600.0)
     id = await start_one(make_engine, RestartPolicy={"Name": policy})
     engine = await recovered(make_engine, {id: Exit(1, False, 1.7e9)})
     container = engine.containers.find(id)

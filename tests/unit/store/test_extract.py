@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from skerry.base.errors import InvalidInput, LimitExceeded, SkerryError
 from skerry.store import Store
+from skerry.store import extract as extracting
 from skerry.store.extract import Extractor, Options
 from skerry.store.tar_reader import Limits, TarReader
 
@@ -274,6 +275,36 @@ def test_sparse_files_keep_their_holes(folder: Path, tmp_path: Path) -> None:
         extract(packed.read_bytes(), folder)
         assert (folder / "sparse").read_bytes() == source.read_bytes()
         assert (folder / "sparse").stat().st_blocks * 512 < 1_000_000
+
+
+@given(
+    pieces=st.lists(
+        st.tuples(st.sampled_from([0, 0, 1, 7]), st.integers(1, 70_000)), min_size=1, max_size=12
+    ),
+    cut=st.integers(1, 50_000),
+)
+@settings(max_examples=50, deadline=None)
+def test_zeros_become_holes(pieces: list[tuple[int, int]], cut: int) -> None:
+    content = b"".join(bytes([value]) * count for value, count in pieces)
+    for offset in (0, 5, 16 << 10):
+        found = bytearray(len(content))
+        for at in range(0, len(content), cut):
+            piece = memoryview(content)[at : at + cut]
+            ends = 0
+            for start, end in extracting._written(piece, offset + at):
+                assert ends <= start < end <= len(piece)
+                ends = end
+                found[at + start : at + end] = piece[start:end]
+        assert found == content
+
+
+def test_a_plain_archive_gets_its_holes_back(
+    folder: Path, make_archive: Make, make_member: Make
+) -> None:
+    content = bytes(3 << 20) + b"data" * 9000 + bytes(1 << 20)
+    extract(make_archive(make_member("f", content)), folder)
+    assert (folder / "f").read_bytes() == content
+    assert (folder / "f").stat().st_blocks * 512 < 200_000
 
 
 def test_user_attributes_yes_overlay_ones_no(

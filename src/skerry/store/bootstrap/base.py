@@ -41,9 +41,7 @@ def make_image(
     parse_reference(tag)
     directory = os.open(tree, DIRECTORY)
     try:
-        options = PackOptions(
-            prefix="./", top=True, latest=created, whole_seconds=True, holes=False
-        )
+        options = PackOptions(prefix="./", top=True, latest=created, whole_seconds=True)
         layer = store_layer(images, pack(directory, options))
     finally:
         os.close(directory)

@@ -106,7 +106,7 @@ class Tree:
             yield tar_writer.header(entry._replace(name="./", sparse=None))
             return
         self._root = True
-        self._bytes += tar_writer.data_size(entry)
+        self._bytes += entry.size
         if self._bytes > self._reader.limits.size:
             raise LimitExceeded(
                 f"{intake.what}: files of more than {self._reader.limits.size} bytes"
@@ -117,11 +117,11 @@ class Tree:
             if clean is None or not clean.startswith(f"{ROOT}/"):
                 intake.fail(f"member {entry.name!r:.200}: hard link to {link!r:.200}")
             link = clean.removeprefix(f"{ROOT}/")
-        yield tar_writer.header(entry._replace(name=below, link=link))
+        yield tar_writer.header(entry._replace(name=below, link=link, sparse=None))
         if entry.kind is tar_reader.FILE:
-            for piece in self._reader.data():
+            for piece in self._reader.plain(entry):
                 yield bytes(piece)
-            yield tar_writer.padding(tar_writer.data_size(entry))
+            yield tar_writer.padding(entry.size)
 
 
 def clean_name(name: str) -> str | None:

@@ -5,15 +5,19 @@ from typing import Any
 
 from skerry.base.errors import InvalidInput
 
-_PLAIN = ("User", "WorkingDir", "StopSignal", "Shell")
+_WORDS = ("User", "WorkingDir", "StopSignal")
+_LISTS = ("Env", "Cmd", "Entrypoint", "Shell")
 _SETS = ("ExposedPorts", "Volumes", "Labels")
+_PLAIN = (*_WORDS, "Shell")
 
 
 def merge(config: Mapping[str, Any], image: Mapping[str, Any]) -> dict[str, Any]:
     """`config` with the image's values where it says nothing; empty values are left out.
 
-    Raises InvalidInput when the two together name no command.
+    Raises InvalidInput when the two together name no command, and when the image's configuration,
+    which anybody may have written, has another shape than the OCI image specification's.
     """
+    _check_shape(image)
     result = dict(config)
     for key in _PLAIN:
         if not result.get(key) and image.get(key):
@@ -28,6 +32,24 @@ def merge(config: Mapping[str, Any], image: Mapping[str, Any]) -> dict[str, Any]
     if not result.get("Entrypoint") and not result.get("Cmd"):
         raise InvalidInput("no command specified")
     return {key: value for key, value in result.items() if value not in (None, "", [], {})}
+
+
+def _check_shape(image: Mapping[str, Any]) -> None:
+    """Of what is read here; a store may hold images whose configuration nobody has looked into."""
+    for keys, kind, shape in (
+        (_WORDS, str, "text"),
+        (_LISTS, list, "a list of texts"),
+        (_SETS, dict, "an object"),
+    ):
+        for key in keys:
+            value = image.get(key)
+            if value is None:
+                continue
+            if not isinstance(value, kind) or not all(isinstance(each, str) for each in value):
+                raise InvalidInput(f"the image's configuration is damaged: {key} is not {shape}")
+    health = image.get("Healthcheck")
+    if health is not None and not isinstance(health, dict):
+        raise InvalidInput("the image's configuration is damaged: Healthcheck is not an object")
 
 
 def _merge_env(result: dict[str, Any], image: Mapping[str, Any]) -> None:

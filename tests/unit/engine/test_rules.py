@@ -95,6 +95,26 @@ def test_an_entry_point_of_ones_own_drops_the_images_command() -> None:
         merging.merge({}, {})
 
 
+@given(
+    st.dictionaries(
+        st.sampled_from(["Env", "Cmd", "Entrypoint", "Shell", "Volumes", "Labels", "User",
+                         "WorkingDir", "StopSignal", "ExposedPorts", "Healthcheck"]),
+        st.recursive(
+            st.none() | st.integers() | st.text(max_size=5),
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+            max_leaves=5,
+        ),
+    )
+)  # fmt: skip
+def test_any_configuration_of_an_image_merges_or_is_refused(image: dict[str, Any]) -> None:
+    try:
+        merged = merging.merge({"Env": ["A=1"], "Cmd": ["c"]}, image)
+    except InvalidInput as refused:
+        assert "configuration is damaged" in refused.message
+    else:
+        assert all(isinstance(each, str) for each in merged["Env"] + merged["Cmd"])
+
+
 def test_health_checks_are_merged_field_by_field() -> None:
     image = {"Cmd": ["x"], "Healthcheck": {"Test": ["CMD", "a"], "Interval": 5}}
     merged = merging.merge({"Healthcheck": {"Interval": 9}}, image)

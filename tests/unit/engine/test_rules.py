@@ -101,7 +101,7 @@ def test_an_entry_point_of_ones_own_drops_the_images_command() -> None:
                          "WorkingDir", "StopSignal", "ExposedPorts", "Healthcheck"]),
         st.recursive(
             st.none() | st.integers() | st.text(max_size=5),
-            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+            lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
             max_leaves=5,
         ),
     )

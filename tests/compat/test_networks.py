@@ -15,6 +15,7 @@ Complaint = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def no_networks(daemon: Daemon) -> Iterator[None]:
+    daemon.docker("network", "prune", "-f")
     yield
     daemon.remove_containers()
     daemon.docker("network", "prune", "-f", check=False)

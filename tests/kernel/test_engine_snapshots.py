@@ -231,6 +231,9 @@ def test_killed_at_any_instant(own_engine: Skerry) -> None:
     """kill -9 while snapshots, restores and forks go on: each is whole or absent, nothing leaks."""
     chance = random.Random(SEED)
     engine = own_engine
+    engine.stop()
+    before = footprint.take(engine.folders)
+    engine.start()
     with Engine(engine.host, timeout=30) as client:
         start = client.containers.start
         start("busybox", "sleep 1000", name="history", init=True, network="none")
@@ -252,8 +255,7 @@ def test_killed_at_any_instant(own_engine: Skerry) -> None:
         assert listed(client) == []
         assert layers(engine) == []
     engine.stop()
-    nothing = footprint.Footprint(*[frozenset()] * 4)
-    left = footprint.settle(nothing, engine.folders)
+    left = footprint.settle(before, engine.folders)
     assert not left, f"seed {SEED}: left behind:\n" + "\n".join(left)
 
 

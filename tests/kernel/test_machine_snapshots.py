@@ -37,6 +37,7 @@ def box(client: Engine) -> Iterator[Container]:
     yield made
     for each in client.containers.list(all=True):
         each.remove(force=True)
+    client.client.post("/networks/prune")
 
 
 def sh(container: Container, script: str) -> str:

@@ -1,5 +1,5 @@
-"""Where an engine's folders and socket are; apart from `settings` because command lines that must
-start in milliseconds cannot afford to import typing."""
+"""Where an engine's folders and socket are, and Docker's configuration; apart from `settings`
+because command lines that must start in milliseconds cannot afford to import typing."""
 
 import os
 
@@ -12,6 +12,12 @@ def unix_path(host: str) -> str:
     if scheme != "unix" or not path.startswith("/"):
         raise InvalidInput(f"cannot use host {host!r}", hint="write it as unix:///path/to/socket")
     return path
+
+
+def docker_config() -> str:
+    """`$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`."""
+    folder = os.environ.get("DOCKER_CONFIG") or os.path.join(os.path.expanduser("~"), ".docker")
+    return os.path.join(folder, "config.json")
 
 
 def default_paths(

@@ -266,8 +266,10 @@ def _host_policies(parsed: Parsed, host: dict[str, Any]) -> None:
         if parsed.many(name):
             host[key] = key_values(parsed.many(name), name)
     if kernel := parsed.text("kernel"):
+        from skerry.base.isolation import KERNEL_ANNOTATION
+
         notes = host.setdefault("Annotations", {})
-        notes["io.skerry.kernel"] = os.path.abspath(kernel)
+        notes[KERNEL_ANNOTATION] = os.path.abspath(kernel)
     _security(parsed.many("security-opt"), host)
 
 

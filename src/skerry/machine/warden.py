@@ -525,12 +525,8 @@ class Warden:
                 if live:
                     work.begin(target[0], disk)
                 else:
-                    size = conf.shape[0]
-                    pid, (base, state), (devices, memory) = (
-                        self._machine.pid,
-                        self._came_from,
-                        target,
-                    )
+                    (base, state), (devices, memory) = self._came_from, target
+                    pid, size = self._machine.pid, conf.shape[0]
                     work.stand(saving.Files(pid, base, state, size, memory, devices), disk)
             except (SkerryError, GuestFault) as fault:
                 work.give_up(SystemFault(f"cannot save the machine: {fault.message}"))

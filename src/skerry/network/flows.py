@@ -8,6 +8,7 @@ goes on; so what is tracked for a port is forgotten when the port is published.
 import logging
 import socket
 from collections.abc import Iterable
+from functools import cache
 
 from skerry.base.errors import KernelFault
 from skerry.kernel import conntrack
@@ -25,32 +26,26 @@ def forget(ports: Iterable[Published]) -> None:
             for each in ports
             if each.protocol == "udp" and (":" in each.address) == (family == socket.AF_INET6)
         }
-        if not wanted:
-            continue
-        local: dict[bytes, bool] = {}
+        if wanted:
+            _forget(family, wanted)
 
-        def ours(
-            protocol: int,
-            address: bytes,
-            port: int,
-            family: int = family,
-            wanted: set[tuple[bytes, int]] = wanted,
-            local: dict[bytes, bool] = local,
-        ) -> bool:
-            if protocol != PROTOCOLS["udp"]:
-                return False
-            if (address, port) in wanted:
-                return True
-            if (b"", port) not in wanted:
-                return False
-            if address not in local:
-                local[address] = _is_local(family, address)
-            return local[address]
 
-        try:
-            conntrack.forget(family, ours)
-        except KernelFault as fault:
-            log.info("flows to published ports are not forgotten: %s", fault)
+def _forget(family: int, wanted: set[tuple[bytes, int]]) -> None:
+    """Addresses are packed; an empty one is any of the host's."""
+
+    @cache
+    def is_local(address: bytes) -> bool:
+        return _is_local(family, address)
+
+    def ours(protocol: int, address: bytes, port: int) -> bool:
+        if protocol != PROTOCOLS["udp"]:
+            return False
+        return (address, port) in wanted or ((b"", port) in wanted and is_local(address))
+
+    try:
+        conntrack.forget(family, ours)
+    except KernelFault as fault:
+        log.info("flows to published ports are not forgotten: %s", fault)
 
 
 def _packed(family: int, address: str) -> bytes:

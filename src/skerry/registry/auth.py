@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
+from skerry.base import hosts
 from skerry.base.errors import InvalidInput
 from skerry.registry import docker_config, helpers
 from skerry.registry.config import DOCKER_HUB
@@ -48,7 +49,7 @@ class Credentials:
 
         With `given` (from `X-Registry-Auth`) the file is never read. Nothing is read here.
         """
-        self.path = path or docker_config.default_path()
+        self.path = path or hosts.docker_config()
         self._given = given
 
     def get(self, registry: str) -> Credential:

@@ -16,12 +16,6 @@ from skerry.base.errors import InvalidInput
 MAX_FILE: Final = 4 << 20
 
 
-def default_path() -> str:
-    """`$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`."""
-    folder = os.environ.get("DOCKER_CONFIG") or os.path.join(os.path.expanduser("~"), ".docker")
-    return os.path.join(folder, "config.json")
-
-
 def read(path: str) -> dict[str, Any]:
     """The file's object; {} when there is no file or an empty one; else InvalidInput."""
     try:

@@ -10,6 +10,7 @@ from skerry.api.formats import parse_time
 from skerry.api.router import Route
 from skerry.base.errors import InvalidInput, NotFound
 from skerry.engine import validation
+from skerry.engine.system import GO_MACHINES
 
 _WAITS = {
     "": "not-running",
@@ -42,8 +43,7 @@ def _check_platform(call: Call, reference: str, platform: str) -> None:
     """NotFound, upon which clients pull, when the image that is here is for other machines."""
     wanted = platform.split("/")
     image = call.engine.images.get(reference)
-    names = {"x86_64": "amd64", "aarch64": "arm64"}
-    if len(wanted) > 1 and names.get(wanted[1], wanted[1]) != image.architecture:
+    if len(wanted) > 1 and GO_MACHINES.get(wanted[1], wanted[1]) != image.architecture:
         raise NotFound(
             f"image with reference {reference} was found but does not provide the specified "
             f"platform ({platform:.60})"

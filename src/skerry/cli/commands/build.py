@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from skerry.base.errors import InvalidInput, SkerryError
+from skerry.base.hosts import docker_config
 from skerry.cli import build_options, build_progress
 from skerry.cli.build_contexts import gather
 from skerry.cli.build_view import LOG_LINES, Step, View, place_of, seconds
@@ -284,8 +285,7 @@ def _write(path: str, text: str) -> None:
 def _auth() -> dict[str, Any]:
     """What Docker's configuration knows of registries, for the engine's pulls and pushes."""
     # Without the file, which is the rule, nothing of this is imported.
-    folder = os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
-    if not os.path.lexists(os.path.join(folder, "config.json")):
+    if not os.path.lexists(docker_config()):
         return {}
     from skerry.cli.registry_auth import auth_config
     from skerry.registry.auth import Credentials

@@ -126,6 +126,14 @@ def tells_builder_size(version: Version) -> bool:
     return version < (1, 42)
 
 
+_PLATFORM_SINCE = {"push": 46, "history": 48, "save": 48, "load": 48, "inspect": 49, "remove": 50}
+
+
+def takes_platform(version: Version, verb: str) -> bool:
+    """Whether a request for an image may say for which platform; older clients' is ignored."""
+    return version >= (1, _PLATFORM_SINCE[verb])
+
+
 def create_host(version: Version, host: Mapping[str, Any]) -> dict[str, Any]:
     """The HostConfig of a create, with what a client of that version means by leaving things out
     and without what it cannot know.

@@ -9,7 +9,8 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
 
-from skerry.base.errors import Conflict, InvalidInput, SkerryError, Unsupported
+from skerry.base.errors import Conflict, InvalidInput, NotFound, SkerryError, Unsupported
+from skerry.base.oci_image import Platform
 from skerry.base.references import parse_reference
 from skerry.engine.containers import prunable
 from skerry.engine.events import Events
@@ -33,9 +34,17 @@ class Images:
         self._events = events
         self._roster = roster
 
-    def get(self, reference: str) -> Image:
-        """By name or id; NotFound in Docker's words."""
-        return self._store.images.get(reference)
+    def get(self, reference: str, platform: Platform | None = None) -> Image:
+        """By name or id; NotFound in Docker's words, also when it is for another platform."""
+        image = self._store.images.get(reference)
+        if platform and not _runs_as(image, platform):
+            raise NotFound(
+                f"image with reference {reference:.200} was found but its platform "
+                f"({_words(image.os, image.architecture, image.variant)}) does not match the "
+                f"specified platform "
+                f"({_words(platform.os, platform.architecture, platform.variant)})"
+            )
+        return image
 
     def history(self, reference: str) -> list[HistoryLine]:
         """Newest step first."""
@@ -218,6 +227,15 @@ class Images:
             tell({"aux": {"ID": image.id}})
 
         return report(work)
+
+
+def _runs_as(image: Image, platform: Platform) -> bool:
+    same = (image.os, image.architecture) == (platform.os, platform.architecture)
+    return same and (image.variant == platform.variant or not (image.variant and platform.variant))
+
+
+def _words(*parts: str) -> str:
+    return "/".join(part for part in parts if part)
 
 
 def _accepts(image: Image, filters: Filters, created: int) -> bool:

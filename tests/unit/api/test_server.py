@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import struct
+import urllib.parse
 from collections.abc import Callable
 from typing import Any
 
@@ -335,6 +336,16 @@ async def test_images(http: aiohttp.ClientSession, engine: Engine) -> None:
     found = await get(http, "/images/busybox:latest/json")
     assert found["Config"]["Cmd"] == ["sh"]
     assert await get(http, "/images/absent/json", 404)
+    fitting, other = (
+        urllib.parse.quote(json.dumps({"os": image_os, "architecture": found["Architecture"]}))
+        for image_os in (found["Os"], "plan9")
+    )
+    for path in ("json", "history"):
+        path = f"/images/busybox/{path}?platform="
+        assert await get(http, path + fitting)
+        assert "does not match" in (await get(http, path + other, 404))["message"]
+        assert "platform" in (await get(http, f"{path}linux/amd64", 400))["message"]
+        assert await get(http, f"/v1.47{path}{other}")
     id = await make(http)
     async with http.delete("/images/busybox?force=1") as answer:
         assert answer.status == 200

@@ -33,6 +33,11 @@ class Endpoint(NamedTuple):
         return re.sub(r"\{\w+\}", "absent", self.path)
 
 
+class Refusal(NamedTuple):
+    answer: str
+    reason: str
+
+
 def _version(text: str) -> Version:
     return versions.NEWEST if text == "-" else Version(*map(int, text.split(".")))
 
@@ -43,15 +48,15 @@ def published() -> list[Endpoint]:
     return [Endpoint(_version(a), _version(b), method, path) for a, b, method, path in rows]
 
 
-def listed() -> dict[str, str]:
-    """`METHOD /path` to the reason, out of the table of what is not served."""
+def listed() -> dict[str, Refusal]:
+    """By `METHOD /path`, out of the table of what is not served."""
     table = PAGE.split("## Not served")[1].split("\n## ")[0]
     found = {}
     for line in table.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if len(cells) == 3 and "`" in cells[0]:
             for name in re.findall(r"`([A-Z]+ /[^`]*)`", cells[0]):
-                found[name] = cells[2]
+                found[name] = Refusal(cells[1], cells[2])
     return found
 
 
@@ -63,7 +68,8 @@ def test_everything_is_served_or_listed() -> None:
         name = f"{endpoint.method} {endpoint.path}"
         found = router.find(endpoint.method, endpoint.filled())
         if found is None or found[0].handle in refusing:
-            assert reasons.get(name), f"{name} is neither served nor listed with a reason"
+            reason = reasons[name].reason if name in reasons else ""
+            assert reason, f"{name} is neither served nor listed with a reason"
         else:
             assert name not in reasons, f"{name} is served and listed as if it were not"
 
@@ -90,7 +96,9 @@ async def client(tmp_path: Path) -> AsyncIterator[aiohttp.ClientSession]:
 
 @pytest.mark.parametrize("version", [versions.OLDEST, Version(1, 41), versions.NEWEST])
 async def test_each_answers_a_stranger(client: aiohttp.ClientSession, version: Version) -> None:
-    """With names of nothing and no body: no fault of the engine's, and Docker's error body."""
+    """With names of nothing and no body: no fault of the engine's, Docker's error body, and from
+    what is listed the answer that is promised."""
+    refusals = listed()
     for endpoint in published():
         if endpoint.path == "/events" or not endpoint.since <= version <= endpoint.until:
             continue
@@ -99,5 +107,7 @@ async def test_each_answers_a_stranger(client: aiohttp.ClientSession, version: V
         async with client.request(endpoint.method, path, timeout=limit) as answer:
             what = f"{endpoint.method} {path}: {answer.status}"
             assert answer.status in (*range(200, 300), 400, 404, 409, 501, 503), what
+            refusal = refusals.get(f"{endpoint.method} {endpoint.path}")
+            assert refusal is None or str(answer.status) in refusal.answer, f"{what}: {refusal}"
             if answer.status >= 400 and endpoint.method != "HEAD":
                 assert set(await answer.json()) == {"message"}, what

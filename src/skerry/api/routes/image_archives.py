@@ -1,17 +1,20 @@
 """/images as files: get (save), load, and the import half of create."""
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
 from aiohttp import web
 
+from skerry.api import platform
 from skerry.api.call import Call
 from skerry.api.router import Route
 from skerry.api.routes.images import apply_change, progress
 from skerry.base.errors import InvalidInput, Unsupported
 from skerry.base.references import parse_reference
 from skerry.engine.archives import as_file
+from skerry.engine.system import GO_MACHINES
 
 TAR = "application/x-tar"
 
@@ -19,6 +22,9 @@ TAR = "application/x-tar"
 async def save(call: Call) -> web.StreamResponse:
     """GET /images/get?names=… and /images/{name}/get; `format` and `compression` are our own."""
     names = [call.params["name"]] if "name" in call.params else call.query.getall("names", [])
+    if wanted := platform.wanted(call, "save"):
+        for name in names:
+            call.engine.images.get(name, wanted)
     chunks = call.engine.archives.save(
         names,
         call.text("format", "docker-archive") or "docker-archive",
@@ -40,6 +46,9 @@ async def archive(call: Call, chunks: AsyncIterator[bytes]) -> web.StreamRespons
 
 async def load(call: Call) -> web.StreamResponse:
     """POST /images/load: an archive of images in the body; `tag` is our own."""
+    wanted = platform.wanted(call, "load")
+    if wanted and wanted.architecture != GO_MACHINES.get(os.uname().machine):
+        raise Unsupported("images are loaded from archives for this machine's platform alone")
     async with as_file(call.chunks()) as stream:
         return await progress(call, call.engine.archives.load(stream, call.text("tag")))
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from aiohttp import web
 
-from skerry.api import container_shapes, image_shapes, versions
+from skerry.api import container_shapes, image_shapes, platform, versions
 from skerry.api.call import Call, line
 from skerry.api.errors import message_of
 from skerry.api.router import Route
@@ -32,13 +32,18 @@ async def list_all(call: Call) -> web.StreamResponse:
 
 async def inspect(call: Call) -> web.StreamResponse:
     """GET /images/{name}/json."""
-    return call.json(
-        image_shapes.inspect(call.engine.images.get(call.params["name"]), call.version)
-    )
+    wanted = platform.wanted(call, "inspect")
+    if wanted and call.flag("manifests"):
+        raise InvalidInput(
+            "conflicting options: manifests and platform options cannot both be set"
+        )
+    image = call.engine.images.get(call.params["name"], wanted)
+    return call.json(image_shapes.inspect(image, call.version))
 
 
 async def history(call: Call) -> web.StreamResponse:
     """GET /images/{name}/history."""
+    call.engine.images.get(call.params["name"], platform.wanted(call, "history"))
     lines = call.engine.images.history(call.params["name"])
     return call.json([image_shapes.history(each) for each in lines])
 
@@ -54,6 +59,8 @@ async def tag(call: Call) -> web.StreamResponse:
 
 async def remove(call: Call) -> web.StreamResponse:
     """DELETE /images/{name}."""
+    if wanted := platform.wanted(call, "remove"):
+        call.engine.images.get(call.params["name"], wanted)
     removed = await call.engine.images.remove(
         call.params["name"], force=call.flag("force"), prune_parents=not call.flag("noprune")
     )

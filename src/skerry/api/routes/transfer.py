@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from aiohttp import web
 
+from skerry.api import platform
 from skerry.api.call import Call
 from skerry.api.router import Route
 from skerry.api.routes.image_archives import import_rootfs
@@ -39,6 +40,10 @@ async def create(call: Call) -> web.StreamResponse:
 
 async def push(call: Call) -> web.StreamResponse:
     """POST /images/{name}/push."""
+    if wanted := platform.wanted(call, "push"):
+        tag = call.text("tag")
+        name = call.params["name"]
+        call.engine.images.get(f"{name}:{tag}" if tag else name, wanted)
     lines = call.engine.transfer.push(
         call.params["name"], tag=call.text("tag"), credential=credential(call)
     )

@@ -84,6 +84,7 @@ _OTHERS: list[tuple[str, str, Handle]] = [
     ("POST", "/plugins/pull", no_plugin_support),
     ("POST", "/plugins/create", no_plugin_support),
     ("GET", "/plugins/{name:*}/json", no_plugin),
+    ("GET", "/plugins/{name:*}", no_plugin),
     ("DELETE", "/plugins/{name:*}", no_plugin),
     *(
         ("POST", f"/plugins/{{name:*}}/{verb}", no_plugin)

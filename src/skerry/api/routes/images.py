@@ -34,9 +34,7 @@ async def inspect(call: Call) -> web.StreamResponse:
     """GET /images/{name}/json."""
     wanted = platform.wanted(call, "inspect")
     if wanted and call.flag("manifests"):
-        raise InvalidInput(
-            "conflicting options: manifests and platform options cannot both be set"
-        )
+        raise InvalidInput("conflicting options: manifests and platform options cannot both be set")
     image = call.engine.images.get(call.params["name"], wanted)
     return call.json(image_shapes.inspect(image, call.version))
 

@@ -29,10 +29,10 @@ _skerry_options() {
     'fork') echo '--number -n --name --start --help' ;;
     'promote') echo '--name --help' ;;
     'export') echo '--output -o --help' ;;
-    'save') echo '--output -o --format --compression --help' ;;
+    'save') echo '--output -o --format --compression --referrers --help' ;;
     'load') echo '--input -i --quiet -q --tag -t --help' ;;
     'import') echo '--change -c --message -m --platform --help' ;;
-    'copy') echo '--compression --docker-host --quiet -q --help' ;;
+    'copy') echo '--compression --docker-host --no-referrers --quiet -q --help' ;;
     'images') echo '--all -a --digests --filter -f --format --no-trunc --quiet -q --help' ;;
     'rmi') echo '--force -f --no-prune --help' ;;
     'tag') echo '--help' ;;
@@ -101,10 +101,10 @@ _skerry_options() {
     'image prune') echo '--filter --force -f --all -a --help' ;;
     'image pull') echo '--all-tags -a --quiet -q --platform --help' ;;
     'image push') echo '--all-tags -a --quiet -q --help' ;;
-    'image save') echo '--output -o --format --compression --help' ;;
+    'image save') echo '--output -o --format --compression --referrers --help' ;;
     'image load') echo '--input -i --quiet -q --tag -t --help' ;;
     'image import') echo '--change -c --message -m --platform --help' ;;
-    'image copy') echo '--compression --docker-host --quiet -q --help' ;;
+    'image copy') echo '--compression --docker-host --no-referrers --quiet -q --help' ;;
     'system df') echo '--format --verbose -v --help' ;;
     'system prune') echo '--filter --force -f --all -a --volumes --help' ;;
     'system info') echo '--format -f --help' ;;

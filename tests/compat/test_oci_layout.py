@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from skerry.store import Store, open_store
+from skerry.base.oci_image import Descriptor
+from skerry.store import Store, open_store, referrers
+from skerry.trust import sbom
 
 pytestmark = pytest.mark.root
 
@@ -137,3 +139,24 @@ def test_docker_takes_our_layout_and_we_take_dockers_archive(
         (loaded,) = other.images.load(file)
         assert loaded.tags == ("team/app:v1",)
         assert loaded.layers == store.images.get("team/app:v1").layers
+
+
+def test_referrers_are_in_nobodys_way(store: Store, tmp_path: Path) -> None:
+    """Other tools find the images of a layout that holds more than images."""
+    need("skopeo", "umoci")
+    image = store.images.get("team/app:v1")
+    subject = Descriptor(image.media_type, image.manifest, image.manifest_size)
+    made = sbom.attachment(sbom.SPDX, b"{}", subject)
+    digest = referrers.add(store.images, made.manifest, list(made.blobs))
+    archive = tmp_path / "app.tar"
+    with archive.open("wb") as file:
+        file.writelines(store.images.save(["team/app:v1"], "oci-archive", referrers=True))
+    about = json.loads(skopeo("inspect", f"oci-archive:{archive}:team/app:v1"))
+    assert about["Digest"] == image.manifest
+    layout = tmp_path / "layout"
+    layout.mkdir()
+    run("tar", "xf", str(archive), "-C", str(layout))
+    assert run("umoci", "ls", "--layout", str(layout)).split() == ["team/app:v1"]
+    run("umoci", "gc", "--layout", str(layout))
+    assert (layout / "blobs/sha256" / digest[7:]).exists()
+    skopeo("copy", f"oci:{layout}:team/app:v1", f"docker-archive:{tmp_path}/docker.tar:team/app:v1")

@@ -7,6 +7,7 @@ from skerry.api.formats import ZERO_TIME, rfc3339
 from skerry.api.versions import Version
 from skerry.engine.logs import parse_time
 from skerry.store.images import HistoryLine, Image, Removed
+from skerry.store.referrers import Referrer
 
 Json = dict[str, Any]
 
@@ -58,8 +59,13 @@ def summary(image: Image, version: Version, *, containers: int = -1) -> Json:
     return result
 
 
-def inspect(image: Image, version: Version) -> Json:
-    """`GET /images/{name}/json`."""
+def referrer(each: Referrer) -> Json:
+    """One artifact about an image."""
+    return {"Digest": each.digest, "ArtifactType": each.artifact_type}
+
+
+def inspect(image: Image, version: Version, referrers: list[Referrer]) -> Json:
+    """`GET /images/{name}/json`; `Referrers`, our own, is there when there are some."""
     config = {**CONFIG_DEFAULTS, **image.config}
     if versions.has_short_config(version):
         config = {k: v for k, v in config.items() if k in image.config or v}
@@ -89,6 +95,8 @@ def inspect(image: Image, version: Version) -> Json:
         result |= {"Container": "", "ContainerConfig": dict(CONFIG_DEFAULTS)}
     if image.variant:
         result["Variant"] = image.variant
+    if referrers:
+        result["Referrers"] = [referrer(each) for each in referrers]
     if versions.images_have_virtual_size(version):
         result["VirtualSize"] = image.size
     return result

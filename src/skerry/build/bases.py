@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from typing import Any, cast
 
+from skerry.base.architectures import architecture
 from skerry.base.errors import InvalidInput, NotFound
 from skerry.base.oci_image import Platform
 from skerry.base.references import parse_reference
@@ -13,7 +14,7 @@ from skerry.build.state import State
 from skerry.engine.engine import Engine
 from skerry.engine.transfer import parse_platform
 from skerry.registry.auth import Credential
-from skerry.store.commit import architecture, layers_of
+from skerry.store.commit import layers_of
 from skerry.store.image import Image
 
 CredentialOf = Callable[[str], Credential | None]

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Collection
 
 from skerry.base import ignore
+from skerry.base.architectures import architecture
 from skerry.base.errors import SkerryError
 from skerry.build.language.lint import Surroundings, Warned, lint, violation
 from skerry.build.reading import Plan
@@ -11,7 +12,6 @@ from skerry.build.request import Options
 from skerry.build.state import variables
 from skerry.build.tree import Tree, resolve
 from skerry.engine.engine import Engine
-from skerry.store.commit import architecture
 
 
 def warned(

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
+from skerry.base.architectures import architecture
 from skerry.base.errors import InvalidInput, LimitExceeded
 from skerry.base.ignore import compile_rules
 from skerry.build import mount_flags
@@ -25,7 +26,6 @@ from skerry.build.ports import parse_ports
 from skerry.build.request import Options
 from skerry.build.state import variables, with_variables
 from skerry.engine.signals import parse_signal
-from skerry.store.commit import architecture
 
 DOCUMENTS = "/dev/pipes"
 """Where a here-document with a `#!` line is mounted, as with BuildKit."""

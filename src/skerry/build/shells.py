@@ -2,6 +2,7 @@
 
 from typing import Any, Final
 
+from skerry.base.architectures import architecture
 from skerry.base.errors import InvalidInput, NotFound
 from skerry.base.oci_image import Descriptor
 from skerry.build.results import make_image
@@ -9,7 +10,7 @@ from skerry.build.solver import Failed
 from skerry.build.state import State
 from skerry.engine.container import Container
 from skerry.engine.engine import Engine
-from skerry.store.commit import architecture, layers_of, timestamp
+from skerry.store.commit import layers_of, timestamp
 from skerry.store.steps import Step
 
 LABEL: Final = "skerry.build.shell"

@@ -41,9 +41,26 @@ def read(folder: str, reference: str) -> Iterator[bytes]:
                 f"the OCI layout {folder} holds no image {reference}",
                 hint=f"it has {names}" if names else "its images have no names",
             )
-        index["manifests"] = listed = chosen
+        index["manifests"] = listed = chosen + _about(folder, chosen, listed)
     digests = _reachable(folder, listed)
     return _archive(folder, wire.dumps(index).encode(), digests)
+
+
+def _about(
+    folder: str, chosen: list[dict[str, Any]], listed: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Those of `listed` whose subject is among the chosen or in an index among them."""
+    wanted = set(_reachable(folder, chosen))
+    found = []
+    for each in listed:
+        path = _path(folder, str(each.get("digest")))
+        if each in chosen or "manifest" not in str(each.get("mediaType")):
+            continue
+        if os.path.exists(path):
+            subject = _document(path).get("subject")
+            if isinstance(subject, dict) and subject.get("digest") in wanted:
+                found.append(each)
+    return found
 
 
 def _reachable(folder: str, listed: list[dict[str, Any]]) -> list[str]:

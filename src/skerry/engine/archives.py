@@ -12,10 +12,12 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequenc
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar, cast
 
 from skerry.base.errors import InvalidInput
+from skerry.engine import artifacts
 from skerry.engine.events import Events
 from skerry.engine.images import Progress, report
 from skerry.engine.transfer import parse_platform
 from skerry.store import Store
+from skerry.store.formats.intake import Packed
 from skerry.store.image import Image
 
 if TYPE_CHECKING:
@@ -39,6 +41,12 @@ class Archives:
         if self.policy is not None:
             self.policy.admit_file(names, what)
 
+    def admit_packed(self, packed: Packed, what: str) -> None:
+        """As `admit`, for an image that may bring its signatures."""
+        if self.policy is not None:
+            signatures = artifacts.signatures(packed.artifacts, self._store.blobs)
+            self.policy.admit_file(packed.names, what, packed.descriptor.digest, signatures)
+
     def admit_renamed(self, source: str, name: str) -> None:
         """As `admit`, for an image that was let in as `source` and gets another name."""
         if self.policy is not None and not self.policy.same_rule(source, name):
@@ -52,8 +60,8 @@ class Archives:
                 if line.startswith("passed over"):
                     tell({"stream": f"{line}\n"})
 
-            def admit(names: Sequence[str]) -> None:
-                self.admit(names, "load")
+            def admit(packed: Packed) -> None:
+                self.admit_packed(packed, "load")
 
             for image in self._store.images.load(stream, progress=note, tag=tag, admit=admit):
                 self.emit("load", image)
@@ -64,11 +72,16 @@ class Archives:
         return report(work)
 
     def save(
-        self, names: Iterable[str], layout: str = "docker-archive", compression: str = "none"
+        self,
+        names: Iterable[str],
+        layout: str = "docker-archive",
+        compression: str = "none",
+        *,
+        referrers: bool = False,
     ) -> AsyncIterator[bytes]:
         """`docker save`, in pieces. Errors about names and formats are raised here."""
         names = list(names)
-        chunks = self._store.images.save(names, layout, compression)
+        chunks = self._store.images.save(names, layout, compression, referrers=referrers)
         for name in names:
             self.emit("save", self._store.images.get(name))
         return in_pieces(chunks)

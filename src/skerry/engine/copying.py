@@ -12,23 +12,18 @@ from contextlib import aclosing
 from functools import partial
 from typing import Any, BinaryIO, Final, NamedTuple
 
-from skerry.base.errors import (
-    InvalidInput,
-    NotFound,
-    RegistryRateLimited,
-    RegistryUnreachable,
-    SkerryError,
-    Unsupported,
-)
+from skerry.base.errors import InvalidInput, NotFound, SkerryError, Unsupported
 from skerry.base.oci_image import Descriptor
 from skerry.base.references import Reference, parse_reference
+from skerry.engine import artifacts
 from skerry.engine.archives import Archives, blocking, in_pieces
 from skerry.engine.images import Progress
 from skerry.engine.transfer import Transfer
+from skerry.engine.transfer_blobs import arrive, download
 from skerry.registry.auth import Credential
 from skerry.registry.client import Client
 from skerry.store import Store
-from skerry.store.blobs import Writer
+from skerry.store.arrival import Arrival
 from skerry.store.formats import writing
 from skerry.store.formats.intake import Intake, Packed, packed_image
 from skerry.store.formats.reading import read
@@ -50,6 +45,8 @@ class Source(NamedTuple):
     stream: BinaryIO | None = None
     """Of an archive: its bytes."""
     credential: Credential | None = None
+    referrers: bool = True
+    """Whether what is about the image comes along, where the target can hold it."""
 
 
 class Copying:
@@ -68,6 +65,7 @@ class Copying:
         if layout not in (writing.DOCKER, writing.OCI):
             raise Unsupported(f"copy does not write {layout}", hint="save does")
         with Intake(self._store.images, _what(source)) as intake:
+            source = source._replace(referrers=source.referrers and layout == writing.OCI)
             packed = _renamed(intake, await self._gather(intake, source), name, layout)
             for each in packed:
                 await blocking(partial(intake.verify, each))
@@ -83,7 +81,7 @@ class Copying:
         with Intake(self._store.images, _what(source)) as intake:
             packed = _renamed(intake, await self._gather(intake, source), name, writing.DOCKER)
             for each in packed if source.kind == ARCHIVE else ():
-                self._archives.admit(each.names, "copy")
+                self._archives.admit_packed(each, "copy")
             if source.kind == REGISTRY and name:
                 self._archives.admit_renamed(source.reference, name)
             for image in await blocking(lambda: intake.record(packed)):
@@ -112,10 +110,15 @@ class Copying:
             if stream is None:
                 raise InvalidInput("an archive to copy from has to come in the request's body")
             packed = await blocking(lambda: read(intake, stream, self._store.images.layers.limits))
+            if not source.referrers:
+                packed = [each._replace(artifacts=()) for each in packed]
             return _selected(intake, packed, source.reference)
         if source.kind == IMAGE:
             chosen = choose(self._store.images, [source.reference])
-            return [packed_image(self._store.images, *each) for each in chosen.values()]
+            return [
+                packed_image(self._store.images, *each, about=source.referrers)
+                for each in chosen.values()
+            ]
         return [await self._fetch(intake, source)]
 
     async def _fetch(self, intake: Intake, source: Source) -> Packed:
@@ -130,12 +133,22 @@ class Copying:
 
             async def one(descriptor: Descriptor) -> None:
                 async with limit:
-                    await _fetch_blob(intake, client, reference, descriptor)
+                    await _bring(intake, client, reference, descriptor)
 
             blobs = {each.digest: each for each in (found.manifest.config, *found.manifest.layers)}
             await _all([one(each) for each in blobs.values()])
-        names = (str(reference._replace(digest="")),) if reference.tag else ()
-        return Packed(found.document.data, found.document.media_type, names)
+            names = (str(reference._replace(digest="")),) if reference.tag else ()
+            packed = Packed(found.document.data, found.document.media_type, names)
+            if source.referrers:
+                about = await artifacts.fetch(
+                    client,
+                    reference,
+                    packed.descriptor,
+                    one,
+                    lambda data: intake.keep(intake.blobs.put(data)),
+                )
+                packed = packed._replace(artifacts=about)
+        return packed
 
     async def _push(self, client: Client, reference: Reference, packed: Packed) -> str:
         manifest = packed.parsed()
@@ -153,44 +166,29 @@ class Copying:
 
         blobs = {each.digest: each for each in (manifest.config, *manifest.layers)}
         await _all([one(each) for each in blobs.values()])
-        return await client.put_manifest(
+        digest = await client.put_manifest(
             reference.repository, reference.tag, packed.manifest, packed.media_type
         )
+        await artifacts.send(client, reference, packed.artifacts, self._store.blobs.open)
+        return digest
 
 
-async def _fetch_blob(
+async def _bring(
     intake: Intake, client: Client, reference: Reference, descriptor: Descriptor
 ) -> None:
-    """Into the store; behind what an earlier download that was cut has left."""
+    """A blob into the store."""
     if intake.blobs.has(descriptor.digest):
         return
-    writer = await asyncio.to_thread(intake.blobs.ingest, descriptor.digest)
-    try:
-        await _receive(intake, client, reference, descriptor, writer)
-    except (RegistryUnreachable, RegistryRateLimited):
-        raise
-    except SkerryError:
-        if not writer.resumed:
-            raise
-        # What was left was not the blob's beginning.
-        await _fetch_blob(intake, client, reference, descriptor)
 
+    async def silent() -> None:
+        return
 
-async def _receive(
-    intake: Intake, client: Client, reference: Reference, descriptor: Descriptor, writer: Writer
-) -> None:
-    with writer:
-        if writer.size < descriptor.size:
-            # The writer hashes all of it, the beginning too.
-            chunks = client.blob(reference.repository, descriptor, writer.size, verify=False)
-            try:
-                async with aclosing(chunks):
-                    async for chunk in chunks:
-                        writer.write(chunk)
-            except (asyncio.CancelledError, RegistryUnreachable, RegistryRateLimited):
-                writer.keep = True
-                raise
-        intake.keep(writer.commit(descriptor.digest, descriptor.size))
+    async def work(arrival: Arrival) -> None:
+        await download(client, reference.repository, descriptor, arrival, silent)
+        await asyncio.to_thread(arrival.commit, descriptor.digest, descriptor.size, lasting=False)
+
+    await arrive(intake.blobs, descriptor.digest, work)
+    intake.keep(descriptor.digest)
 
 
 async def _all(work: list[Any]) -> None:

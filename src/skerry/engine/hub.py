@@ -20,6 +20,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from typing import NamedTuple
 
+from skerry.base.architectures import architecture
 from skerry.base.errors import Conflict, Forbidden, InvalidInput, NotFound, SkerryError
 from skerry.base.oci_image import DOCKER_CONFIG, OCI_CONFIG
 from skerry.base.references import parse_reference
@@ -34,7 +35,6 @@ from skerry.registry.server.names import ordered
 from skerry.registry.server.refusals import Refusal
 from skerry.registry.server.storage import Blob, Limits, Manifest
 from skerry.store import Store
-from skerry.store.commit import architecture
 from skerry.store.compression import file_chunks
 from skerry.store.formats.intake import Intake, Packed
 from skerry.store.image import Image

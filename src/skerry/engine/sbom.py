@@ -10,6 +10,7 @@ import io
 import os
 import stat
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final
 
 from skerry.base.digests import sha256
@@ -17,6 +18,7 @@ from skerry.base.errors import InvalidInput, KernelFault, LimitExceeded, NotFoun
 from skerry.base.isolation import Overlay
 from skerry.base.oci_image import OCI_MANIFEST, Descriptor
 from skerry.base.references import parse_reference
+from skerry.engine import artifacts
 from skerry.engine.transfer import Transfer
 from skerry.kernel.descriptors import open_in_root
 from skerry.kernel.mounts import overlay_fd
@@ -65,8 +67,8 @@ class Sbom:
                 )
             made = sbom.attachment(form, data, found.document.descriptor)
             for descriptor, content in made.blobs:
-                if not await client.has_blob(reference.repository, descriptor.digest):
-                    await client.push_blob(reference.repository, descriptor, _opener(content))
+                opener = partial(_file, content)
+                await artifacts.send_blob(client, reference, descriptor, opener)
             digest = sha256(made.manifest)
             return await client.put_manifest(
                 reference.repository, digest, made.manifest, OCI_MANIFEST
@@ -202,5 +204,5 @@ def _open(layers: list[str]) -> int:
         os.close(mount)
 
 
-def _opener(data: bytes) -> Callable[[int], io.BytesIO]:
-    return lambda start: io.BytesIO(data[start:])
+def _file(data: bytes, digest: str) -> io.BytesIO:
+    return io.BytesIO(data)

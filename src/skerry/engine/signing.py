@@ -8,10 +8,10 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from skerry.base.digests import sha256
 from skerry.base.errors import Forbidden, InvalidInput, RegistryNotFound, SkerryError
-from skerry.base.oci_image import OCI_MANIFEST, Descriptor, parse_manifest
+from skerry.base.oci_image import OCI_MANIFEST, Descriptor
 from skerry.base.references import Reference, parse_reference
+from skerry.engine import artifacts
 from skerry.engine.transfer import Transfer
 from skerry.registry.auth import Credential
 from skerry.registry.client import Client, ImageManifest
@@ -21,7 +21,6 @@ from skerry.trust.signatures import (
     ANNOTATION,
     ARTIFACT_TYPE,
     MAX_SIGNATURES,
-    Bundle,
     Signature,
     Verified,
     referrer_manifest,
@@ -85,11 +84,17 @@ class Gate:
             + "; ".join(dict.fromkeys(reasons or ["there is no signature"]))
         )
 
-    def admit_file(self, names: Sequence[str], what: str) -> None:
+    def admit_file(
+        self,
+        names: Sequence[str],
+        what: str,
+        digest: str = "",
+        signatures: Sequence[Signature] = (),
+    ) -> None:
         """Forbidden when the policy does not let in an image that comes as a file.
 
-        Each of its names has to be accepted by rule, the default's for an image without a name. A
-        file brings nobody's signature along.
+        Each of its names has to be accepted by rule, the default's for an image without a name.
+        `signatures` are what the file brings about the manifest with that `digest`.
         """
         policy = self.policy()
         if policy is None:
@@ -101,10 +106,20 @@ class Gate:
             refused = f"{what} {name:.200}: refused by {policy.path}, {rule.shown}: rule"
             if rule.verdict == "reject":
                 raise Forbidden(f"{refused} reject", hint="an administrator can add a scope for it")
-            raise Forbidden(
-                f"{refused} signedBy: a file brings no signature",
-                hint="pull or copy it from the registry that holds its signatures",
-            )
+            if not signatures or not names:
+                raise Forbidden(
+                    f"{refused} signedBy: the file brings no signature",
+                    hint="pull or copy it from the registry that holds its signatures, "
+                    "or load an oci-archive that was saved with --referrers",
+                )
+            keys = trusted_keys(rule)
+            good, bad = verify_any(signatures, parse_reference(name), digest, keys)
+            if len(good) < rule.threshold:
+                wanted = ", ".join(key.shown for key in keys)
+                raise Forbidden(
+                    f"{refused} signedBy {wanted}: {len(good)} of {rule.threshold} signatures: "
+                    + "; ".join(bad or ["there are no more"])
+                )
 
     def same_rule(self, one: str, other: str) -> bool:
         """Whether one rule decides on two references; what met it as the one meets it as the
@@ -145,15 +160,18 @@ class Signing:
                     f"has {subject.digest}",
                     hint="the tag has moved meanwhile; sign by digest",
                 )
-            held = await _tagged(client, reference, subject.digest)
+            held = await artifacts.tagged(client, reference, subject.digest)
             layer = signature.descriptor
             if layer not in held:
                 held.append(layer)
             if len(held) > MAX_SIGNATURES:
                 raise InvalidInput(f"sign {reference.familiar}: too many signatures")
-            await _push(client, reference, layer, signature.payload)
-            await put(client, reference, referrer_manifest(layer, subject), "")
-            return await put(client, reference, tag_manifest(held), signature_tag(subject.digest))
+            await artifacts.send_blob(
+                client, reference, layer, lambda _: io.BytesIO(signature.payload)
+            )
+            await artifacts.put(client, reference, referrer_manifest(layer, subject), "")
+            tag = signature_tag(subject.digest)
+            return await artifacts.put(client, reference, tag_manifest(held), tag)
 
     async def verify(
         self, name: str, keys: Sequence["Verifying"], credential: Credential | None = None
@@ -241,26 +259,6 @@ async def _manifests(
             failures.append(error.message)
             continue
         yield found.data, f"signatures {each[:26]}"
-
-
-async def _tagged(client: Client, reference: Reference, digest: str) -> list[Descriptor]:
-    try:
-        found = await client.manifest(reference.repository, signature_tag(digest), (OCI_MANIFEST,))
-    except RegistryNotFound:
-        return []
-    return signature_layers(found.data)
-
-
-async def put(client: Client, reference: Reference, bundle: Bundle, tag: str) -> str:
-    """Push a manifest and its configuration, under its digest when `tag` is empty; its digest."""
-    await _push(client, reference, parse_manifest(bundle.manifest).config, bundle.config)
-    name = tag or sha256(bundle.manifest)
-    return await client.put_manifest(reference.repository, name, bundle.manifest, OCI_MANIFEST)
-
-
-async def _push(client: Client, reference: Reference, blob: Descriptor, data: bytes) -> None:
-    if not await client.has_blob(reference.repository, blob.digest):
-        await client.push_blob(reference.repository, blob, lambda start: io.BytesIO(data[start:]))
 
 
 def _read(path: str, limit: int) -> bytes | None:

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import skerry
+from skerry.base.architectures import go
 from skerry.base.settings import Settings
 from skerry.engine import facts, host_facts, processes
 from skerry.engine.roster import Roster
 from skerry.store import Store
-
-GO_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def os_release() -> dict[str, str]:
@@ -63,7 +62,7 @@ class System:
             "version": skerry.__version__,
             "python": platform.python_version(),
             "os": "linux",
-            "arch": GO_MACHINES.get(self._host.machine, self._host.machine),
+            "arch": go(self._host.machine),
             "kernel": platform.release(),
         }
 

@@ -6,6 +6,7 @@ The registry's client and the store do not know each other; this service carries
 import re
 from collections.abc import AsyncIterator
 
+from skerry.base.architectures import go
 from skerry.base.errors import InvalidInput, RegistryError
 from skerry.base.oci_image import INDEXES, Platform, parse_config, parse_index, parse_manifest
 from skerry.base.references import DEFAULT_REGISTRY, Reference, parse_reference
@@ -19,7 +20,6 @@ from skerry.registry.client import Client, Document, Login, SearchResult
 from skerry.registry.config import Registries, load_registries
 from skerry.store import Store
 
-_ARCHITECTURES = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "i386": "386"}
 _PART = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _SERVER = re.compile(r"(?:https?://)?([^/\s]+)(?:/.*)?")
 _HUB_NAMES = ("index.docker.io", "registry-1.docker.io", "hub.docker.com", "")
@@ -155,7 +155,7 @@ def parse_platform(text: str) -> Platform | None:
     if parts[0] != "linux":
         raise InvalidInput(f"platform {text:.80}: only linux images can be used here")
     variant = parts[2] if len(parts) > 2 else ""
-    return Platform(_ARCHITECTURES.get(parts[1], parts[1]), parts[0], variant=variant)
+    return Platform(go(parts[1]), parts[0], variant=variant)
 
 
 def server_name(address: str) -> str:

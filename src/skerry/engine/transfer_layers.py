@@ -10,18 +10,11 @@ may do better.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Final, NamedTuple
 
-from skerry.base.errors import (
-    RegistryError,
-    RegistryRateLimited,
-    RegistryUnreachable,
-    SkerryError,
-    SystemFault,
-)
+from skerry.base.errors import SkerryError, SystemFault
 from skerry.base.oci_image import Descriptor
+from skerry.engine.transfer_blobs import arrive, download
 from skerry.engine.transfer_progress import Listener, Meter, end
 from skerry.registry.client import Client
 from skerry.store import Store
@@ -31,8 +24,6 @@ DOWNLOADS: Final = 3
 """Layers that come in at the same time, in one engine: Docker's max-concurrent-downloads."""
 UNPACKS: Final = 2
 """Layers that are unpacked at the same time: this is work for a processor."""
-_BATCH: Final = 1 << 20
-"""Bytes that are hashed and written in one step, away from the event loop."""
 
 
 class Layer(NamedTuple):
@@ -148,85 +139,41 @@ class Layers:
                     await asyncio.to_thread(
                         self._store.layers.unpack, layer.descriptor, layer.diff_id
                     )
-            elif not await self._receive(client, repository, layer, say):
-                # What an earlier pull had left was not the blob's beginning.
+            else:
                 await self._receive(client, repository, layer, say)
         say("Pull complete", 0, 0)
 
-    async def _receive(self, client: Client, repository: str, layer: Layer, say: Listener) -> bool:
-        """False when it went on from a beginning that was wrong; that is forgotten then."""
+    async def _receive(self, client: Client, repository: str, layer: Layer, say: Listener) -> None:
+        descriptor = layer.descriptor
         if self._downloads.locked():
             say("Waiting", 0, 0)
         await self._downloads.acquire()
-        with contextlib.ExitStack() as stack:
-            downloading = contextlib.ExitStack()
+        with contextlib.ExitStack() as downloading:
             downloading.callback(self._downloads.release)
-            stack.enter_context(downloading)
-            arrival = await asyncio.to_thread(Arrival, self._store.blobs, layer.descriptor.digest)
-            stack.enter_context(arrival)
-            unpacking = asyncio.create_task(self._unpack(arrival, layer, say))
-            try:
-                await self._download(client, repository, layer, arrival, unpacking, say)
-                downloading.close()
-                await unpacking
-            except (RegistryUnreachable, RegistryRateLimited):
-                await _give_up(arrival, layer, unpacking)
-                raise
-            except SkerryError:
-                await _give_up(arrival, layer, unpacking)
-                if not arrival.resumed:
+
+            async def work(arrival: Arrival) -> None:
+                unpacking = asyncio.create_task(self._unpack(arrival, layer, say))
+                meter = Meter("Downloading", descriptor.size, say)
+
+                async def heard() -> None:
+                    meter.at(arrival.size)
+                    if unpacking.done():
+                        # It cannot have come to a good end before the blob has.
+                        await unpacking
+
+                try:
+                    await download(client, repository, descriptor, arrival, heard)
+                    meter.at(arrival.size)
+                    say("Verifying Checksum", 0, 0)
+                    await asyncio.to_thread(arrival.commit, descriptor.digest, descriptor.size)
+                    say("Download complete", 0, 0)
+                    downloading.close()
+                    await unpacking
+                except BaseException:
+                    await _give_up(arrival, layer, unpacking)
                     raise
-                return False
-            except BaseException:
-                await _give_up(arrival, layer, unpacking)
-                raise
-        return True
 
-    async def _download(
-        self,
-        client: Client,
-        repository: str,
-        layer: Layer,
-        arrival: Arrival,
-        unpacking: asyncio.Task[None],
-        say: Listener,
-    ) -> None:
-        digest, size = layer.descriptor.digest, layer.descriptor.size
-        meter = Meter("Downloading", size, say)
-        if arrival.size < size:
-            # Otherwise an engine that was killed has left all of it.
-            chunks = client.blob(repository, layer.descriptor, arrival.size, verify=False)
-            await self._fetch(chunks, arrival, unpacking, meter)
-        meter.at(arrival.size)
-        say("Verifying Checksum", 0, 0)
-        await asyncio.to_thread(arrival.commit, digest, size)
-        say("Download complete", 0, 0)
-
-    async def _fetch(
-        self,
-        chunks: AsyncGenerator[bytes, None],
-        arrival: Arrival,
-        unpacking: asyncio.Task[None],
-        meter: Meter,
-    ) -> None:
-        batch: list[bytes] = []
-        waiting = 0
-        try:
-            async with aclosing(chunks):
-                async for chunk in chunks:
-                    batch.append(chunk)
-                    waiting += len(chunk)
-                    if waiting >= _BATCH:
-                        data, batch, waiting = b"".join(batch), [], 0
-                        await asyncio.to_thread(arrival.write, data)
-                        meter.at(arrival.size)
-                        if unpacking.done():
-                            # It cannot have come to a good end before the blob has.
-                            await unpacking
-        except RegistryError:
-            await asyncio.to_thread(arrival.write, b"".join(batch))
-            raise
-        await asyncio.to_thread(arrival.write, b"".join(batch))
+            await arrive(self._store.blobs, descriptor.digest, work)
 
     async def _unpack(self, arrival: Arrival, layer: Layer, say: Listener) -> None:
         async with self._unpacks:

@@ -8,13 +8,13 @@ import asyncio
 from typing import BinaryIO, Final
 
 from skerry.base.errors import InvalidInput, NotFound, RegistryError
-from skerry.base.oci_image import OCI_MANIFEST, Descriptor, Manifest, parse_manifest
+from skerry.base.oci_image import Descriptor, Manifest, parse_manifest
 from skerry.base.references import Reference, parse_reference
+from skerry.engine import artifacts
 from skerry.engine.transfer_progress import Listener, Meter, Tell, end, layer_message
 from skerry.registry.client import Client
 from skerry.store import Store, referrers
 from skerry.store.image import Image
-from skerry.store.referrers import Referrer
 from skerry.store.repacking import gzip_layers
 
 UPLOADS: Final = 5
@@ -64,8 +64,8 @@ class Push:
             digest = await self._client.put_manifest(
                 reference.repository, reference.tag, data, image.media_type
             )
-            for artifact in referrers.about(self._store.images, digest):
-                await self._artifact(reference, artifact)
+            about = referrers.artifacts(self._store.images, digest)
+            await artifacts.send(self._client, reference, about, self._store.blobs.open)
         name = reference._replace(tag="", digest=digest)
         await asyncio.to_thread(self._store.images.tag, image.id, str(name))
         tell({"status": f"{reference.tag}: digest: {digest} size: {len(data)}"})
@@ -92,14 +92,6 @@ class Push:
                 task.result()
         finally:
             await end(tasks)
-
-    async def _artifact(self, reference: Reference, artifact: Referrer) -> None:
-        """What is kept about the image: its blobs, then its manifest by digest."""
-        data = self._store.blobs.read(artifact.digest)
-        manifest = parse_manifest(data)
-        for descriptor in (manifest.config, *manifest.layers):
-            await self._blob(reference, descriptor, {}, _silent)
-        await self._client.put_manifest(reference.repository, artifact.digest, data, OCI_MANIFEST)
 
     def _sources(self, reference: Reference) -> dict[str, list[str]]:
         """Blob to the other repositories of this registry that had it, as far as we know."""

@@ -4,11 +4,13 @@ A digest is the identity of a document, a media type only a claim: both the head
 document's own have to agree, as otherwise two tools may read one document as two things.
 """
 
+import os
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import msgspec
 
+from skerry.base.architectures import MACHINES
 from skerry.base.digests import Verifier, parse_digest
 from skerry.base.errors import (
     DigestMismatch,
@@ -223,17 +225,8 @@ def _told(registry: str, what: str, error: InvalidInput) -> RegistryError:
 
 def this_platform() -> Platform:
     """This machine's, in Go's words."""
-    import platform
-
-    names = {
-        "x86_64": ("amd64", ""),
-        "aarch64": ("arm64", ""),
-        "armv7l": ("arm", "v7"),
-        "armv6l": ("arm", "v6"),
-        "i686": ("386", ""),
-    }
-    machine = platform.machine()
-    architecture, variant = names.get(machine, (machine, ""))
+    machine = os.uname().machine
+    architecture, variant = MACHINES.get(machine, (machine, ""))
     return Platform(architecture, "linux", variant=variant)
 
 

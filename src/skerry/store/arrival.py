@@ -7,12 +7,11 @@ was verified and has its name: what it unpacked before is published by nobody wh
 
 import os
 import threading
-from asyncio import CancelledError
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Final, Self
 
-from skerry.base.errors import RegistryRateLimited, RegistryUnreachable, SystemFault
+from skerry.base.errors import SystemFault
 from skerry.store.blobs import Blobs
 from skerry.store.faults import told
 
@@ -60,14 +59,17 @@ class Arrival:
             self._size = self._writer.size
             self._changed.notify_all()
 
-    def commit(self, digest: str, size: int) -> None:
+    def commit(self, digest: str, size: int, *, lasting: bool = True) -> None:
         """Verify, reach the disk, take the blob's name; then readers come to their end.
+
+        What is not to be `lasting` is not waited for on its way to the disk.
 
         DigestMismatch when it is not what was declared; readers fail then.
         """
         try:
             self._writer.commit(digest, size)
-            self._blobs.flush([digest])
+            if lasting:
+                self._blobs.flush([digest])
         except BaseException:
             self.fail(SystemFault(f"blob {digest}: not stored"))
             raise
@@ -119,10 +121,4 @@ class Arrival:
         with self._changed:
             os.close(self._fd)
             self._fd = -1
-        # A registry that went away, or a client that did: the next pull may go on from here.
-        self._writer.keep = (
-            not self._done
-            and kind is not None
-            and issubclass(kind, CancelledError | RegistryUnreachable | RegistryRateLimited)
-        )
         self._writer.__exit__(kind, error, trace)

@@ -7,17 +7,25 @@ image refers to is put away when the store is opened.
 """
 
 import os
+from asyncio import CancelledError
 from collections.abc import Iterable
+from types import TracebackType
 from typing import BinaryIO, Final
 
 from skerry.base.digests import Verifier, hex_of
-from skerry.base.errors import InvalidInput, NotFound
+from skerry.base.errors import (
+    InvalidInput,
+    NotFound,
+    RegistryRateLimited,
+    RegistryUnreachable,
+)
 from skerry.store.faults import told
 from skerry.store.leases import Leases
 from skerry.store.partials import Partials
 from skerry.store.scratch import Scratch
 
 _READ: Final = 1 << 20
+_CUT: Final = (CancelledError, RegistryUnreachable, RegistryRateLimited)
 LAYOUT_VERSION: Final = b'{"imageLayoutVersion":"1.0.0"}'
 
 
@@ -79,7 +87,7 @@ class Blobs:
         With the `digest` that it will have, the writer goes on behind what an earlier one left.
         """
         path = self.partials.take(hex_of(digest)) if digest else self._scratch.path("blob")
-        return Writer(self, path, self._leases)
+        return Writer(self, path, self._leases, keep=bool(digest))
 
     def flush(self, digests: Iterable[str]) -> None:
         """Return when these blobs and their names would outlive a power cut."""
@@ -109,16 +117,16 @@ class Blobs:
 
 
 class Writer:
-    """A blob on its way in. Leaving the `with` block without `commit` leaves nothing behind,
-    unless `keep` is set."""
+    """A blob on its way in. Leaving the `with` block without `commit` leaves nothing behind, unless
+    the registry that it came from went away, or the client did: then a later writer of the same
+    digest goes on from here."""
 
-    def __init__(self, blobs: Blobs, path: str, leases: Leases) -> None:
+    def __init__(self, blobs: Blobs, path: str, leases: Leases, *, keep: bool = False) -> None:
         self._blobs = blobs
+        self._keep = keep
         self._leases = leases
         self.path = path
         """The temporary file, until `commit`."""
-        self.keep = False
-        """Keep what has come in for a later writer of the same digest."""
         self._seen = Verifier()
         with told("store a blob"):
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -159,11 +167,16 @@ class Writer:
     def __enter__(self) -> "Writer":
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-            if self.keep:
+            if self._keep and kind is not None and issubclass(kind, _CUT):
                 self._blobs.partials.put_back(self.path)
                 return
             try:

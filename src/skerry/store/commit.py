@@ -2,7 +2,6 @@
 
 import datetime
 import os
-import platform
 import time
 import zlib
 from collections.abc import Iterable, Iterator
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 import zstandard
 from isal import isal_zlib
 
+from skerry.base.architectures import architecture
 from skerry.base.digests import Verifier
 from skerry.base.errors import InvalidInput
 from skerry.base.oci_image import (
@@ -34,7 +34,6 @@ from skerry.store.trees import DIRECTORY
 if TYPE_CHECKING:
     from skerry.store.images import Images
 
-_ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 MEDIA_TYPES: Final = {"gzip": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD, "none": OCI_LAYER}
 _GZIP_LEVEL: Final = 2
 _ZSTD_LEVEL: Final = 3
@@ -68,12 +67,6 @@ class _Plain:
 
     def flush(self) -> bytes:
         return b""
-
-
-def architecture() -> str:
-    """This machine's architecture in OCI's (Go's) words."""
-    machine = platform.machine()
-    return _ARCHITECTURES.get(machine, machine)
 
 
 def timestamp(seconds: float | None = None) -> str:

@@ -231,13 +231,16 @@ class Images:
         names: Iterable[str],
         layout: str = "docker-archive",
         compression: str = "none",
+        *,
+        referrers: bool = False,
     ) -> Iterator[bytes]:
         """`docker save`: the images with these names or ids as an archive, in pieces.
 
         `layout` is docker-archive, oci-archive, lxc or rootfs (the last two hold one image);
-        `compression` none, gzip or zstd. Errors about names come before the first piece.
+        `compression` none, gzip or zstd; with `referrers`, what is kept about the images goes along
+        in an oci-archive. Errors about names come before the first piece.
         """
-        return save.save(self, names, layout, compression)
+        return save.save(self, names, layout, compression, referrers=referrers)
 
     def commit(
         self,

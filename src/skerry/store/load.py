@@ -8,10 +8,11 @@ import stat
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
+from skerry.base.architectures import architecture
 from skerry.base.errors import InvalidInput, NotFound
 from skerry.base.oci_image import MAX_DOCUMENT, Descriptor, History, ImageConfig, Platform, RootFS
 from skerry.base.references import parse_reference
-from skerry.store.commit import architecture, store_layer, timestamp
+from skerry.store.commit import store_layer, timestamp
 from skerry.store.compression import decompressed, file_chunks
 from skerry.store.formats.documents import Layout
 from skerry.store.formats.intake import Intake, Packed
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 ARCHIVE: Final = "image archive"
 ROOTFS: Final = "root file system"
-Admit = Callable[[tuple[str, ...]], None]
+Admit = Callable[[Packed], None]
 
 
 def load(
@@ -37,13 +38,13 @@ def load(
     """Take in every image of an archive, or none; InvalidInput when it is none.
 
     `tag` names the image of an archive that holds one, besides the names it brings. `admit` is
-    asked about each image's names and raises for one that may not come in.
+    asked about each image and raises for one that may not come in.
     """
     with Intake(images, ARCHIVE, progress) as intake:
         packed = _named(intake, read(intake, stream, images.layers.limits), tag)
         if admit is not None:
             for each in packed:
-                admit(each.names)
+                admit(each)
         return intake.record(packed)
 
 

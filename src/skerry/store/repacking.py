@@ -2,7 +2,7 @@
 
 Archives of `docker save` hold plain layers; a registry would keep them, and everybody fetch them,
 three times as large. The image stays the same (its id is the configuration's digest), its manifest
-does not; so nothing is changed that a registry knows by its digest already.
+does not; so nothing is changed that a registry knows by its digest already, or a signature does.
 """
 
 from typing import TYPE_CHECKING, Final
@@ -36,7 +36,9 @@ def gzip_layers(images: "Images", image: Image) -> Image:
     blobs go when no other image and no work in flight needs them.
     """
     manifest = parse_manifest(images.blobs.read(image.manifest))
-    known = any(name.digest for name in images.references(image.id))
+    known = any(name.digest for name in images.references(image.id)) or not all(
+        each.made_here for each in referrers.about(images, image.manifest)
+    )
     if known or not any(layer.media_type in _PACKED for layer in manifest.layers):
         return image
     with images.leases.hold():

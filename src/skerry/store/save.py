@@ -20,12 +20,20 @@ def save(
     names: Iterable[str],
     layout: str = writing.DOCKER,
     compression: str = "none",
+    *,
+    referrers: bool = False,
 ) -> Iterator[bytes]:
     """The archive in pieces. NotFound and InvalidInput are raised here, not while iterating.
 
-    A name brings that tag along, an id all tags of its image.
+    A name brings that tag along, an id all tags of its image; `referrers` what is about the images,
+    which only an oci-archive can hold.
     """
     writing.check_format(layout, compression)
+    if referrers and layout != writing.OCI:
+        raise InvalidInput(
+            f"the format {layout} cannot hold referrers",
+            hint=f"{writing.OCI} can: save --format {writing.OCI} --referrers",
+        )
     chosen = choose(images, names)
     if not chosen:
         raise InvalidInput("no image to save was named")
@@ -35,7 +43,7 @@ def save(
         ((image, tags),) = chosen.values()
         stream = writing.write_tree(images, image, next(iter(tags), ""), layout)
     else:
-        stream = _blobs(images, chosen, layout)
+        stream = _blobs(images, chosen, layout, referrers)
     return writing.compressed(stream, compression)
 
 
@@ -52,10 +60,10 @@ def choose(images: "Images", names: Iterable[str]) -> Chosen:
     return chosen
 
 
-def _blobs(images: "Images", chosen: Chosen, layout: str) -> Iterator[bytes]:
+def _blobs(images: "Images", chosen: Chosen, layout: str, about: bool) -> Iterator[bytes]:
     def run() -> Iterator[bytes]:
         with images.leases.hold():
-            packed = [packed_image(images, *each) for each in chosen.values()]
+            packed = [packed_image(images, *each, about=about) for each in chosen.values()]
             yield from writing.write(images, packed, layout)
 
     return run()

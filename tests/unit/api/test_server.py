@@ -13,6 +13,7 @@ import pytest
 
 from skerry.api import versions
 from skerry.engine.engine import Engine
+from skerry.store.records import Record
 
 Create = Callable[..., Any]
 BODY = {"Image": "busybox", "Cmd": ["true"]}
@@ -334,7 +335,13 @@ async def test_images(http: aiohttp.ClientSession, engine: Engine) -> None:
     assert "VirtualSize" not in image
     assert "VirtualSize" in (await get(http, "/v1.41/images/json"))[0]
     found = await get(http, "/images/busybox:latest/json")
-    assert found["Config"]["Cmd"] == ["sh"]
+    assert found["Config"]["Cmd"] == ["sh"] and "Referrers" not in found
+    kept: Any = engine.store.images
+    subject = found["Descriptor"]["digest"]
+    data = {"artifact_type": "application/spdx+json", "subject": subject, "blobs": []}
+    kept.records.rows["referrer"] = [Record("sha256:1", None, data)]
+    about = (await get(http, "/images/busybox:latest/json"))["Referrers"]
+    assert about == [{"Digest": "sha256:1", "ArtifactType": "application/spdx+json"}]
     assert await get(http, "/images/absent/json", 404)
     fitting, other = (
         urllib.parse.quote(json.dumps({"os": image_os, "architecture": found["Architecture"]}))

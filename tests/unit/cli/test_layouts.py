@@ -56,6 +56,17 @@ def files(folder: Path, reference: str = "") -> dict[str, bytes]:
         return {name: file.read() for name, file in opened if file}
 
 
+def test_what_is_about_an_image_comes_with_it(layout: Path) -> None:
+    listed = json.loads((layout / "index.json").read_text())["manifests"]
+    about = []
+    for each in listed:
+        document = {"config": blob(layout, b"{}", "empty"), "subject": each, "layers": []}
+        about.append(blob(layout, json.dumps(document).encode(), "manifest.v1+json"))
+    index(layout, *listed, *about)
+    assert json.loads(files(layout, "v1")["index.json"])["manifests"] == [listed[0], about[0]]
+    assert json.loads(files(layout)["index.json"])["manifests"] == [*listed, *about]
+
+
 def test_a_whole_layout(layout: Path) -> None:
     found = files(layout)
     assert len(found) == 2 + 5

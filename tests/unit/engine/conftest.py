@@ -19,7 +19,7 @@ from skerry.store.gc import Category, Reclaimed, Usage
 from skerry.store.images import HistoryLine, Image, Removed
 from skerry.store.layers import Layers
 from skerry.store.leases import Leases
-from skerry.store.records import Records
+from skerry.store.records import Record, Records
 from skerry.store.snapshots import Change
 from skerry.store.steps import Steps
 
@@ -192,11 +192,22 @@ class FakeSnapshots:
         self.ids.discard(id)
 
 
+class FakeRecords:
+    """What is put into `rows`."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, list[Record]] = {}
+
+    def all(self, kind: str) -> list[Record]:
+        return self.rows.get(kind, [])
+
+
 class FakeImages:
     """One image."""
 
     def __init__(self) -> None:
         self.images = [IMAGE]
+        self.records = FakeRecords()
         self.in_use: Any = None
 
     def get(self, name: str) -> Image:

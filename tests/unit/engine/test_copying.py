@@ -243,7 +243,7 @@ async def test_files_meet_the_policy_too(copying: Copying, store: Store, way: st
 
     for rule, said in (
         ({"rule": "reject"}, "scope docker.io/team: rule reject"),
-        ({"rule": "signedBy", "keys": ["a.pub"]}, "a file brings no signature"),
+        ({"rule": "signedBy", "keys": ["a.pub"]}, "the file brings no signature"),
         (None, "default: rule reject"),
     ):
         policy({"docker.io/team": rule} if rule else {})

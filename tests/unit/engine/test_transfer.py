@@ -33,15 +33,19 @@ from skerry.base.oci_image import (
     encode,
     parse_manifest,
 )
-from skerry.base.references import Reference
+from skerry.base.references import Reference, parse_reference
 from skerry.engine.archives import Archives
-from skerry.engine.copying import REGISTRY, Copying, Source
+from skerry.engine.copying import ARCHIVE, REGISTRY, Copying, Source
 from skerry.engine.events import Events
 from skerry.engine.sbom import Sbom
+from skerry.engine.signing import Gate, Signing
 from skerry.engine.transfer import Transfer, parse_platform, server_name
 from skerry.engine.transfer_progress import Feed, bar, human_size, layer_message
 from skerry.registry.client import Client, Document, ImageManifest
-from skerry.store import Store, open_store
+from skerry.store import Store, open_store, referrers
+from skerry.trust import keys
+from skerry.trust.payload import encode_payload
+from skerry.trust.signatures import make_signature, signature_tag
 
 PIECE = 1000
 UNKNOWN = "not found: MANIFEST_UNKNOWN: manifest unknown (HTTP 404)"
@@ -143,6 +147,27 @@ class MemoryClient:
             if self.registry.gate:
                 await self.registry.gate.wait()
 
+    async def manifest(self, repository: str, reference: str, accept: object = ()) -> Document:
+        return (await self.image(repository, reference)).document
+
+    async def resolve(self, repository: str, reference: str) -> Descriptor:
+        return (await self.manifest(repository, reference)).descriptor
+
+    async def referrers(
+        self, repository: str, digest: str, artifact_type: str = ""
+    ) -> list[Descriptor]:
+        found = {
+            document.digest: (document.descriptor, parse_manifest(document.data))
+            for (name, _), document in self.registry.manifests.items()
+            if name == repository
+        }
+        return [
+            each
+            for each, manifest in found.values()
+            if manifest.subject and manifest.subject.digest == digest
+            if artifact_type in ("", manifest.artifact_type)
+        ]
+
     async def read_blob(self, repository: str, descriptor: Descriptor, limit: int = 0) -> bytes:
         return self.registry.blobs[descriptor.digest]
 
@@ -164,7 +189,8 @@ class MemoryClient:
     ) -> None:
         with opener(0) as file:
             data = file.read()
-        report(len(data))
+        if report:
+            report(len(data))
         assert self.registry.put(repository, data).digest == descriptor.digest
         self.registry.sent.append(descriptor.digest)
 
@@ -173,6 +199,7 @@ class MemoryClient:
     ) -> str:
         document = Document(data, media_type, digest_of(data))
         self.registry.manifests[repository, reference] = document
+        self.registry.manifests[repository, document.digest] = document
         return document.digest
 
 
@@ -663,3 +690,152 @@ class TestArtifacts:
         store.gc.collect()
         assert left(store)[0] == []
         assert store.records.all("referrer") == []
+
+
+class Signed:
+    """Two stores and a registry with an image that two have signed, one by the tag alone."""
+
+    def __init__(self, root: Path, transfer: Over, store: Store, registry: Memory) -> None:
+        self.root, self.transfer, self.store, self.registry = root, transfer, store, registry
+        self.archives = Archives(store, Events())
+        self.copying = Copying(store, self.archives, transfer)
+        self.key, public = keys.generate()
+        (root / "team.pub").write_bytes(public)
+
+    async def sign(self, name: str) -> None:
+        signing = Signing(self.transfer, str(self.root / "none"))
+        for by in ("one", "two"):
+            subject = await signing.resolve(name)
+            payload = encode_payload(parse_reference(name), subject.digest, {"by": by})
+            value = keys.sign(keys.load_private(self.key), payload)
+            await signing.attach(name, make_signature(payload, value))
+        manifests = self.registry.manifests
+        # As other tools sign: below the tag alone.
+        del manifests[next(at for at, each in manifests.items() if b'"subject"' in each.data)]
+
+    def policy(self, archives: Archives, **rule: object) -> None:
+        rule = {"rule": "signedBy", "keys": [str(self.root / "team.pub")]} | rule
+        path = self.root / "policy.json"
+        path.write_text(json.dumps({"version": 1, "default": rule}))
+        archives.policy = Gate(str(self.root), "/nowhere")
+
+    async def archive(self, source: Source) -> bytes:
+        return b"".join([piece async for piece in self.copying.to_archive(source, "team/app:v1")])
+
+
+@pytest.fixture
+async def signed(tmp_path: Path, transfer: Over, store: Store, registry: Memory) -> Signed:
+    registry.image("team/app", "v1", [layer("one")])
+    made = Signed(tmp_path, transfer, store, registry)
+    await made.sign("team/app:v1")
+    return made
+
+
+def index_of(archive: bytes) -> list[dict[str, Any]]:
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        file = tar.extractfile("index.json")
+        assert file
+        found: list[dict[str, Any]] = json.load(file)["manifests"]
+    return found
+
+
+class TestReferrersTravel:
+    """Signatures and bills go along by copies and archives, and vouch for what a file brings."""
+
+    async def test_from_a_registry_into_another_store_and_on(
+        self, signed: Signed, store: Store, registry: Memory
+    ) -> None:
+        [_ async for _ in signed.copying.to_image(Source(REGISTRY, "team/app:v1"), "")]
+        bills = Sbom(store, signed.transfer)
+        await bills.keep("team/app:v1", "spdx-json")
+        before = {each.digest for each in bills.kept("team/app:v1")}
+        assert len(before) == 3
+        store.gc.collect()
+        data = b"".join(store.images.save(["team/app:v1"], "oci-archive", referrers=True))
+        named, *about = index_of(data)
+        assert "annotations" in named and not any("annotations" in each for each in about)
+        assert {each["digest"] for each in about} == before
+        assert len(index_of(b"".join(store.images.save(["team/app:v1"], "oci-archive")))) == 1
+        with open_store(str(signed.root / "other")) as other:
+            archives = Archives(other, Events())
+            signed.policy(archives)
+            await told(archives.load(io.BytesIO(data)))
+            kept = referrers.about(other.images, other.images.get("team/app:v1").manifest)
+            assert {each.digest for each in kept} == before
+            other.gc.collect()
+            over = Over(other, registry)
+            other.images.tag("team/app:v1", "host:5000/copy:v1")
+            await told(over.push("host:5000/copy:v1"))
+        subject = store.images.get("team/app:v1").manifest
+        found = await MemoryClient(registry).referrers("copy", subject)
+        assert {each.digest for each in found} == before
+        tag = registry.manifests["copy", signature_tag(subject)]
+        assert len(parse_manifest(tag.data).layers) == 2
+
+    async def test_what_only_passes_through_leaves_nothing(
+        self, signed: Signed, store: Store, registry: Memory
+    ) -> None:
+        data = await signed.archive(Source(REGISTRY, "team/app:v1"))
+        assert len(index_of(data)) == 3
+        assert (
+            len(index_of(await signed.archive(Source(REGISTRY, "team/app:v1", referrers=False))))
+            == 1
+        )
+        source = Source(ARCHIVE, "team/app:v1", io.BytesIO(data))
+        await told(signed.copying.to_registry(source, "host:5000/copy:v1"))
+        (tag,) = [
+            name
+            for repository, name in registry.manifests
+            if name.endswith(".sig") and repository == "copy"
+        ]
+        assert left(store) == ([], [], [])
+        assert store.records.all("referrer") == []
+        assert parse_manifest(registry.manifests["copy", tag].data).layers
+
+    @pytest.mark.parametrize(
+        ("name", "rule", "said"),
+        [
+            ("team/app:v1", {"threshold": 2, "keys": ["team.pub", "team.pub"]}, None),
+            ("team/other:v1", {}, "the signature is for docker.io/team/app"),
+            ("team/app:v1", {"keys": ["other.pub"]}, "was not made with a trusted key"),
+        ],
+    )
+    async def test_a_signature_that_does_not_fit(
+        self, signed: Signed, store: Store, name: str, rule: dict[str, Any], said: str | None
+    ) -> None:
+        data = await signed.archive(Source(REGISTRY, "team/app:v1"))
+        (signed.root / "other.pub").write_bytes(keys.generate()[1])
+        signed.policy(signed.archives, **rule)
+        source = Source(ARCHIVE, "team/app:v1", io.BytesIO(data))
+        with pytest.raises((Forbidden, InvalidInput), match=said):
+            await told(signed.copying.to_image(source, name))
+        assert left(store) == ([], [], [])
+        assert store.records.all("referrer") == []
+
+    async def test_what_lies_about_itself(self, signed: Signed, store: Store) -> None:
+        """A referrer without its blob, and one about an image that is not in the archive."""
+        data = await signed.archive(Source(REGISTRY, "team/app:v1"))
+        listed = index_of(data)
+        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+            members = {info.name: tar.extractfile(info).read() for info in tar}  # type: ignore[union-attr]
+        manifest = json.loads(members["blobs/sha256/" + listed[1]["digest"][7:]])
+        missing = "blobs/sha256/" + manifest["layers"][0]["digest"][7:]
+        lost = archive_of({name: each for name, each in members.items() if name != missing})
+        with pytest.raises(NotFound, match="it has no blob"):
+            await told(signed.archives.load(io.BytesIO(lost)))
+        assert left(store) == ([], [], [])
+        other = json.dumps({"schemaVersion": 2, "manifests": listed[1:]}).encode()
+        alone = archive_of(members | {"index.json": other})
+        with pytest.raises(InvalidInput, match="it holds no image"):
+            await told(signed.archives.load(io.BytesIO(alone)))
+        assert left(store) == ([], [], [])
+
+
+def archive_of(members: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return out.getvalue()

@@ -1,9 +1,8 @@
 """Messages between engine, spawner and keepers."""
 
-import gc
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given, settings
@@ -22,18 +21,10 @@ def pair() -> Iterator[Pair]:
         yield left, right
 
 
-@pytest.fixture(autouse=True)
-def nothing_to_collect() -> None:
-    """Or an earlier test's forgotten socket goes while descriptors are counted."""
-    gc.collect()
-
-
-def open_descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
 @pytest.mark.parametrize("size", [0, 1, wire.INLINE_LIMIT, wire.INLINE_LIMIT + 1, 3_000_000])
-def test_head_body_and_descriptors_arrive(pair: Pair, size: int) -> None:
+def test_head_body_and_descriptors_arrive(
+    pair: Pair, size: int, open_descriptors: Callable[[], int]
+) -> None:
     body = os.urandom(size)
     reader, writer = os.pipe()
     before = open_descriptors()
@@ -57,26 +48,31 @@ def test_end_of_stream_is_none(pair: Pair) -> None:
     assert wire.receive(pair[1]) is None
 
 
-def test_head_over_the_limit_is_refused(pair: Pair) -> None:
+def test_head_over_the_limit_is_refused(pair: Pair, open_descriptors: Callable[[], int]) -> None:
     before = open_descriptors()
     with pytest.raises(errors.LimitExceeded):
         wire.send(pair[0], {"text": "x" * wire.HEAD_LIMIT}, b"y" * 100_000)
     assert open_descriptors() == before
 
 
-@given(st.binary(max_size=200))
-@settings(max_examples=200, deadline=None)
-def test_any_bytes_are_a_message_or_a_fault_and_leak_nothing(data: bytes) -> None:
-    fd = os.open("/dev/null", os.O_RDONLY)
+def test_any_bytes_are_a_message_or_a_fault_and_leak_nothing(
+    open_descriptors: Callable[[], int],
+) -> None:
     before = open_descriptors()
-    try:
-        message = wire.unpack(data, [fd])
-    except errors.SystemFault:
-        assert open_descriptors() == before - 1
-    else:
-        for held in message.fds:
-            os.close(held)
-        assert open_descriptors() == before - 1
+
+    @given(st.binary(max_size=200))
+    @settings(max_examples=200, deadline=None)
+    def unpacked(data: bytes) -> None:
+        try:
+            message = wire.unpack(data, [os.open("/dev/null", os.O_RDONLY)])
+        except errors.SystemFault:
+            pass
+        else:
+            for held in message.fds:
+                os.close(held)
+
+    unpacked()
+    assert open_descriptors() == before
 
 
 def test_memfd_that_is_shorter_than_announced_is_a_fault() -> None:

@@ -8,9 +8,9 @@ from skerry.api import container_list, container_shapes, versions
 from skerry.api.call import Call, line, no_content
 from skerry.api.formats import parse_time
 from skerry.api.router import Route
+from skerry.base.architectures import go
 from skerry.base.errors import InvalidInput, NotFound
 from skerry.engine import validation
-from skerry.engine.system import GO_MACHINES
 
 _WAITS = {
     "": "not-running",
@@ -43,7 +43,7 @@ def _check_platform(call: Call, reference: str, platform: str) -> None:
     """NotFound, upon which clients pull, when the image that is here is for other machines."""
     wanted = platform.split("/")
     image = call.engine.images.get(reference)
-    if len(wanted) > 1 and GO_MACHINES.get(wanted[1], wanted[1]) != image.architecture:
+    if len(wanted) > 1 and go(wanted[1]) != image.architecture:
         raise NotFound(
             f"image with reference {reference} was found but does not provide the specified "
             f"platform ({platform:.60})"

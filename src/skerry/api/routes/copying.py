@@ -20,11 +20,13 @@ def _credential(call: Call, header: str) -> Credential | None:
 
 
 async def copy(call: Call) -> web.StreamResponse:
-    """POST /skerry/copy?from=KIND&source=NAME&to=KIND&target=NAME&format=…&compression=….
+    """POST /skerry/copy?from=KIND&source=NAME&to=KIND&target=NAME&…
+
+    Of an archive also `format` and `compression`.
 
     KIND is archive, image or registry. An archive comes in the body, or is the answer; the answer
     is a progress stream otherwise. `X-Registry-Auth` is for the target, `X-Source-Registry-Auth`
-    for the source.
+    for the source. Without `referrers=0` what is about the image comes along.
     """
     origin, goal = call.text("from"), call.text("to")
     name, target = call.text("source"), call.text("target")
@@ -38,7 +40,13 @@ async def copy(call: Call) -> web.StreamResponse:
         stream = None
         if origin == ARCHIVE:
             stream = await stack.enter_async_context(as_file(call.chunks()))
-        source = Source(origin, name, stream, _credential(call, "X-Source-Registry-Auth"))
+        source = Source(
+            origin,
+            name,
+            stream,
+            _credential(call, "X-Source-Registry-Auth"),
+            call.flag("referrers", True),
+        )
         if goal == ARCHIVE:
             chunks = service.to_archive(
                 source,

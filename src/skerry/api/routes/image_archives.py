@@ -1,6 +1,5 @@
 """/images as files: get (save), load, and the import half of create."""
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
@@ -11,16 +10,19 @@ from skerry.api import platform
 from skerry.api.call import Call
 from skerry.api.router import Route
 from skerry.api.routes.images import apply_change, progress
+from skerry.base.architectures import architecture
 from skerry.base.errors import InvalidInput, Unsupported
 from skerry.base.references import parse_reference
 from skerry.engine.archives import as_file
-from skerry.engine.system import GO_MACHINES
 
 TAR = "application/x-tar"
 
 
 async def save(call: Call) -> web.StreamResponse:
-    """GET /images/get?names=… and /images/{name}/get; `format` and `compression` are our own."""
+    """GET /images/get?names=… and /images/{name}/get.
+
+    `format`, `compression` and `referrers` are our own.
+    """
     names = [call.params["name"]] if "name" in call.params else call.query.getall("names", [])
     if wanted := platform.wanted(call, "save"):
         for name in names:
@@ -29,6 +31,7 @@ async def save(call: Call) -> web.StreamResponse:
         names,
         call.text("format", "docker-archive") or "docker-archive",
         call.text("compression", "none") or "none",
+        referrers=call.flag("referrers"),
     )
     return await archive(call, chunks)
 
@@ -47,7 +50,7 @@ async def archive(call: Call, chunks: AsyncIterator[bytes]) -> web.StreamRespons
 async def load(call: Call) -> web.StreamResponse:
     """POST /images/load: an archive of images in the body; `tag` is our own."""
     wanted = platform.wanted(call, "load")
-    if wanted and wanted.architecture != GO_MACHINES.get(os.uname().machine):
+    if wanted and wanted.architecture != architecture():
         raise Unsupported("images are loaded from archives for this machine's platform alone")
     async with as_file(call.chunks()) as stream:
         return await progress(call, call.engine.archives.load(stream, call.text("tag")))

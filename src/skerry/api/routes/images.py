@@ -36,7 +36,8 @@ async def inspect(call: Call) -> web.StreamResponse:
     if wanted and call.flag("manifests"):
         raise InvalidInput("conflicting options: manifests and platform options cannot both be set")
     image = call.engine.images.get(call.params["name"], wanted)
-    return call.json(image_shapes.inspect(image, call.version))
+    about = call.engine.sbom.kept(image.id)
+    return call.json(image_shapes.inspect(image, call.version, about))
 
 
 async def history(call: Call) -> web.StreamResponse:

@@ -10,6 +10,7 @@ from typing import Any
 from aiohttp import web
 
 from skerry.api.call import Call
+from skerry.api.image_shapes import referrer
 from skerry.api.router import Route
 from skerry.api.routes.transfer import credential
 from skerry.base.errors import InvalidInput
@@ -90,9 +91,7 @@ async def attach_bill(call: Call) -> web.StreamResponse:
 async def kept(call: Call) -> web.StreamResponse:
     """GET /skerry/referrers?name=…: what this engine keeps about an image."""
     found = call.engine.sbom.kept(_name(call))
-    return call.json(
-        [{"Digest": each.digest, "ArtifactType": each.artifact_type} for each in found]
-    )
+    return call.json([referrer(each) for each in found])
 
 
 def _name(call: Call) -> str:

@@ -35,6 +35,7 @@ def save(context: Context, parsed: Parsed) -> int:
         names=parsed.arguments,
         format=parsed.text("format"),
         compression=parsed.text("compression") or _by_name(parsed.text("output")),
+        referrers=True if parsed.on("referrers") else None,
     )
     return save_response(context.client.open("GET", target), parsed.text("output"))
 
@@ -192,6 +193,7 @@ COMMANDS = {
             OUTPUT,
             text("format", "Write docker-archive (default), oci-archive, lxc or rootfs", "FORMAT"),
             text("compression", "Compress: none, gzip or zstd; by default as FILE ends", "KIND"),
+            switch("referrers", "Signatures and bills of materials too; for oci-archive"),
         ),
         least=1,
         complete="images",

@@ -93,6 +93,7 @@ def copy(context: Context, parsed: Parsed) -> int:
         target=name,
         format=DOCKER_ARCHIVE if target.transport in (DOCKER_ARCHIVE, DAEMON) else OCI_ARCHIVE,
         compression=parsed.text("compression"),
+        referrers=0 if parsed.on("no-referrers") else None,
     )
     headers = (dict(_TAR) if source.kind == "archive" else {}) | _credentials(source, target)
     body = _open(source, docker) if source.kind == "archive" else None
@@ -162,6 +163,7 @@ COMMANDS = {
         (
             text("compression", "Compress an archive: gzip, zstd", "KIND"),
             text("docker-host", "Socket of the Docker engine", "unix:///PATH"),
+            switch("no-referrers", "Leave signatures and bills of materials behind"),
             switch("quiet", "Say nothing", "q"),
         ),
         least=2,

@@ -12,6 +12,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from skerry.base.architectures import architecture
+from skerry.base.digests import parse_digest
 from skerry.base.errors import DigestMismatch, InvalidInput, LimitExceeded
 from skerry.base.oci_image import (
     INDEXES,
@@ -31,8 +33,8 @@ from skerry.base.oci_image import (
 )
 from skerry.base.references import parse_reference
 from skerry.store import tar_reader
-from skerry.store.commit import architecture
 from skerry.store.formats.intake import Intake, Packed
+from skerry.store.referrers import MAX_ABOUT, Artifact, blobs_of
 from skerry.store.tar_reader import Entry, TarReader
 
 MAX_FILES: Final = 100_000
@@ -159,12 +161,25 @@ class Layout:
         self._fetch = fetch
         self._names = names or {}
         self._found: dict[str, Packed] = {}
+        self._artifacts: dict[str, dict[str, Artifact]] = {}
         self._seen = 0
 
     def images(self, index: bytes) -> list[Packed]:
         """The images of an `index.json`; InvalidInput, LimitExceeded, NotFound."""
         self._index(index, "", 0)
-        return list(self._found.values())
+        packed = [self._with_artifacts(each) for each in self._found.values()]
+        if self._artifacts:
+            count = sum(map(len, self._artifacts.values()))
+            self._intake.tell(f"passed over: {count} artifacts about images that are not in it")
+        return packed
+
+    def _with_artifacts(self, packed: Packed) -> Packed:
+        artifacts = tuple(self._artifacts.pop(packed.descriptor.digest, {}).values())
+        for artifact in artifacts:
+            for blob in blobs_of(artifact.parsed()):
+                self._fetch(blob)
+                self._intake.require(blob)
+        return packed._replace(artifacts=artifacts)
 
     def _index(self, data: bytes, tag: str, depth: int) -> None:
         what = f"{self._intake.what}: image index"
@@ -189,7 +204,13 @@ class Layout:
     def _manifest(self, descriptor: Descriptor, name: str) -> None:
         data = self._intake.read(descriptor.digest)
         manifest = parse_manifest(data, f"{self._intake.what}: manifest {descriptor.digest}")
-        if manifest.artifact_type or manifest.subject:
+        if manifest.subject and descriptor.media_type == OCI_MANIFEST:
+            self._artifact(manifest.subject, descriptor, data)
+        # cosign's own layouts hold signatures as manifests that look like images.
+        documents = bool(manifest.layers) and all(
+            layer.media_type.endswith("+json") for layer in manifest.layers
+        )
+        if manifest.artifact_type or manifest.subject or documents:
             return
         for blob in (manifest.config, *manifest.layers):
             self._fetch(blob)
@@ -203,6 +224,15 @@ class Layout:
         names = dict.fromkeys([*(known.names if known else ()), *tags])
         self._found[descriptor.digest] = Packed(data, descriptor.media_type, tuple(names))
         self._intake.limit_images(len(self._found))
+
+    def _artifact(self, subject: Descriptor, descriptor: Descriptor, data: bytes) -> None:
+        """Kept until all images are known: it may come before the one it is about."""
+        held = self._artifacts.setdefault(parse_digest(subject.digest), {})
+        held[descriptor.digest] = Artifact(data)
+        if len(held) > MAX_ABOUT:
+            raise LimitExceeded(
+                f"{self._intake.what}: more than {MAX_ABOUT} artifacts about {subject.digest}"
+            )
 
 
 def _familiar(name: str) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 import msgspec
 
-from skerry.base.digests import Verifier
+from skerry.base.digests import Verifier, sha256
 from skerry.base.errors import (
     DigestMismatch,
     InvalidInput,
@@ -37,8 +37,10 @@ from skerry.base.oci_image import (
     parse_manifest,
 )
 from skerry.base.references import parse_reference
+from skerry.store import referrers
 from skerry.store.compression import decompressed, file_chunks
 from skerry.store.image import Image
+from skerry.store.referrers import Artifact
 
 if TYPE_CHECKING:
     from skerry.store.images import Images
@@ -62,6 +64,13 @@ class Packed(NamedTuple):
     media_type: str
     names: tuple[str, ...]
     """Full references, as the source has them; they are parsed when the image is recorded."""
+    artifacts: tuple[Artifact, ...] = ()
+    """What is about it, blobs stored too."""
+
+    @property
+    def descriptor(self) -> Descriptor:
+        """Of the manifest."""
+        return Descriptor(self.media_type, sha256(self.manifest), len(self.manifest))
 
     def parsed(self) -> Manifest:
         """The manifest; InvalidInput."""
@@ -82,7 +91,9 @@ class Packed(NamedTuple):
                 for each in manifest.layers
             ],
         )
-        return self._replace(manifest=encode(fresh), media_type=OCI_MANIFEST)
+        made = self._replace(manifest=encode(fresh), media_type=OCI_MANIFEST)
+        about = tuple(each.about(made.descriptor) for each in self.artifacts)
+        return made._replace(artifacts=about)
 
 
 class Intake:
@@ -173,6 +184,8 @@ class Intake:
         for each in packed:
             image = self.images.add(each.manifest, media_type=each.media_type, tags=each.names)
             loaded[image.id] = image
+            for artifact in each.artifacts:
+                referrers.record(self.images, artifact)
         return list(loaded.values())
 
     def _prepare(self, packed: Packed) -> None:
@@ -222,6 +235,9 @@ class Intake:
             raise LimitExceeded(f"{self.what}: more than {MAX_IMAGES} images")
 
 
-def packed_image(images: "Images", image: Image, names: Iterable[str]) -> Packed:
-    """An image of the store, to be written or copied."""
-    return Packed(images.blobs.read(image.manifest), image.media_type, tuple(names))
+def packed_image(
+    images: "Images", image: Image, names: Iterable[str], *, about: bool = True
+) -> Packed:
+    """An image of the store, to be written or copied; with what is `about` it."""
+    artifacts = referrers.artifacts(images, image.manifest) if about else ()
+    return Packed(images.blobs.read(image.manifest), image.media_type, tuple(names), artifacts)

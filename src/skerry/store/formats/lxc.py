@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
+from skerry.base.architectures import MACHINES
 from skerry.base.errors import InvalidInput, LimitExceeded
 from skerry.base.oci_image import History, ImageConfig, RootFS
 from skerry.store.commit import timestamp
@@ -21,21 +22,6 @@ MAX_NESTING: Final = 16
 PROPERTY: Final = "image."
 """What a property's name becomes as a label; Incus itself names instances' copies so."""
 
-_ARCHITECTURES: Final = {
-    "x86_64": ("amd64", ""),
-    "amd64": ("amd64", ""),
-    "i686": ("386", ""),
-    "i386": ("386", ""),
-    "aarch64": ("arm64", ""),
-    "arm64": ("arm64", ""),
-    "armv7l": ("arm", "v7"),
-    "armhf": ("arm", "v7"),
-    "armv6l": ("arm", "v6"),
-    "ppc64le": ("ppc64le", ""),
-    "s390x": ("s390x", ""),
-    "riscv64": ("riscv64", ""),
-    "loongarch64": ("loong64", ""),
-}
 _NAMES: Final = {
     ("amd64", ""): "x86_64",
     ("386", ""): "i686",
@@ -71,9 +57,9 @@ def parse(data: bytes, what: str) -> Metadata:
     if not isinstance(document, dict):
         raise InvalidInput(f"{what}: a mapping is expected")
     machine = document.get("architecture")
-    if not isinstance(machine, str) or machine not in _ARCHITECTURES:
+    if not isinstance(machine, str) or machine not in MACHINES:
         raise InvalidInput(f"{what}: architecture {machine!r:.60} is not known")
-    architecture, variant = _ARCHITECTURES[machine]
+    architecture, variant = MACHINES[machine]
     created = document.get("creation_date") or "0"
     if not isinstance(created, str) or not _SECONDS.fullmatch(created) or int(created) > _LATEST:
         raise InvalidInput(f"{what}: creation_date {created!r:.60} is not a time")

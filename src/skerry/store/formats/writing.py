@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from skerry.base.digests import sha256
 from skerry.base.errors import InvalidInput
 from skerry.base.isolation import Overlay
 from skerry.base.oci_image import OCI_INDEX, REF_NAME, Descriptor, Index, encode
@@ -23,6 +22,7 @@ from skerry.store.formats import lxc
 from skerry.store.formats.intake import Packed
 from skerry.store.image import Image
 from skerry.store.pack import PackOptions, coalesce, pack
+from skerry.store.referrers import blobs_of
 
 if TYPE_CHECKING:
     from skerry.store.images import Images
@@ -73,20 +73,29 @@ def _archive(images: "Images", packed: list[Packed], layout: str) -> Iterator[by
         packed = [each.as_oci() for each in packed]
     for each in packed:
         manifest = each.parsed()
-        for blob in (manifest.config.digest, *(layer.digest for layer in manifest.layers)):
-            if blob not in written:
-                written.add(blob)
-                yield from layout_tar.blob(images.blobs, blob)
-        about = Descriptor(each.media_type, sha256(each.manifest), len(each.manifest))
+        yield from _blobs(images, [manifest.config, *manifest.layers], written)
+        about = each.descriptor
         descriptors.append(about)
-        if about.digest not in written:
-            written.add(about.digest)
-            yield from layout_tar.document(layout_tar.blob_path(about.digest), each.manifest)
+        documents = [(about.digest, each.manifest)]
+        for artifact in each.artifacts if layout == OCI else ():
+            yield from _blobs(images, blobs_of(artifact.parsed()), written)
+            documents.append((artifact.descriptor.digest, artifact.manifest))
+        for digest, data in documents:
+            if digest not in written:
+                written.add(digest)
+                yield from layout_tar.document(layout_tar.blob_path(digest), data)
     yield from layout_tar.document("index.json", encode(_index(packed, descriptors, layout)))
     if layout == DOCKER:
         yield from layout_tar.document("manifest.json", msgspec.json.encode([*map(_saved, packed)]))
     yield from layout_tar.document("oci-layout", LAYOUT_VERSION)
     yield tar_writer.END
+
+
+def _blobs(images: "Images", descriptors: list[Descriptor], written: set[str]) -> Iterator[bytes]:
+    for each in descriptors:
+        if each.digest not in written:
+            written.add(each.digest)
+            yield from layout_tar.blob(images.blobs, each.digest)
 
 
 def _index(packed: list[Packed], descriptors: list[Descriptor], layout: str) -> Index:
@@ -96,6 +105,10 @@ def _index(packed: list[Packed], descriptors: list[Descriptor], layout: str) -> 
             msgspec.structs.replace(descriptor, annotations=_notes(name, layout))
             for name in each.names or ("",)
         ]
+    if layout == OCI:
+        # Nameless, as oras writes and finds them: whoever asks for a name gets an image.
+        found = {a.descriptor.digest: a.descriptor for each in packed for a in each.artifacts}
+        manifests += found.values()
     return Index(2, manifests, OCI_INDEX)
 
 

@@ -1,10 +1,9 @@
 """A file to a client, by threads and by the loop in turns."""
 
 import asyncio
-import gc
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -53,29 +52,23 @@ async def receive(client: socket.socket, size: int) -> bytes:
     return bytes(data)
 
 
-@pytest.fixture(autouse=True)
-def nothing_to_collect() -> None:
-    """Or an earlier test's forgotten socket goes while descriptors are counted."""
-    gc.collect()
-
-
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
 @pytest.mark.parametrize("turn", [0.0, 1.0], ids=["loop", "threads"])
 async def test_every_byte_arrives_in_order(
-    line: Line, sender: Sender, monkeypatch: pytest.MonkeyPatch, turn: float
+    line: Line,
+    sender: Sender,
+    monkeypatch: pytest.MonkeyPatch,
+    turn: float,
+    open_descriptors: Callable[[], int],
 ) -> None:
     monkeypatch.setattr(sending, "TURN", turn)
     whole = os.pread(line.file.fileno(), SIZE, 0)
-    before = descriptors()
+    before = open_descriptors()
     start, end = 17, SIZE - 5
     sent, got = await asyncio.gather(
         sender.send(line.transport, line.file, start, end, 60), receive(line.client, end - start)
     )
     assert sent == end and got == whole[start:end]
-    assert descriptors() == before
+    assert open_descriptors() == before
 
 
 async def test_headers_go_first(line: Line, sender: Sender) -> None:
@@ -99,26 +92,30 @@ async def test_clients_that_take_nothing_hold_no_thread(
     assert sender._free == sending.THREADS
 
 
-async def test_a_client_that_goes_while_it_is_served(line: Line, sender: Sender) -> None:
-    before = descriptors()
+async def test_a_client_that_goes_while_it_is_served(
+    line: Line, sender: Sender, open_descriptors: Callable[[], int]
+) -> None:
+    before = open_descriptors()
     sent = asyncio.ensure_future(sender.send(line.transport, line.file, 0, SIZE, 60))
     await receive(line.client, 1)
     line.client.close()
     with pytest.raises(ConnectionError):
         await sent
     assert sender._free == sending.THREADS
-    assert descriptors() <= before
+    assert open_descriptors() <= before
 
 
-async def test_a_request_that_is_cancelled(line: Line, sender: Sender) -> None:
-    before = descriptors()
+async def test_a_request_that_is_cancelled(
+    line: Line, sender: Sender, open_descriptors: Callable[[], int]
+) -> None:
+    before = open_descriptors()
     sent = asyncio.ensure_future(sender.send(line.transport, line.file, 0, SIZE, 60))
     await receive(line.client, 1)
     sent.cancel()
     with pytest.raises(asyncio.CancelledError):
         await sent
     await asyncio.to_thread(sender.close)
-    assert descriptors() <= before
+    assert open_descriptors() <= before
 
 
 async def test_a_file_that_ends_early(line: Line, sender: Sender) -> None:

@@ -10,6 +10,9 @@ import sysconfig
 from pathlib import Path
 
 COMMANDS = {"skerry": "skerry.cli.start", "skerry-runtime": "skerry.runtime.main"}
+ALONE = frozenset({"skerry.cli.start"})
+"""Modules that need nothing around them: executed by their path, which takes a fifth of the time
+that looking through the packages does."""
 LONGEST_SHEBANG = 255
 """Bytes of a first line that the kernel reads (BINPRM_BUF_SIZE of linux/binfmts.h, less one)."""
 
@@ -26,10 +29,24 @@ def shebang(python: Path) -> str:
     return f"#!/bin/sh\n'''exec' \"{python}\" -ISE \"$0\" \"$@\"\n' '''"
 
 
+def entry(module: str, source: Path) -> str:
+    """The lines that fetch a command's `entry`."""
+    if module not in ALONE:
+        return f"from {module} import entry"
+    path = str(source.joinpath(*module.split(".")).with_suffix(".py"))
+    lines = (
+        "from _frozen_importlib_external import SourceFileLoader",
+        f"scope = {{'__name__': {module!r}}}",
+        f"exec(SourceFileLoader({module!r}, {path!r}).get_code({module!r}), scope)",
+        "entry = scope['entry']",
+    )
+    return "\n    ".join(lines)
+
+
 def launcher(template: str, python: Path, source: Path, name: str) -> str:
     """The text of one launcher."""
     text = template.replace("@SHEBANG@", shebang(python)).replace("@SRC@", repr(str(source)))
-    return text.replace("@MODULE@", COMMANDS[name]).replace("@NAME@", name)
+    return text.replace("@ENTRY@", entry(COMMANDS[name], source)).replace("@NAME@", name)
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """The short way of a plain exec: what it sends, what it carries, and when it is not the way."""
 
+import json
 import os
 import socket
 import struct
@@ -85,6 +86,11 @@ def test_an_engine_that_goes_away(serve: Serve, capfd: pytest.CaptureFixture[str
 )
 def test_what_is_not_plain_or_not_there(container: str, words: list[str]) -> None:
     assert start.quick_exec(container, words) is None
+
+
+@given(st.text(st.characters(max_codepoint=127)))
+def test_words_are_json(word: str) -> None:
+    assert json.loads(start._quoted(word)) == word
 
 
 @given(

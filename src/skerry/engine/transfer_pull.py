@@ -19,6 +19,7 @@ from skerry.base.errors import (
     RegistryUnauthorized,
     RegistryUnreachable,
     SkerryError,
+    SystemFault,
 )
 from skerry.base.oci_image import (
     DOCKER_CONFIG,
@@ -33,6 +34,7 @@ from skerry.engine.transfer_layers import Layer, Layers
 from skerry.engine.transfer_progress import Listener, Tell, end, layer_message
 from skerry.registry.client import Client, ImageManifest
 from skerry.store import Store
+from skerry.store.blobs import Blobs
 from skerry.store.image import Image
 
 _CONFIGS = frozenset({OCI_CONFIG, DOCKER_CONFIG, "application/octet-stream", ""})
@@ -133,6 +135,7 @@ class Pull:
             with self._store.leases.hold():
                 layers = await self._plan(reference, found)
                 brought += [layer for layer in layers if not self._layers.held(layer)]
+                self._store.blobs.room.require(_size(brought, self._store.blobs), "layers")
                 await self._bring(reference, layers, tell)
                 return await asyncio.to_thread(
                     self._store.images.add,
@@ -210,6 +213,12 @@ class Pull:
             await end(tasks)
 
 
+def _size(layers: list[Layer], blobs: Blobs) -> int:
+    """What has to come."""
+    missing = {each.descriptor.digest: each.descriptor.size for each in layers}
+    return sum(size for digest, size in missing.items() if not blobs.has(digest))
+
+
 def _listener(shown: str, tell: Tell) -> Listener:
     def listen(status: str, current: int, total: int) -> None:
         tell(layer_message(shown, status, current, total))
@@ -220,7 +229,8 @@ def _listener(shown: str, tell: Tell) -> Listener:
 def _of_image(error: SkerryError, reference: Reference) -> SkerryError:
     """The same error, said of this image: a layer of two that come at once fails for both."""
     names_it = isinstance(error, RegistryError) or reference.familiar in error.message
-    if names_it or not isinstance(error, InvalidInput):
+    ours = isinstance(error, InvalidInput) or type(error) is SystemFault
+    if names_it or not ours:
         return error
     return type(error)(f"{reference}: {error.message}", hint=error.hint)
 

@@ -16,17 +16,16 @@ here. Standard library only.
 import ipaddress
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
+from skerry.base import toml_file
 from skerry.base.errors import InvalidInput
 
 SYSTEM_FILE: Final = "/etc/skerry/registries.toml"
 CERTS_FOLDERS: Final = ("/etc/skerry/certs.d", "/etc/docker/certs.d")
 DOCKER_HUB: Final = "docker.io"
 DOCKER_HUB_LOCATION: Final = "registry-1.docker.io"
-MAX_FILE: Final = 1 << 20
 
 _LOCATION = re.compile(
     r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?|\[[0-9a-fA-F:.]+\])(?::[0-9]{1,5})?"
@@ -126,14 +125,10 @@ def load_registries(
     if root:
         files.append(os.path.join(os.fspath(root), "registries.toml"))
     for path in files:
-        try:
-            with open(path, "rb") as file:
-                data = file.read(MAX_FILE + 1)
-        except FileNotFoundError:
+        document = toml_file.read(path)
+        if document is None:
             continue
-        except OSError as error:
-            raise InvalidInput(f"{path}: {error.strerror}") from None
-        more, default = parse_registries(data, path)
+        more, default = registries_of(document, path)
         settings |= more
         proxy = proxy if default is None else default
     return Registries(settings, proxy=proxy, certs_folders=CERTS_FOLDERS)
@@ -141,18 +136,19 @@ def load_registries(
 
 def parse_registries(data: bytes, path: str) -> tuple[dict[str, RegistrySettings], str | None]:
     """The settings by host and the default proxy; InvalidInput names `path` and the key."""
-    if len(data) > MAX_FILE:
-        raise InvalidInput(f"{path}: larger than {MAX_FILE} bytes")
-    try:
-        document = tomllib.loads(data.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidInput(f"{path}: {error}") from None
-    _only(document, {"defaults", "registry"}, path, "")
-    defaults = _table(document.get("defaults", {}), path, "defaults")
-    _only(defaults, {"proxy"}, path, "defaults")
-    tables = _table(document.get("registry", {}), path, "registry")
+    return registries_of(toml_file.parse(data, path), path)
+
+
+def registries_of(
+    document: dict[str, Any], path: str
+) -> tuple[dict[str, RegistrySettings], str | None]:
+    """The same of a file's content."""
+    toml_file.only(document, {"defaults", "registry"}, path, "")
+    defaults = toml_file.table(document.get("defaults", {}), path, "defaults")
+    toml_file.only(defaults, {"proxy"}, path, "defaults")
+    tables = toml_file.table(document.get("registry", {}), path, "registry")
     settings = {
-        name: _one(name, _table(table, path, f'registry."{name}"'), path)
+        name: _one(name, toml_file.table(table, path, f'registry."{name}"'), path)
         for name, table in tables.items()
     }
     return settings, _proxy(defaults, path, "defaults")
@@ -163,7 +159,7 @@ def _one(name: str, table: dict[str, Any], path: str) -> RegistrySettings:
     if not _LOCATION.fullmatch(name) or "/" in name:
         raise InvalidInput(f"{path}: {where}: not a host or host:port")
     fields = RegistrySettings._fields
-    _only(table, set(fields) - {"name"}, path, where)
+    toml_file.only(table, set(fields) - {"name"}, path, where)
     flags = {key: table[key] for key in ("insecure", "plain_http", "blocked") if key in table}
     for flag, value in flags.items():
         if not isinstance(value, bool):
@@ -184,21 +180,6 @@ def _one(name: str, table: dict[str, Any], path: str) -> RegistrySettings:
     return RegistrySettings(
         name, location, tuple(mirrors), ca=ca, cert=cert, key=key, proxy=proxy, **flags
     )
-
-
-def _only(table: dict[str, Any], known: set[str], path: str, where: str) -> None:
-    for key in table:
-        if key not in known:
-            raise InvalidInput(
-                f"{path}: {where + '.' if where else ''}{key}: unknown setting",
-                hint=f"known here: {', '.join(sorted(known))}",
-            )
-
-
-def _table(value: object, path: str, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise InvalidInput(f"{path}: {where}: has to be a table")
-    return value
 
 
 def _file(table: dict[str, Any], key: str, path: str, where: str) -> str:

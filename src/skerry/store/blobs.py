@@ -21,6 +21,7 @@ from skerry.base.errors import (
 )
 from skerry.store.faults import told
 from skerry.store.leases import Leases
+from skerry.store.limits import DEFAULT, Room
 from skerry.store.partials import Partials
 from skerry.store.scratch import Scratch
 
@@ -32,7 +33,10 @@ LAYOUT_VERSION: Final = b'{"imageLayoutVersion":"1.0.0"}'
 class Blobs:
     """Content-addressed files. Thread-safe."""
 
-    def __init__(self, root: str, scratch: Scratch, leases: Leases) -> None:
+    def __init__(
+        self, root: str, scratch: Scratch, leases: Leases, reserve: int = DEFAULT.reserve
+    ) -> None:
+        self.room = Room(root, reserve)
         self._scratch = scratch
         self._leases = leases
         self.partials = Partials(root)
@@ -124,6 +128,7 @@ class Writer:
     def __init__(self, blobs: Blobs, path: str, leases: Leases, *, keep: bool = False) -> None:
         self._blobs = blobs
         self._keep = keep
+        self._room = blobs.room.meter()
         self._leases = leases
         self.path = path
         """The temporary file, until `commit`."""
@@ -141,7 +146,8 @@ class Writer:
         return self._seen.size
 
     def write(self, chunk: bytes | memoryview) -> int:
-        """Append; the number of bytes, as files do."""
+        """Append; the number of bytes, as files do. SystemFault when there is no room."""
+        self._room.wrote(len(chunk), "store a blob")
         self._seen.update(chunk)
         view = memoryview(chunk)
         with told("store a blob"):

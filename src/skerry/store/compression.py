@@ -16,6 +16,7 @@ import zstandard
 from isal import igzip_lib
 
 from skerry.base.errors import InvalidInput, LimitExceeded
+from skerry.store.limits import DEFAULT, Unpacking, shown
 from skerry.store.zstd_frames import ZstdFrames
 
 PIECE: Final = 1 << 20
@@ -44,12 +45,24 @@ class _Decompressor(Protocol):
     def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
 
 
-def decompressed(chunks: Chunks, what: str, *, limit: int) -> Chunks:
+def decompressed(
+    chunks: Chunks, what: str, *, limit: int = 0, unpacking: Unpacking = DEFAULT
+) -> Chunks:
     """The plain bytes of a stream that is gzip, zstd, xz, bzip2 or not compressed at all.
 
     Every member of a multi-member stream is read. InvalidInput when it is corrupt or cut short,
-    LimitExceeded when more than `limit` plain bytes come out. `what` names the stream in errors.
+    LimitExceeded when more than `limit` plain bytes come out (without one, `unpacking.size`), or
+    more than `unpacking` allows for what came. `what` names the stream in errors.
     """
+    packed, limit = 0, limit or unpacking.size
+
+    def counted(pieces: Chunks) -> Chunks:
+        nonlocal packed
+        for piece in pieces:
+            packed += len(piece)
+            yield piece
+
+    chunks = counted(chunks)
     head = b""
     for chunk in chunks:
         head += chunk
@@ -61,6 +74,13 @@ def decompressed(chunks: Chunks, what: str, *, limit: int) -> Chunks:
         total += len(piece)
         if total > limit:
             raise LimitExceeded(f"{what}: more than {limit} bytes when decompressed")
+        if total > unpacking.unquestioned and total > unpacking.allowed(packed):
+            raise LimitExceeded(
+                f"{what}: {shown(packed)} become more than {shown(total)}, a bomb by all "
+                f"appearances: beyond {shown(unpacking.unquestioned)} at most {unpacking.ratio} "
+                "bytes are made of one",
+                hint="if it is meant, raise unpack.unquestioned or unpack.ratio in limits.toml",
+            )
         yield piece
 
 

@@ -22,6 +22,7 @@ from typing import Final, NamedTuple
 
 from skerry.base.errors import InvalidInput, KernelFault, SkerryError, SystemFault
 from skerry.store import tar_reader
+from skerry.store.limits import Meter
 from skerry.store.paths import open_long
 from skerry.store.tar_reader import Entry, TarReader
 from skerry.store.trees import remove_at
@@ -61,7 +62,15 @@ class Options(NamedTuple):
 class Extractor:
     """Unpacks one archive below `root_fd`. Use in a `with` block; then `run` once."""
 
-    def __init__(self, root_fd: int, reader: TarReader, options: Options = Options()) -> None:  # noqa: B008
+    def __init__(
+        self,
+        root_fd: int,
+        reader: TarReader,
+        options: Options = Options(),  # noqa: B008
+        meter: Meter | None = None,
+    ) -> None:
+        """`meter` is told what is written, and may say that there is no more room."""
+        self._meter = meter
         self._root = root_fd
         self._reader = reader
         self._options = options
@@ -169,6 +178,7 @@ class Extractor:
                 write = os.write
                 for piece in self._reader.data():
                     done = write(fd, piece)
+                    self._wrote(len(piece))
                     while done < len(piece):
                         done += write(fd, piece[done:])
             changed = self._owner(fd, entry)
@@ -181,6 +191,10 @@ class Extractor:
         finally:
             os.close(fd)
 
+    def _wrote(self, size: int) -> None:
+        if self._meter is not None:
+            self._meter.wrote(size, self._reader.what)
+
     def _sparse(self, fd: int, entry: Entry) -> None:
         os.ftruncate(fd, entry.size)
         data = self._reader.data()
@@ -189,6 +203,7 @@ class Extractor:
             while length:
                 piece = piece or next(data)
                 done = os.pwrite(fd, piece[:length], offset)
+                self._wrote(done)
                 piece = piece[done:]
                 offset += done
                 length -= done
@@ -200,6 +215,7 @@ class Extractor:
         for piece in self._reader.data():
             for start, end in _written(piece, at):
                 done = start
+                self._wrote(end - start)
                 while done < end:
                     done += os.pwrite(fd, piece[done:end], at + done)
             at += len(piece)

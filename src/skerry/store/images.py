@@ -223,7 +223,13 @@ class Images:
         """`docker import`: a tar of a root file system as an image of one layer; `config` is its
         Config object."""
         return load.import_rootfs(
-            self, stream, config, tags=tags, message=message, platform=platform
+            self,
+            stream,
+            config,
+            tags=tags,
+            message=message,
+            platform=platform,
+            limits=self.layers.limits,
         )
 
     def save(

@@ -12,6 +12,7 @@ from skerry.store.blobs import Blobs
 from skerry.store.compression import Pump, decompressed, file_chunks, is_compressed
 from skerry.store.extract import Extractor
 from skerry.store.leases import Leases
+from skerry.store.limits import DEFAULT, Unpacking
 from skerry.store.records import Records
 from skerry.store.scratch import Scratch
 from skerry.store.tar_reader import Limits, TarReader
@@ -24,9 +25,15 @@ class Layers:
     """Unpacked layers by diff id. Thread-safe; the same layer is unpacked by one thread only."""
 
     def __init__(
-        self, root: str, blobs: Blobs, records: Records, scratch: Scratch, leases: Leases
+        self,
+        root: str,
+        blobs: Blobs,
+        records: Records,
+        scratch: Scratch,
+        leases: Leases,
+        unpacking: Unpacking = DEFAULT,
     ) -> None:
-        self.limits = Limits()
+        self.limits = Limits(size=unpacking.size, unpacking=unpacking)
         self._folder = os.path.join(root, "layers")
         self._blobs = blobs
         self._records = records
@@ -118,7 +125,7 @@ class Layers:
                     plain = Verifier()
 
             def chunks() -> Iterator[bytes]:
-                out = decompressed(stream, what, limit=self.limits.size)
+                out = decompressed(stream, what, unpacking=self.limits.unpacking)
                 return out if plain is packed and arriving is None else _hashed(out, plain)
 
             os.chmod(folder, 0o755)
@@ -126,7 +133,8 @@ class Layers:
             try:
                 with Pump(chunks()) as pump:
                     reader = TarReader(pump.chunks(), what, self.limits)
-                    with Extractor(directory, reader) as extractor:
+                    meter = self._blobs.room.meter()
+                    with Extractor(directory, reader, meter=meter) as extractor:
                         extractor.run()
             finally:
                 os.close(directory)

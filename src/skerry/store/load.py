@@ -116,7 +116,7 @@ def import_rootfs(
     for name in names:
         parse_reference(name)
     with Intake(images, ROOTFS) as intake:
-        plain = decompressed(file_chunks(stream), ROOTFS, limit=limits.size)
+        plain = decompressed(file_chunks(stream), ROOTFS, unpacking=limits.unpacking)
         first = next(plain, b"")
         if not first:
             intake.fail("the archive is empty")

@@ -6,6 +6,7 @@ import time
 from typing import Final
 
 from skerry.base.errors import Conflict
+from skerry.store import limits
 from skerry.store.blobs import Blobs
 from skerry.store.bootstrap import Bootstrap
 from skerry.store.gc import Collector
@@ -27,12 +28,15 @@ class Store:
     def __init__(self, root: str) -> None:
         self.root = os.path.abspath(root)
         os.makedirs(self.root, mode=0o700, exist_ok=True)
+        unpacking = limits.load(self.root)
         self._lock_fd = _lock(self.root)
         self.records = Records(os.path.join(self.root, "skerry.db"))
         self.leases = Leases()
         self.scratch = Scratch(self.root)
-        self.blobs = Blobs(self.root, self.scratch, self.leases)
-        self.layers = Layers(self.root, self.blobs, self.records, self.scratch, self.leases)
+        self.blobs = Blobs(self.root, self.scratch, self.leases, unpacking.reserve)
+        self.layers = Layers(
+            self.root, self.blobs, self.records, self.scratch, self.leases, unpacking
+        )
         self.steps = Steps(self.records, self.layers, self.leases)
         self.snapshots = Snapshots(self.root, self.records, self.layers, self.scratch, self.leases)
         self.images = Images(
@@ -76,7 +80,7 @@ class Store:
 def open_store(root: str) -> Store:
     """Open or make the store in `root`; what a crash left half-done is put away.
 
-    Conflict when another process has it open.
+    Conflict when another process has it open, InvalidInput for a `limits.toml` that is none.
     """
     return Store(root)
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple, NoReturn
 
 from skerry.base.errors import InvalidInput, LimitExceeded
+from skerry.store.limits import DEFAULT, Unpacking
 from skerry.store.tar_extensions import Extensions, decode_pax, sparse_from_pax, sparse_map_line
 
 BLOCK: Final = 512
@@ -42,7 +43,7 @@ class Limits(NamedTuple):
     """How much a reader of archives accepts."""
 
     entries: int = 4_000_000
-    size: int = 256 << 30
+    size: int = DEFAULT.size
     """Bytes of the plain archive."""
     path: int = 32 << 10
     """Bytes of a name."""
@@ -50,6 +51,7 @@ class Limits(NamedTuple):
     """Components of a name."""
     header: int = 2 << 20
     """Bytes of an extended header."""
+    unpacking: Unpacking = DEFAULT
 
 
 class Entry(NamedTuple):

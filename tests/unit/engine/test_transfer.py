@@ -17,10 +17,12 @@ from skerry.base.errors import (
     DigestMismatch,
     Forbidden,
     InvalidInput,
+    LimitExceeded,
     NotFound,
     RegistryNotFound,
     RegistryUnauthorized,
     RegistryUnreachable,
+    SystemFault,
 )
 from skerry.base.oci_image import (
     OCI_CONFIG,
@@ -43,6 +45,7 @@ from skerry.engine.transfer import Transfer, parse_platform, server_name
 from skerry.engine.transfer_progress import Feed, bar, human_size, layer_message
 from skerry.registry.client import Client, Document, ImageManifest
 from skerry.store import Store, open_store, referrers
+from skerry.store.limits import Unpacking
 from skerry.trust import keys
 from skerry.trust.payload import encode_payload
 from skerry.trust.signatures import make_signature, signature_tag
@@ -368,6 +371,46 @@ class TestPull:
         assert transfer._layers._flights == {}
         store.gc.collect()
         assert left(store)[0] == []
+
+
+class TestBombs:
+    """What would become far too much is refused, and nothing of it stays."""
+
+    async def test_a_layer(self, transfer: Over, store: Store, registry: Memory) -> None:
+        data = layer("large", 8 << 20)
+        packed = gzip.compress(data)
+        document = registry.image("team/app", "v1", [packed])
+        config = json.loads(registry.blobs[parse_manifest(document.data).config.digest])
+        config["rootfs"]["diff_ids"] = [digest_of(data)]
+        about = registry.put("team/app", json.dumps(config).encode())
+        about = Descriptor(OCI_CONFIG, about.digest, about.size)
+        layers = [Descriptor(OCI_LAYER_GZIP, digest_of(packed), len(packed))]
+        manifest = encode(Manifest(2, about, layers, OCI_MANIFEST))
+        found = Document(manifest, OCI_MANIFEST, digest_of(manifest))
+        registry.manifests["team/app", "v1"] = found
+        limits = store.layers.limits
+        store.layers.limits = limits._replace(unpacking=Unpacking(unquestioned=2 << 20))
+        with pytest.raises(
+            LimitExceeded, match=r"docker.io/team/app:v1: layer .* a bomb"
+        ) as caught:
+            await told(transfer.pull("team/app:v1"))
+        assert "limits.toml" in caught.value.hint
+        assert left(store) == ([], [], [])
+        store.layers.limits = limits
+        await told(transfer.pull("team/app:v1"))
+
+    async def test_a_manifest_that_wants_the_whole_disk(
+        self, transfer: Over, store: Store, registry: Memory
+    ) -> None:
+        document = registry.image("team/app", "v1", [layer("one")])
+        manifest = parse_manifest(document.data)
+        layers = [Descriptor(OCI_LAYER, each.digest, 1 << 50) for each in manifest.layers]
+        data = encode(Manifest(2, manifest.config, layers, OCI_MANIFEST))
+        registry.manifests["team/app", "v1"] = Document(data, OCI_MANIFEST, digest_of(data))
+        registry.fetched.clear()
+        with pytest.raises(SystemFault, match=r"team/app:v1: layers: no room for 1024 TiB"):
+            await told(transfer.pull("team/app:v1"))
+        assert left(store) == ([], [], []) and registry.fetched == []
 
 
 class TestPullGoesOn:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from skerry.base.errors import InvalidInput, LimitExceeded
 from skerry.store.compression import PIECE, Pump, decompressed
+from skerry.store.limits import Unpacking
 
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
     "plain": bytes,
@@ -82,6 +83,26 @@ def test_bombs_stop_at_the_limit_in_small_pieces(name: str) -> None:
             assert len(piece) <= PIECE
             total += len(piece)
     assert total <= 20_000_000
+
+
+def unpacked(data: bytes, unpacking: Unpacking) -> int:
+    return sum(map(len, decompressed(iter([data]), "stream", unpacking=unpacking)))
+
+
+@pytest.mark.parametrize("name", ["gzip", "zstd", "xz", "bzip2"])
+def test_what_little_becomes_much(name: str) -> None:
+    """Zeros compress by the thousand: they may as far as nobody asks, and no further."""
+    data = COMPRESSORS[name](bytes(32 << 20))
+    assert unpacked(data, Unpacking(unquestioned=32 << 20)) == 32 << 20
+    with pytest.raises(LimitExceeded, match=r"a bomb by all appearances: beyond 8 MiB at most 200"):
+        unpacked(data, Unpacking(unquestioned=8 << 20))
+    assert unpacked(data, Unpacking(unquestioned=8 << 20, ratio=1_000_000)) == 32 << 20
+
+
+def test_what_compresses_well_is_no_bomb() -> None:
+    line = b"2024-01-02T03:04:05Z GET /index.html 200 %d\n"
+    data = gzip.compress(b"".join(line % n for n in range(200_000)))
+    assert unpacked(data, Unpacking(unquestioned=1000)) > 8_000_000
 
 
 def test_many_tiny_members_take_no_quadratic_time() -> None:

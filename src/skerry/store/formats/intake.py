@@ -224,8 +224,8 @@ class Intake:
             what = f"{self.what}: layer {descriptor.digest}"
             seen = Verifier()
             with self.blobs.open(descriptor.digest) as file:
-                limit = self.images.layers.limits.size
-                for piece in decompressed(file_chunks(file), what, limit=limit):
+                unpacking = self.images.layers.limits.unpacking
+                for piece in decompressed(file_chunks(file), what, unpacking=unpacking):
                     seen.update(piece)
             seen.check(diff_id, what=f"{what}, uncompressed")
 

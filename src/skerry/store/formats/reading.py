@@ -17,7 +17,7 @@ from skerry.store.tar_reader import Entry, Limits, TarReader
 
 def read(intake: Intake, stream: BinaryIO, limits: Limits = Limits()) -> list[Packed]:  # noqa: B008
     """Every image of an archive; its blobs are stored. InvalidInput when it holds none."""
-    chunks = decompressed(file_chunks(stream), intake.what, limit=limits.size)
+    chunks = decompressed(file_chunks(stream), intake.what, unpacking=limits.unpacking)
     reader = TarReader(chunks, intake.what, limits)
     entries = _entries(intake, reader)
     first = next(entries, None)

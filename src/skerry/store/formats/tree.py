@@ -37,7 +37,7 @@ class Tree:
         self._documents: dict[str, bytes] = {}
         self._passed: dict[str, None] = {}
         self._root = False
-        self._bytes = 0
+        self._bytes = self._holes = 0
 
     def image(self, entries: Iterable[tuple[Entry, str]]) -> Packed:
         """The image; `entries` are members with their clean names."""
@@ -107,6 +107,12 @@ class Tree:
             return
         self._root = True
         self._bytes += entry.size
+        if entry.sparse is not None:
+            self._holes += entry.size - sum(length for _, length in entry.sparse)
+        most = self._reader.limits.unpacking.unquestioned
+        if self._holes > most:
+            # The layer has them as zeros, of which each would be written and compressed.
+            raise LimitExceeded(f"{intake.what}: sparse files with more than {most} bytes of holes")
         if self._bytes > self._reader.limits.size:
             raise LimitExceeded(
                 f"{intake.what}: files of more than {self._reader.limits.size} bytes"

@@ -16,12 +16,13 @@ from skerry.base.errors import SystemFault
 from skerry.kernel import namespaces
 from skerry.machine.channel import wait_readable
 from skerry.machine.full import confine
-from skerry.machine.jail import seccomp_program, user_for
+from skerry.machine.jail import FILES, seccomp_program, user_for
 from skerry.machine.qmp import Monitor
 
 FIRST_FD, OWN_FDS = 3, 3
 _STDERR = 4096
 _HIGH = 100
+KVM = "/dev/kvm"
 
 
 class Lines(NamedTuple):
@@ -87,18 +88,7 @@ def start(arguments: list[str], fds: list[int], *, id_: str, root: str) -> Hyper
     mine_said, their_said = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
     mine_said.setblocking(False)
     os.makedirs(root, 0o755, exist_ok=True)
-    keep = list(range(FIRST_FD, FIRST_FD + OWN_FDS + len(fds)))
-    wanted: confine.Confined = {
-        "argv": arguments,
-        "uid": user_for(id_),
-        "root": root,
-        "network": "none",
-        "keep": keep,
-        "proc": True,
-        "dies_with": os.getpid(),
-        "seccomp": seccomp_program(),
-        "limits": {"core": 0},
-    }
+    wanted = jail(arguments, len(fds), id_=id_, root=root)
     pid, pidfd = namespaces.clone3(namespaces.FLAGS["pid"])
     if pid == 0:
         try:
@@ -122,6 +112,26 @@ def start(arguments: list[str], fds: list[int], *, id_: str, root: str) -> Hyper
             raise SystemFault(f"QEMU does not start: {complaint[-1000:]}") from error
         raise
     return machine
+
+
+def jail(arguments: list[str], count: int, *, id_: str, root: str) -> confine.Confined:
+    """The wall around a QEMU with these arguments and `count` descriptors beside its own. It dies
+    with the caller."""
+    wanted: confine.Confined = {
+        "argv": arguments,
+        "uid": user_for(id_),
+        "root": root,
+        "network": "none",
+        "keep": list(range(FIRST_FD, FIRST_FD + OWN_FDS + count)),
+        "proc": True,
+        "dies_with": os.getpid(),
+        "seccomp": seccomp_program().hex(),
+        "limits": {"core": 0, "nofile": FILES},
+    }
+    if "kvm" in arguments:
+        wanted["binds"] = [confine.Bind(KVM, True)]
+        wanted["groups"] = [os.stat(KVM).st_gid]
+    return wanted
 
 
 def _become(fds: list[int], stderr: int, wanted: confine.Confined) -> None:

@@ -20,13 +20,13 @@ from skerry.base.errors import Conflict, NotFound, SystemFault
 from skerry.base.settings import Settings
 from skerry.engine.network_record import KIND as NETWORK
 from skerry.engine.vms.record import KIND, LAYER, Live, Machine, from_plain
+from skerry.machine import jail
 from skerry.machine.full.disks import Tools
 from skerry.machine.full.launching import Places
 
 if TYPE_CHECKING:
     from skerry.store.records import Records
 
-FIRST_UID = 1_900_000_000
 """Machines' QEMUs run as users from here on; no distribution gives out such numbers."""
 _MAX_CHAIN = 200
 
@@ -93,11 +93,14 @@ class Shelf:
         self._all.pop(live.record.id, None)
 
     def free_uid(self) -> int:
-        """For a new machine; 0 when the engine cannot change users."""
+        """For a new machine, that no machine of this engine has and hardly one of another's; 0 when
+        the engine cannot change users."""
         if os.geteuid() != 0:
             return 0
         taken = {live.record.uid for live in self._all.values()}
-        return next(uid for uid in range(FIRST_UID, FIRST_UID + 1_000_000) if uid not in taken)
+        while (uid := jail.user_for(os.urandom(8).hex())) in taken:
+            continue
+        return uid
 
     def places(self, record: Machine) -> Places:
         """Its folders."""
@@ -128,7 +131,11 @@ class Shelf:
             if record.uid:
                 os.chown(places.sockets, record.uid, record.uid)
             if record.hardware.tpm:
-                os.makedirs(os.path.join(places.state, "tpm"), mode=0o700, exist_ok=True)
+                tpm = os.path.join(places.state, "tpm")
+                os.makedirs(tpm, mode=0o700, exist_ok=True)
+                own = [tpm, *(entry.path for entry in os.scandir(tpm))] if record.uid else []
+                for path in own:
+                    os.chown(path, record.uid, record.uid, follow_symlinks=False)
         except OSError as error:
             raise SystemFault(f"cannot make {error.filename}: {error.strerror}") from None
         return places

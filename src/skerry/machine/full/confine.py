@@ -8,10 +8,12 @@ its backing file means the same on both sides. The order matters:
 1. the control group, while /sys/fs/cgroup can be seen;
 2. namespaces; the mount tree becomes private before anything is mounted;
 3. the new root, pivot_root, the old one is detached;
-4. limits, no_new_privs, the user, which also drops every capability;
-5. descriptors that nobody named are closed, then execve.
+4. the program's descriptor, limits, no_new_privs, the user, which also drops every capability;
+5. a user namespace that knows this one user (where the kernel gives any), and Landlock's scope:
+   whatever the program may still gain, it gains below the mounts that were made above;
+6. descriptors that nobody named are closed at execve; the filter of system calls, then execve.
 
-Without root there is neither user nor namespace to be had; then only 4's limits and 5 happen, and
+Without root there is neither user nor namespace to be had; then only 4's limits and 6 happen, and
 QEMU's own seccomp filter (-sandbox) is the wall.
 
 Lean: it runs between fork and exec.
@@ -21,7 +23,7 @@ import os
 import resource
 
 from skerry.base.errors import KernelFault
-from skerry.kernel import capabilities, mounts, seccomp
+from skerry.kernel import capabilities, landlock, mounts, seccomp
 from skerry.kernel.cgroups import Cgroup, detect
 from skerry.kernel.descriptors import close_range
 from skerry.kernel.namespaces import loopback_up, setns, unshare
@@ -34,7 +36,7 @@ else:
     from typing import NamedTuple, TypedDict
 
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS = 0x00020000, 0x02000000, 0x04000000
-CLONE_NEWIPC, CLONE_NEWNET = 0x08000000, 0x40000000
+CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWNET = 0x08000000, 0x10000000, 0x40000000
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_SET_DUMPABLE = 4
 _PR_SET_PDEATHSIG = 1
@@ -74,11 +76,13 @@ class Confined(TypedDict, total=False):
     keep: list[int]
     """Descriptors that the program inherits, besides 0, 1 and 2."""
     proc: bool
-    """Show the processes of the pid namespace, which then must be a new one."""
+    """Show the processes of the pid namespace, which then must be a new one; to others than root
+    nothing else of /proc."""
     dies_with: int
     """The parent's pid: the program is killed when that one goes. 0 for no bond."""
-    seccomp: bytes
-    """A classic BPF program; empty for none."""
+    seccomp: str
+    """A classic BPF program in hexadecimal; empty for none. With one, `limits` has `nofile`, and
+    the program is executed by the descriptor of that number (`machine.jail`)."""
 
 
 def execute(wanted: Confined) -> None:
@@ -88,8 +92,13 @@ def execute(wanted: Confined) -> None:
     uid = wanted.get("uid", 0)
     if uid or wanted.get("walled"):
         _namespaces(wanted.get("network", "host"))
-        _new_root(wanted["root"], wanted.get("binds", []), proc=wanted.get("proc", False))
-    for name, value in wanted.get("limits", {}).items():
+        proc = ("subset=pid" if uid else "") if wanted.get("proc") else None
+        _new_root(wanted["root"], wanted.get("binds", []), proc)
+    program: str | int = wanted["argv"][0]
+    limits = wanted.get("limits", {})
+    if wanted.get("seccomp"):
+        program = _open_at(wanted["argv"][0], limits["nofile"])
+    for name, value in limits.items():
         _limit(getattr(resource, f"RLIMIT_{name.upper()}"), value)
     checked(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "set no_new_privs")
     if uid or wanted.get("walled"):
@@ -98,16 +107,19 @@ def execute(wanted: Confined) -> None:
         os.setgroups(wanted.get("groups", []))
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
+        if wanted.get("proc"):
+            _own_users(uid)
+        landlock.scope()
     checked(libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "set dumpable")
     if wanted.get("dies_with"):
         # After the change of user, which takes the bond away.
         checked(libc.prctl(_PR_SET_PDEATHSIG, 9, 0, 0, 0), "bind to the parent")
-    if wanted.get("seccomp"):
-        seccomp.load(wanted["seccomp"])
     _close_all_but(wanted.get("keep", []))
     os.umask(0o077)
     environment = {"PATH": "/usr/sbin:/usr/bin", "LANG": "C.UTF-8", "HOME": "/", "TMPDIR": "/tmp"}
-    os.execve(wanted["argv"][0], wanted["argv"], environment)
+    if wanted.get("seccomp"):
+        seccomp.load(bytes.fromhex(wanted["seccomp"]))
+    os.execve(program, wanted["argv"], environment)
 
 
 def die_with_parent(parent: int) -> None:
@@ -115,6 +127,33 @@ def die_with_parent(parent: int) -> None:
     checked(libc.prctl(_PR_SET_PDEATHSIG, 9, 0, 0, 0), "bind to the parent")
     if os.getppid() != parent:
         os._exit(1)
+
+
+def _open_at(path: str, number: int) -> int:
+    """The program, at a number that is beyond the limit as soon as that is set."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft <= number:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (number + 1, hard))
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    os.dup2(fd, number, inheritable=False)
+    os.close(fd)
+    return number
+
+
+def _own_users(uid: int) -> None:
+    """A user namespace with this user alone. It costs nothing when the kernel gives none: the user
+    is nobody else's and has no capability."""
+    # A change of user makes /proc/self root's.
+    checked(libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0), "set dumpable")
+    try:
+        unshare(CLONE_NEWUSER)
+    except KernelFault:
+        return
+    for name, text in (("setgroups", "deny"), ("uid_map", ""), ("gid_map", "")):
+        with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
+            file.write(text or f"{uid} {uid} 1")
+    # Whoever enters a user namespace has every capability in it until execve.
+    capabilities.drop_bounding(0)
 
 
 def _limit(kind: int, value: int) -> None:
@@ -136,7 +175,7 @@ def _namespaces(network: str) -> None:
     mounts.mount("", "/", flags=mounts.MS_REC | mounts.MS_PRIVATE)
 
 
-def _new_root(root: str, binds: list[Bind], *, proc: bool = False) -> None:
+def _new_root(root: str, binds: list[Bind], proc: str | None) -> None:
     mounts.mount("skerry-vm", root, "tmpfs", mounts.MS_NOSUID, "size=4m,mode=755")
     for path in SYSTEM:
         if os.path.exists(path):
@@ -150,10 +189,9 @@ def _new_root(root: str, binds: list[Bind], *, proc: bool = False) -> None:
     for path in DEVICES:
         _bind(root, path, path, writable=True)
     os.mkdir(f"{root}/tmp", 0o1777)
-    if proc:
+    if proc is not None:
         os.mkdir(f"{root}/proc")
-        guarded = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC
-        mounts.mount("proc", f"{root}/proc", "proc", guarded)
+        _mount_proc(f"{root}/proc", proc)
     for path, writable, at in binds:
         _bind(root, path, at or path, writable=writable)
     os.chdir(root)
@@ -162,6 +200,18 @@ def _new_root(root: str, binds: list[Bind], *, proc: bool = False) -> None:
     os.chdir("/")
     remount = mounts.MS_REMOUNT | mounts.MS_BIND | mounts.MS_RDONLY
     mounts.mount("", "/", flags=remount | mounts.MS_NOSUID)
+
+
+def _mount_proc(place: str, options: str) -> None:
+    """Processes of the namespace; `subset=pid`: and nothing of the kernel's, where it knows how to
+    (before 5.8 it does not; proc(5))."""
+    guarded = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC
+    try:
+        mounts.mount("proc", place, "proc", guarded, options)
+    except KernelFault:
+        if not options:
+            raise
+        mounts.mount("proc", place, "proc", guarded)
 
 
 def _bind(root: str, source: str, target: str, *, writable: bool) -> None:

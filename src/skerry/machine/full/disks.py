@@ -15,6 +15,7 @@ import tempfile
 from typing import Any, NamedTuple
 
 from skerry.base.errors import Conflict, InvalidInput, LimitExceeded, NotFound, SystemFault
+from skerry.machine import jail
 from skerry.machine.full.confine import Bind, Confined
 from skerry.machine.full.qemu import interpreter
 from skerry.machine.full.spec import MAX_DISK
@@ -49,7 +50,8 @@ class Tools(NamedTuple):
                 "root": root,
                 "binds": binds,
                 "network": "none",
-                "limits": {"as": _MEMORY, "cpu": seconds, "core": 0, "nofile": 256},
+                "limits": {"as": _MEMORY, "cpu": seconds, "core": 0, "nofile": jail.FILES},
+                "seccomp": jail.seccomp_program().hex() if self.uid else "",
             }
             argv = interpreter("confine", json.dumps(wanted))
             process = await asyncio.create_subprocess_exec(

@@ -30,9 +30,9 @@ from skerry.base.errors import SkerryError
 from skerry.kernel import processes, taps
 from skerry.kernel.cgroups import Cgroup, detect
 from skerry.kernel.descriptors import pidfd_open
+from skerry.kernel.namespaces import CLONE_NEWPID, clone3
 from skerry.machine.full import confine, fence
 from skerry.machine.full.serial import CHUNK, Console, Log, connect_to, listen_at
-from skerry.machine.jail import seccomp_program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ class Opening(TypedDict, total=False):
     argv: list[str]
     """Of a helper; `{fd}` is replaced by its end of the socket, which listens when `listens`."""
     listens: bool
+    wall: confine.Confined
+    """Around a helper; none for one that brings its own."""
 
 
 class Plan(TypedDict, total=False):
@@ -73,9 +75,6 @@ class Plan(TypedDict, total=False):
     cgroup: str
     fence: str
     """The nftables table that keeps the guest off the host's services; empty for none."""
-    filter: bool
-    """Forbid QEMU the system calls of `machine.jail`, but for sockets: NAT and the screen need
-    them."""
     bridges: list[str]
     """Removed at the end when nothing else is plugged into them."""
     adopt: list[int]
@@ -108,6 +107,9 @@ class Helpers:
         fd = theirs.fileno()
         argv = [word.replace("{fd}", str(fd)) for word in opening["argv"]]
         wanted: confine.Confined = {"argv": argv, "cgroup": self._cgroup, "keep": [fd]}
+        if "wall" in opening:
+            wanted.update(opening["wall"])
+            os.makedirs(wanted["root"], 0o700, exist_ok=True)
         self._pids.append(_fork(wanted, qemu_log))
         theirs.close()
         return ours
@@ -124,7 +126,8 @@ class Helpers:
 def _fork(wanted: "confine.Confined", stderr: int) -> int:
     """Start a program behind its wall; SkerryError when it could not be started."""
     read, write = os.pipe2(os.O_CLOEXEC)
-    pid = os.fork()
+    # What sees /proc sees its own processes only.
+    pid, pidfd = clone3(CLONE_NEWPID if wanted.get("proc") else 0)
     if pid == 0:
         try:
             null = os.open("/dev/null", os.O_RDWR)
@@ -136,6 +139,7 @@ def _fork(wanted: "confine.Confined", stderr: int) -> int:
             os.write(write, f"{wanted['argv'][0]}: {error}".encode()[:4000])
         os._exit(127)
     os.close(write)
+    os.close(pidfd)
     try:
         said = b""
         while part := os.read(read, 4096):
@@ -202,8 +206,6 @@ def run(plan: Plan) -> None:
                 _open(opening, helpers, say)
             keep = [opening["fd"] for opening in plan["openings"]]
             plan["confined"]["keep"] = keep
-            if plan["filter"]:
-                plan["confined"]["seccomp"] = seccomp_program(sockets=True)
             pid = _fork(plan["confined"], say)
             for fd in keep:
                 os.close(fd)

@@ -1,9 +1,11 @@
 """From a machine to its keeper's plan: what is opened, bound and run. Pure."""
 
 import os
+import socket
 from typing import NamedTuple
 
 from skerry.base.errors import SystemFault
+from skerry.machine import jail
 from skerry.machine.full import argv, keeper, serial
 from skerry.machine.full.confine import Bind, Confined
 from skerry.machine.full.spec import Hardware
@@ -113,7 +115,7 @@ def plan(launch: Launch) -> keeper.Plan:
             if share.driver == "virtiofs"
         },
         vnc_secret=launch.vnc_secret,
-        tpm=openings.add(_swtpm(places)) if hardware.tpm else -1,
+        tpm=openings.add(_swtpm(places, launch.uid)) if hardware.tpm else -1,
         incoming=openings.file("read", launch.incoming) if launch.incoming else -1,
         hold=launch.hold,
     )
@@ -125,8 +127,13 @@ def plan(launch: Launch) -> keeper.Plan:
         "binds": _binds(launch),
         "network": "host" if needs_host_network(hardware) else "none",
         "cgroup": launch.cgroup,
-        "limits": {"core": 0, "nofile": 1024},
+        "limits": {"core": 0, "nofile": jail.FILES},
     }
+    if launch.uid:
+        confined["proc"] = True
+        confined["seccomp"] = jail.seccomp_program(
+            _families(hardware), shares=any(share.driver == "9p" for share in hardware.shares)
+        ).hex()
     return {
         "run_dir": places.run,
         "console_log": places.console_log,
@@ -135,7 +142,6 @@ def plan(launch: Launch) -> keeper.Plan:
         "confined": confined,
         "cgroup": launch.cgroup,
         "fence": launch.fence if launch.uid and needs_host_network(hardware) else "",
-        "filter": launch.uid != 0,
         "bridges": [bridge for _, bridge, ours in launch.taps.values() if ours],
     }
 
@@ -144,6 +150,12 @@ def needs_host_network(hardware: Hardware) -> bool:
     """Whether QEMU itself opens sockets: for NAT, and to show the screen at an address."""
     shown = hardware.video != "none" and hardware.vnc != "unix"
     return shown or any(nic.kind == "nat" for nic in hardware.nics)
+
+
+def _families(hardware: Hardware) -> tuple[int, ...]:
+    """Of the sockets that QEMU makes: the monitor's and the console's are there."""
+    local = (socket.AF_UNIX,) if hardware.video != "none" else ()
+    return (*local, socket.AF_INET, socket.AF_INET6) if needs_host_network(hardware) else local
 
 
 def adoption(
@@ -192,7 +204,8 @@ def _virtiofsd(at: int, places: Places, path: str, *, readonly: bool) -> keeper.
     }
 
 
-def _swtpm(places: Places) -> keeper.Opening:
+def _swtpm(places: Places, uid: int) -> keeper.Opening:
+    """Behind the same wall as QEMU, as the same user: it reads what the guest says."""
     if not os.path.exists(SWTPM):
         raise SystemFault("swtpm is missing", hint="apt-get install swtpm")
     state = os.path.join(places.state, "tpm")
@@ -205,4 +218,14 @@ def _swtpm(places: Places) -> keeper.Opening:
         "--ctrl",
         "type=unixio,clientfd={fd}",
     ]
-    return {"kind": "helper", "path": "", "argv": argv_, "listens": False}
+    opening: keeper.Opening = {"kind": "helper", "path": "", "argv": argv_, "listens": False}
+    if uid:
+        opening["wall"] = {
+            "uid": uid,
+            "root": os.path.join(places.run, "tpm"),
+            "binds": [Bind(state, True)],
+            "network": "none",
+            "proc": True,
+            "limits": {"core": 0, "nofile": 64},
+        }
+    return opening

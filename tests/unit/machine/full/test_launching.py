@@ -1,7 +1,9 @@
 """The keeper's plan, looked at without carrying it out."""
 
+import socket
 from typing import Any
 
+from skerry.machine import jail
 from skerry.machine.full import fence, launching
 from skerry.machine.full.launching import Launch, Places
 from skerry.machine.full.spec import Cdrom, Disk, Hardware, Nic, Share
@@ -56,7 +58,8 @@ def test_a_machine_sees_its_own_disks_and_others_read_only() -> None:
         ("/run/vms/m/q", True),
         ("/root/vms/n/disks/b.qcow2", False),
     }
-    assert plan["filter"] is True
+    assert plan["confined"]["seccomp"]
+    assert plan["confined"]["proc"]
 
 
 def test_only_what_needs_the_hosts_network_gets_it() -> None:
@@ -74,7 +77,8 @@ def test_only_what_needs_the_hosts_network_gets_it() -> None:
 
 def test_without_root_there_is_no_wall() -> None:
     plan = launching.plan(launch(Hardware(uuid="u", nics=(Nic("nat", MAC),)), uid=0))
-    assert (plan["fence"], plan["filter"]) == ("", False)
+    assert plan["fence"] == ""
+    assert not {"seccomp", "proc"} & plan["confined"].keys()
     assert "unix:/run/vms/m/q/vnc.sock" in plan["confined"]["argv"]
 
 
@@ -92,3 +96,23 @@ def test_fences_belong_to_a_machine_and_an_engine() -> None:
     assert fence.name("/a", "m" * 64) != fence.name("/b", "m" * 64)
     assert fence.name("/a", "m" * 64).startswith(fence.prefix("/a"))
     assert len(fence.rules(7)) == 3
+
+
+def test_the_filter_has_the_sockets_that_devices_need() -> None:
+    def made(hardware: Hardware) -> str:
+        return launching.plan(launch(hardware))["confined"]["seccomp"]
+
+    alone = made(Hardware(uuid="u", video="none"))
+    shown = made(Hardware(uuid="u"))
+    out = made(Hardware(uuid="u", nics=(Nic("nat", MAC),)))
+    shared = made(Hardware(uuid="u", shares=(Share("/old", "old", "9p"),)))
+    assert alone == jail.seccomp_program().hex()
+    assert shown == jail.seccomp_program((socket.AF_UNIX,)).hex()
+    assert len({alone, shown, out, shared}) == 4
+
+
+def test_a_tpm_has_a_wall_like_qemus() -> None:
+    plan = launching.plan(launch(Hardware(uuid="u", tpm=True)))
+    (helper,) = [each for each in plan["openings"] if each["kind"] == "helper"]
+    assert helper["wall"]["uid"] == plan["confined"]["uid"]
+    assert [bind.path for bind in helper["wall"]["binds"]] == ["/root/vms/m/tpm"]

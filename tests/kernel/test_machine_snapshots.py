@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import threading
 import time
 import urllib.request
@@ -12,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 from bench.daemons import Skerry
+from tests.kernel import machine_kit
 
 from skerry.base.errors import Conflict, NotFound, SkerryError
 from skerry.sdk import Container, Engine
+from skerry.store import snapshot_archive
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(280)]
 
@@ -199,10 +203,86 @@ def test_a_container_becomes_a_machine(client: Engine, box: Container) -> None:
     assert sh(one, "cat /data") == "data"
 
 
-def test_killed_while_a_machine_is_kept(own_engine: Skerry) -> None:
+@pytest.fixture(scope="module")
+def other() -> Iterator[Skerry]:
+    """An engine with roots of its own, which a test may kill."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: it starts an engine")
+    with Skerry() as running:
+        machine_kit.provide(running.root)
+        yield running
+
+
+def test_a_machine_goes_on_in_another_engine(
+    client: Engine, engine: Skerry, box: Container, other: Skerry, tmp_path: Path
+) -> None:
+    """Memory and disk come out of one file, or only the disk; what is forged is refused."""
+    sh(box, "until [ -s /dev/shm/count ]; do sleep 0.05; done; echo kept > /file; sync")
+    boot = sh(box, "cat /proc/sys/kernel/random/boot_id")
+    client.client.post("/skerry/snapshots?container=counter&name=whole")
+    client.client.post("/skerry/snapshots?container=counter&name=thin&disk-only=1")
+    then = count(box)
+    whole, thin = tmp_path / "whole.tar", tmp_path / "thin.tar"
+    for path in (whole, thin):
+        engine.skerry("snapshot", "export", f"counter:{path.stem}", "-o", str(path), timeout=120)
+    assert thin.stat().st_size < whole.stat().st_size < 200 << 20
+    with Engine(other.host, timeout=200) as there:
+        other.skerry("snapshot", "import", str(whole), "--name", "moved", timeout=120)
+        moved = there.containers.get("moved")
+        assert moved.status != "running"
+        there.client.post("/skerry/snapshots/moved:whole/restore")
+        assert sh(moved, "cat /file; cat /proc/sys/kernel/random/boot_id") == f"kept\n{boot}"
+        assert sh(moved, "busybox md5sum /bin/busybox") == sh(box, "busybox md5sum /bin/busybox")
+        deadline = time.monotonic() + 120
+        while count(moved) <= then:
+            assert time.monotonic() < deadline
+        sh(moved, "echo more >> /file")
+        # Once more on the way, and as a disk that is started afresh.
+        there.client.post("/skerry/snapshots?container=moved&name=again&disk-only=1")
+        again = tmp_path / "again.tar"
+        other.skerry("snapshot", "export", "moved:again", "-o", str(again), timeout=120)
+        moved.remove(force=True)
+        for path, expected in ((thin, "kept"), (again, "kept\nmore")):
+            other.skerry("snapshot", "import", str(path), "--name", path.stem, timeout=120)
+            fresh = there.containers.get(path.stem)
+            fresh.start()
+            assert sh(fresh, "cat /file") == expected
+            fresh.remove(force=True)
+        _forged_ones_are_refused(other, whole, tmp_path)
+        assert not there.containers.list(all=True)
+        assert not list((other.root / "frozen").iterdir())
+
+
+def _forged_ones_are_refused(other: Skerry, whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "opened"
+    folder.mkdir()
+    with whole.open("rb") as file:
+        opened = snapshot_archive.read(iter(lambda: file.read(1 << 20), b""), str(folder))
+    backed, long = tmp_path / "backed.qcow2", tmp_path / "long.zst"
+    qemu_img = ("qemu-img", "create", "-q", "-f", "qcow2")
+    subprocess.run([*qemu_img, "-F", "raw", "-b", "/etc/passwd", str(backed), "64G"], check=True)
+    machine = opened.about["machine"]
+    long.write_bytes(zstandard.compress(bytes(machine["memory"] + 4096)))
+    cases: list[tuple[dict[str, Any], dict[str, str], str]] = [
+        ({}, {"disk.qcow2": str(backed)}, "refers to another file"),
+        ({}, {"disk.qcow2": opened.files["devices"]}, "disk cannot be read"),
+        ({}, {"memory.zst": str(long)}, "more memory than its machine has"),
+        ({"kit": "0" * 32, "qemu": "6.0.0"}, {}, "QEMU 6.0.0, here is"),
+    ]
+    for words, files, expected in cases:
+        about = {**opened.about, "machine": {**machine, **words}}
+        forged = tmp_path / "forged.tar"
+        pieces = snapshot_archive.write(about, {**opened.files, **files})
+        forged.write_bytes(b"".join(pieces))
+        done = other.skerry("snapshot", "import", str(forged), timeout=120, check=False)
+        assert done.returncode != 0
+        assert expected in done.stderr, done.stderr
+
+
+def test_killed_while_a_machine_is_kept(other: Skerry) -> None:
     """The engine dies in the middle: the machine goes on, no snapshot is half there, the next is
     whole and has everything."""
-    engine = own_engine
+    engine = other
     with Engine(engine.host, timeout=200) as client:
         options: dict[str, Any] = {"host_config": {"Runtime": "skerry-vm"}, "network": "none"}
         words = ["sh", "-c", f"mkdir -p /dev/shm; {COUNT}"]

@@ -39,27 +39,34 @@ KERNEL_ANNOTATION = "io.skerry.kernel"
 """The OCI annotation with the path of the kernel that a machine is to run."""
 
 
+WHOLE = "whole"
+"""A file beside it, there when the disk stands on nothing: it came from elsewhere."""
+
+
 MIRRORED = "mirrored"
 """A file beside it, there when `upper` holds a copy of what is on the disk."""
 
 
 class SavedInfo(NamedTuple):
     """How a machine was saved: how long it stood still, in milliseconds; which files of its
-    container no copy may share; whether that has programs that want to run in a copy."""
+    container no copy may share; whether that has programs that want to run in a copy; what it is
+    made of, for `Saved`."""
 
     pause_ms: float
     renew: list[str]
     hooks: bool
+    made_of: dict[str, Any]
 
 
 class Saved(NamedTuple):
     """A machine that was saved while it ran: `memory` is a file of its RAM, to be mapped privately,
     `devices` a file with the rest. `renew` are files of a copy that are to be its own: path in the
-    container to hexadecimal contents."""
+    container to hexadecimal contents; `made_of` is what `SavedInfo` said."""
 
     memory: str
     devices: str
     renew: dict[str, str]
+    made_of: dict[str, Any]
 
 
 class Task(NamedTuple):

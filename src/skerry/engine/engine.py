@@ -93,7 +93,7 @@ class Engine:
         )
         self.snapshots = Snapshots(self.store, self.driver, self.roster, self.lifecycle)
         self.snapshot_files = SnapshotFiles(
-            self.store, self.roster, self.containers, self.snapshots
+            self.store, self.driver, self.roster, self.containers, self.snapshots
         )
         self.execs = Execs(self.driver, self.roster, self.lifecycle, self.host)
         self.forks = Forks(

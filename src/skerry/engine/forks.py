@@ -92,7 +92,8 @@ class Forks:
                 forks = await self._make_all(original, layer, count, name)
             if not start:
                 return forks
-            saved = Saved(f"/proc/{os.getpid()}/fd/{memory}", devices, {})
+            made_of = info.made_of if info else {}
+            saved = Saved(f"/proc/{os.getpid()}/fd/{memory}", devices, {}, made_of)
             # More at once only take one another's caches away.
             turns = asyncio.Semaphore((os.cpu_count() or 1) + 1)
 

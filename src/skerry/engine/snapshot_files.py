@@ -3,8 +3,12 @@
 An archive is taken in as a new container, stopped, with the snapshot as the only point of its
 history. What is in it may be anybody's: its image and layer go through the readers of images, and
 of its container's options only those are taken over that reach nothing outside the container.
+What a machine has beside is its driver's (`pack_snapshot`, `take_snapshot`): its disk, and
+memory and devices when it was kept with them.
 """
 
+import contextlib
+import json
 import os
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -12,14 +16,16 @@ from typing import Any, BinaryIO, Final
 
 from skerry.base.errors import InvalidInput, NotFound, Unsupported
 from skerry.base.ids import check_name, new_id
+from skerry.base.isolation import DISK, Overlay
 from skerry.engine import merging, mounts, record, validation
 from skerry.engine import snapshot as snapshots
 from skerry.engine.archives import blocking, in_pieces
 from skerry.engine.containers import Containers
+from skerry.engine.isolation import Driver
 from skerry.engine.roster import Roster
 from skerry.engine.snapshot import Snapshot
-from skerry.engine.snapshots import Snapshots
-from skerry.engine.walls import VM, wall_of
+from skerry.engine.snapshots import MADE_OF, Snapshots
+from skerry.engine.walls import VM, Walls, wall_of
 from skerry.store import Store, snapshot_archive
 from skerry.store.compression import file_chunks
 from skerry.store.extract import Extractor
@@ -31,6 +37,8 @@ from skerry.store.trees import DIRECTORY
 
 LAYER: Final = "layer.tar"
 IMAGE: Final = "image.tar"
+MACHINE_FILES: Final = ("memory.zst", "devices")
+"""Of a machine that was kept with its memory, besides its disk."""
 
 KEPT_OPTIONS: Final = frozenset(
     """CapDrop CpuPeriod CpuQuota CpuShares CpusetCpus Init Memory MemoryReservation MemorySwap
@@ -43,9 +51,15 @@ class SnapshotFiles:
     """The service."""
 
     def __init__(
-        self, store: Store, roster: Roster, containers: Containers, service: Snapshots
+        self,
+        store: Store,
+        driver: Driver,
+        roster: Roster,
+        containers: Containers,
+        service: Snapshots,
     ) -> None:
         self._store = store
+        self._driver = driver
         self._roster = roster
         self._containers = containers
         self._service = service
@@ -53,15 +67,19 @@ class SnapshotFiles:
     def export(self, reference: str, *, with_image: bool = True) -> AsyncIterator[bytes]:
         """The archive of a snapshot; without its image it can only be imported where that is."""
         chosen = self._service.find(reference)
-        if wall_of(self._service.owner(chosen).record.host) == VM:
+        if chosen.kind == snapshots.MACHINE and not self._service.made_of(chosen):
             raise Unsupported(
-                "snapshots of machines cannot be exported",
-                hint="commit the machine, and save the image",
+                f"the snapshot {chosen.name} does not say what its machine is made of",
+                hint="restore it and take another: an older skerry has taken this one",
             )
         return in_pieces(self._export(chosen, with_image=with_image))
 
     def _export(self, chosen: Snapshot, *, with_image: bool) -> Iterator[bytes]:
         saved = self._service.owner(chosen).record
+        host = kept_options(saved.host)
+        machine = wall_of(saved.host) == VM
+        if machine:
+            host["Runtime"] = "skerry-vm"
         about = {
             "name": chosen.name,
             "created_at": chosen.created_at,
@@ -72,27 +90,44 @@ class SnapshotFiles:
                 "name": saved.name,
                 "image": saved.image,
                 "config": saved.config,
-                "host": kept_options(saved.host),
+                "host": host,
             },
         }
         with self._store.scratch.folder("export") as folder:
-            files = {LAYER: f"{folder}/{LAYER}"}
-            with self._store.snapshots.flattened(chosen.id) as upper:
-                _spool(files[LAYER], _packed(upper))
+            files = {}
+            if not machine or self._store.snapshots.frozen_as_files(chosen.id):
+                files[LAYER] = f"{folder}/{LAYER}"
+                with self._store.snapshots.flattened(chosen.id) as upper:
+                    _spool(files[LAYER], _packed(upper))
+            if machine:
+                about["machine"], more = self._machines().pack_snapshot(
+                    self._store.snapshots.frozen_overlay(chosen.id),
+                    self._store.snapshots.frozen.path(chosen.id),
+                    self._service.made_of(chosen),
+                    folder,
+                )
+                files.update(more)
             if with_image:
                 files[IMAGE] = f"{folder}/{IMAGE}"
                 image = self._store.images.save([saved.image_id], "oci-archive", "gzip")
                 _spool(files[IMAGE], image)
             yield from snapshot_archive.write(about, files)
 
+    def _machines(self) -> Walls:
+        if not isinstance(self._driver, Walls):
+            raise Unsupported("this engine has no machines")
+        return self._driver
+
     async def import_(self, stream: BinaryIO, name: str = "") -> tuple[str, Snapshot]:
         """Take an archive in; the new container's id and its snapshot."""
         if name:
             check_name(name)
             self._roster.check_free(name)
-        layer = new_id()
-        with self._store.snapshots.frozen.hold(layer):
-            about = await blocking(lambda: self._take_in(stream, layer))
+        layer, below = new_id(), new_id()
+        with contextlib.ExitStack() as held:
+            for each in (layer, below):
+                held.enter_context(self._store.snapshots.frozen.hold(each))
+            about = await blocking(lambda: self._take_in(stream, layer, below))
             saved = self._record(about, name)
             taken = _snapshot(about, layer, saved.id)
             taken.size = self._store.snapshots.frozen.usage(layer)
@@ -105,18 +140,18 @@ class SnapshotFiles:
             self._store.snapshots.set_node(saved.id, layer)
         return saved.id, taken
 
-    def _take_in(self, stream: BinaryIO, layer: str) -> dict[str, Any]:
+    def _take_in(self, stream: BinaryIO, layer: str, below: str) -> dict[str, Any]:
+        """Make the frozen layer, of a machine's files perhaps on another, `below`."""
         with self._store.scratch.folder("import") as folder:
             opened = snapshot_archive.read(file_chunks(stream), folder)
-            about = opened.about
-            if about.get("kind") != snapshots.DISK or LAYER not in opened.files:
-                raise InvalidInput("snapshot archive: it holds no layer that can be taken in")
+            about, files = opened.about, opened.files
+            machine = _check_files(about, files)
             image = about.get("image")
             if not isinstance(image, str):
                 raise InvalidInput("snapshot archive: it names no image")
             with self._store.leases.hold():
-                if IMAGE in opened.files:
-                    self._take_image(opened.files[IMAGE])
+                if IMAGE in files:
+                    self._take_image(files[IMAGE])
                 try:
                     found = self._store.images.get(image)
                     if found.id != image:
@@ -126,10 +161,29 @@ class SnapshotFiles:
                         f"snapshot archive: its image {image:.80} is not here",
                         hint="load or pull the image first, or export the snapshot with it",
                     ) from None
-                self._store.snapshots.take_in(
-                    image, layer, lambda fd: _unpack(opened.files[LAYER], fd)
-                )
+                base = ""
+                if LAYER in files:
+                    base = below if machine else ""
+                    self._store.snapshots.take_in(
+                        image, base or layer, lambda fd: _unpack(files[LAYER], fd)
+                    )
+                if machine:
+                    self._take_machine(about, files, image, layer, base)
         return about
+
+    def _take_machine(
+        self, about: Mapping[str, Any], files: dict[str, str], image: str, layer: str, base: str
+    ) -> None:
+        layers = self._store.snapshots
+        overlay = layers.frozen_overlay(base) if base else Overlay(layers.layers(image))
+
+        def beside(folder: str) -> None:
+            made_of = self._machines().take_snapshot(about["machine"], files, overlay, folder)
+            if made_of:
+                with open(f"{folder}/{MADE_OF}", "x") as file:
+                    json.dump(made_of, file)
+
+        layers.take_in(image, layer, lambda _: None, base=base, beside=beside)
 
     def _take_image(self, path: str) -> None:
         images = self._store.images
@@ -177,6 +231,23 @@ def kept_options(host: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in host.items() if key in KEPT_OPTIONS}
 
 
+def _check_files(about: Mapping[str, Any], files: Mapping[str, str]) -> bool:
+    """Whether there is a machine's disk; InvalidInput unless an archive's files are those of its
+    kind."""
+    machine = "machine" in about and DISK in files
+    wanted = {DISK, *MACHINE_FILES} if about.get("kind") == snapshots.MACHINE else set()
+    if about.get("kind") not in (snapshots.DISK, snapshots.MACHINE) or not (
+        LAYER in files or machine
+    ):
+        raise InvalidInput("snapshot archive: it holds no layer that can be taken in")
+    if not files.keys() >= wanted or (machine and not wanted and {*MACHINE_FILES} & files.keys()):
+        raise InvalidInput("snapshot archive: it does not hold the machine that it says it holds")
+    host = about.get("container", {}).get("host") if isinstance(about.get("container"), dict) else 0
+    if machine and not (isinstance(host, dict) and wall_of(kept_options(host)) == VM):
+        raise InvalidInput("snapshot archive: it holds a machine's disk, but no machine")
+    return machine
+
+
 def _table(said: Mapping[str, Any], key: str) -> dict[str, Any]:
     value = said.get(key)
     if not isinstance(value, dict):
@@ -190,7 +261,8 @@ def _snapshot(about: Mapping[str, Any], id: str, container: str) -> Snapshot:
         raise InvalidInput("snapshot archive: its snapshot has no name, time or comment")
     created = min(max(created, 0), time.time_ns())
     check_name(name, "snapshot")
-    return Snapshot(id, name, container, created, comment=comment[: snapshots.MAX_COMMENT])
+    kind, comment = str(about["kind"]), comment[: snapshots.MAX_COMMENT]
+    return Snapshot(id, name, container, created, kind=kind, comment=comment)
 
 
 def _packed(upper: str) -> Iterator[bytes]:

@@ -8,11 +8,12 @@ One that runs is frozen while its layer is copied (shared, where the file system
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import time
 from collections.abc import AsyncIterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from skerry.base.errors import Conflict, LimitExceeded, NotFound, Unsupported
 from skerry.base.ids import check_name, new_id
@@ -34,7 +35,7 @@ MOST = 10_000
 """Snapshots of one engine."""
 
 
-MEMORY, DEVICES = "memory", "devices"
+MEMORY, DEVICES, MADE_OF = "memory", "devices", "made-of.json"
 """Files of a machine's snapshot, beside its layer."""
 
 
@@ -151,9 +152,12 @@ class Snapshots:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         fd = os.open(f"{folder}/{MEMORY}", flags, 0o600)
         try:
-            return await self.save(container, fd, f"{folder}/{DEVICES}")
+            info = await self.save(container, fd, f"{folder}/{DEVICES}")
+            with open(f"{folder}/{MADE_OF}", "x") as file:
+                json.dump(info.made_of, file)
+            return info
         except BaseException:
-            for name in (MEMORY, DEVICES):
+            for name in (MEMORY, DEVICES, MADE_OF):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(f"{folder}/{name}")
             raise
@@ -171,9 +175,19 @@ class Snapshots:
         folder = self._store.snapshots.frozen.path(chosen.id)
         fd = await self._driver.load_memory(chosen.container, f"{folder}/{MEMORY}")
         try:
-            yield Saved(f"/proc/{os.getpid()}/fd/{fd}", f"{folder}/{DEVICES}", {})
+            path = f"/proc/{os.getpid()}/fd/{fd}"
+            yield Saved(path, f"{folder}/{DEVICES}", {}, self.made_of(chosen))
         finally:
             os.close(fd)
+
+    def made_of(self, chosen: Snapshot) -> dict[str, Any]:
+        """What a machine that was kept with its memory is made of; empty when nobody wrote it."""
+        try:
+            with open(f"{self._store.snapshots.frozen.path(chosen.id)}/{MADE_OF}") as file:
+                found: dict[str, Any] = json.load(file)
+        except FileNotFoundError:
+            return {}
+        return found
 
     @contextlib.asynccontextmanager
     async def _still(self, container: Container) -> AsyncIterator[None]:

@@ -155,6 +155,22 @@ class Walls:
         fd: int = await self._machines(container_id).load_memory(path)
         return fd
 
+    def pack_snapshot(
+        self, overlay: Overlay, folder: str, made_of: dict[str, Any], target: str
+    ) -> tuple[dict[str, Any], dict[str, str]]:
+        """See MachineDriver."""
+        found: tuple[dict[str, Any], dict[str, str]] = self._of_machines().pack_snapshot(
+            overlay, folder, made_of, target
+        )
+        return found
+
+    def take_snapshot(
+        self, said: object, files: dict[str, str], overlay: Overlay, folder: str
+    ) -> dict[str, Any]:
+        """See MachineDriver."""
+        found: dict[str, Any] = self._of_machines().take_snapshot(said, files, overlay, folder)
+        return found
+
     def seal(self, container_id: str, memory: int) -> None:
         """See MachineDriver."""
         self._machines(container_id).seal(memory)
@@ -220,6 +236,8 @@ class Walls:
         return freed
 
     def _of_machines(self) -> Any:
+        if VM not in self._makers:
+            raise Unsupported("this engine has no machines")
         return self.driver(VM)
 
     async def close(self) -> None:

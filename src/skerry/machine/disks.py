@@ -16,13 +16,15 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from skerry.base.errors import SystemFault, Unavailable
-from skerry.base.isolation import Overlay
+from skerry.base.errors import InvalidInput, SystemFault, Unavailable
+from skerry.base.isolation import WHOLE, Overlay
 from skerry.machine import orderly
 from skerry.machine.full.confine import Bind, Confined
+from skerry.machine.full.disks import judge
 from skerry.machine.full.qemu import interpreter
 from skerry.machine.qemu import SLOT_SIZE
 
@@ -46,8 +48,13 @@ if len(lower) == 1:
     mounts.mount(lower[0], place, flags=mounts.MS_BIND)
 else:
     mounts.mount_overlay(Overlay(lower), place)
-os.execvp("mkfs.erofs", ["mkfs.erofs", "--quiet", "-x1", "-T0", target, place])
+# The same layers give the same bytes, wherever and whenever: a time of making that is nobody's
+# (and later than any file's), no number of its own. Files keep their times.
+os.environ["SOURCE_DATE_EPOCH"] = "4102444800"
+none = "00000000-0000-0000-0000-000000000000"
+os.execvp("mkfs.erofs", ["mkfs.erofs", "--quiet", "-x1", "-U", none, target, place])
 """
+_GROWTH, _SLACK = 2, 64 << 20
 _HALF_MADE = ".make-"
 _CHECKED = (0, 2, 3)
 """Exit codes of `qemu-img check` that has read all of the disk."""
@@ -137,6 +144,41 @@ class Disks:
             os.truncate(fresh, SLOT_SIZE)
             os.rename(fresh, path)
 
+    def flatten(self, chain: Sequence[Path], target: Path) -> None:
+        """Frozen disks, top-most first, as one that stands on nothing."""
+        source: dict[str, object] | None = None
+        binds = [Bind(str(each)) for each in chain]
+        if not stands_on_nothing(chain):
+            source = {"driver": "raw", "file": _as_file(self.blank)}
+            binds.append(Bind(str(self.blank)))
+        for each in reversed(chain):
+            source = {"driver": "qcow2", "backing": source, "file": _as_file(each)}
+        target.touch(0o600, exist_ok=False)
+        words = ("convert", "-O", "qcow2", f"json:{json.dumps(source)}", str(target))
+        _qemu_img(words, [*binds, Bind(str(target), True)], seconds=int(_PATIENCE))
+
+    def take_in(self, source: Path, target: Path) -> None:
+        """A stranger's disk as one of ours that stands on nothing; InvalidInput when it is none, or
+        refers to anything beside itself."""
+        try:
+            out = _qemu_img(
+                ("info", "--output=json", "-f", "qcow2", str(source)), [Bind(str(source))]
+            )
+        except SystemFault as fault:
+            raise InvalidInput(f"snapshot archive: its disk cannot be read: {fault}") from None
+        found = judge(out, "the disk in the snapshot archive")
+        if found.size != SLOT_SIZE:
+            raise InvalidInput(f"snapshot archive: a disk of {found.size} bytes")
+        target.touch(0o600, exist_ok=False)
+        words = ("convert", "-f", "qcow2", "-O", "qcow2", str(source), str(target))
+        # One cluster that is named a million times must not become as many.
+        most = _GROWTH * source.stat().st_size + _SLACK
+        try:
+            _qemu_img(words, [Bind(str(source)), Bind(str(target), True)], fsize=most)
+        except SystemFault as fault:
+            raise InvalidInput(f"snapshot archive: its disk is damaged: {fault}") from None
+        target.with_name(WHOLE).touch(0o600)
+
     def _locked(self, name: str = "blank") -> "_Lock":
         return _Lock(self._folder / f".{name}.lock")
 
@@ -147,6 +189,11 @@ class Disks:
             with suppress(OSError):  # Its layers are going as well.
                 wanted.add(f"{key_of(chain)}.erofs")
         return [path for path in self._layers.glob("*.erofs") if path.name not in wanted]
+
+
+def stands_on_nothing(chain: Sequence[Path]) -> bool:
+    """Whether the blank disk does not lie below these frozen ones."""
+    return bool(chain) and chain[-1].with_name(WHOLE).exists()
 
 
 class _Lock:
@@ -172,7 +219,7 @@ class _Lock:
 
 def key_of(overlay: Overlay) -> str:
     """The name of a chain: by its folders, and when each of them was made."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(b"2\n")
     for path in overlay.lower:
         status = os.stat(path)
         digest.update(f"{path} {status.st_ino} {status.st_mtime_ns}\n".encode())
@@ -187,26 +234,47 @@ def repair(disk: Path) -> None:
     """
     if not orderly.is_marked(str(disk)):
         return
-    file = {"driver": "file", "filename": str(disk), "locking": "off"}
-    image = json.dumps({"driver": "qcow2", "backing": None, "file": file})
+    image = json.dumps({"driver": "qcow2", "backing": None, "file": _as_file(disk)})
+    words = ("check", "-q", "-r", "leaks", f"json:{image}")
+    with suppress(SystemFault):
+        _qemu_img(words, [Bind(str(disk), True)], fine=_CHECKED)
+        orderly.clear(str(disk))
+
+
+def _as_file(disk: Path) -> dict[str, object]:
+    return {"driver": "file", "filename": str(disk), "locking": "off"}
+
+
+def _qemu_img(
+    words: Sequence[str],
+    binds: list[Bind],
+    *,
+    seconds: int = _CHECK_SECONDS,
+    fine: tuple[int, ...] = (0,),
+    **limits: int,
+) -> bytes:
+    """Run qemu-img behind a wall, without a capability, with these files only; what it says.
+    SystemFault when it ends with a code that is not `fine`."""
     with tempfile.TemporaryDirectory(prefix="skerry-img-") as root:
         wanted: Confined = {
-            "argv": ["/usr/bin/qemu-img", "check", "-q", "-r", "leaks", f"json:{image}"],
+            "argv": ["/usr/bin/qemu-img", *words],
             "walled": True,
             "root": root,
-            "binds": [Bind(str(disk), True)],
+            "binds": binds,
             "network": "none",
-            "limits": {"cpu": _CHECK_SECONDS, "core": 0, "nofile": 256},
+            "limits": {"cpu": seconds, "core": 0, "nofile": 256, **limits},
         }
         try:
             done = subprocess.run(
                 interpreter("confine", json.dumps(wanted)), stdin=subprocess.DEVNULL,
-                capture_output=True, timeout=_CHECK_SECONDS, check=False,
+                capture_output=True, timeout=seconds, check=False,
             )  # fmt: skip
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise Unavailable(f"cannot check {disk}: {error}") from None
-    if done.returncode in _CHECKED:
-        orderly.clear(str(disk))
+            raise Unavailable(f"cannot run qemu-img {words[0]}: {error}") from None
+    if done.returncode not in fine:
+        said = done.stderr.decode("utf-8", "replace").strip()
+        raise SystemFault(f"qemu-img {words[0]}: {said or done.returncode!r:.500}")
+    return done.stdout
 
 
 def _run(*command: str, needs: str = "") -> None:

@@ -29,8 +29,20 @@ from skerry.base.isolation import (
     Unpacking,
 )
 from skerry.kernel import cgroups
-from skerry.machine import lean, machine_id, mirroring, planning, stream, template, tidying, warden
-from skerry.machine.disks import Disks
+from skerry.machine import (
+    lean,
+    machine_id,
+    mirroring,
+    planning,
+    portable,
+    qemu,
+    stream,
+    template,
+    tidying,
+    warden,
+)
+from skerry.machine.accel import choose
+from skerry.machine.disks import Disks, stands_on_nothing
 from skerry.machine.guest import identity
 from skerry.machine.shape import Shape, shape_for
 from skerry.machine.templates import Templates
@@ -130,14 +142,18 @@ class MachineDriver(RuntimeDriver):
         planned, guest = self._guests.pop(task.id, (None, None))
         if guest is None or planned != task:
             guest = self._guest(task)
+        saved = task.saved
+        if saved and saved.made_of:
+            # It has the size it was made with, whatever its container's limits are by now.
+            guest = guest._replace(shape=portable.MadeOf(**saved.made_of).shape)
         frozen, layers = await asyncio.gather(
             self.templates.get(guest.shape, guest.kernel),
             asyncio.to_thread(self._prepare_disks, task),
         )
-        saved = task.saved
         cgroup, accel = self._host_cgroup(task), self.templates.accel
         process = guest.plan.process
         assert process is not None
+        below = frozen_disks(task.rootfs)
         conf = warden.Conf(
             id=task.id,
             run_dir=task.run_dir,
@@ -150,8 +166,8 @@ class MachineDriver(RuntimeDriver):
             renew=(saved.renew if saved else task.renew) or {},
             layers=layers,
             writable=str(disk_of(task)),
-            below=[str(disk) for disk in frozen_disks(task.rootfs)],
-            blank=str(self.disks.blank),
+            below=[str(disk) for disk in below],
+            blank="" if stands_on_nothing(below) else str(self.disks.blank),
             shape=(guest.shape.memory, guest.shape.cpus),
             accel=(accel.name, accel.cpu, accel.tsc_khz),
             network=guest.network,
@@ -178,6 +194,7 @@ class MachineDriver(RuntimeDriver):
                 "state_dir": task.state_dir,
                 "shape": [guest.shape.memory, guest.shape.cpus],
                 "template": frozen.key,
+                "made_of": (saved.made_of if saved else None) or _made_of(frozen, guest, accel),
             },
         }
         body = warden.pack_conf(conf, guest.plan.to_wire())
@@ -212,7 +229,7 @@ class MachineDriver(RuntimeDriver):
         overlay = os.open(disk, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         if memory < 0:
             answer = await self.ask(container_id, "save", fds=(overlay,))
-            return SavedInfo(float(answer["pause_ms"]), [], False)
+            return SavedInfo(float(answer["pause_ms"]), [], False, {})
         size = self._shape_of(container_id).memory
         # Into memory, as the machine may stand still meanwhile; what takes long comes afterwards.
         raw = os.memfd_create("skerry-stream", os.MFD_CLOEXEC)
@@ -225,7 +242,9 @@ class MachineDriver(RuntimeDriver):
             os.close(raw)
         told = answer.get("guest") or {}
         renew = [path for path in told.get("renew") or () if path in identity.RENEWED]
-        return SavedInfo(float(answer["pause_ms"]), renew, told.get("hooks") is True)
+        version = portable.told_version(answer.get("qemu"))
+        made_of = {**self._containers[container_id].facts.get("made_of", {}), "qemu": version}
+        return SavedInfo(float(answer["pause_ms"]), renew, told.get("hooks") is True, made_of)
 
     async def load_memory(self, path: str) -> int:
         """A sealed memfd with the memory of a saved machine; the caller closes it. Copies map it,
@@ -235,6 +254,51 @@ class MachineDriver(RuntimeDriver):
     def seal(self, memory: int) -> None:
         """Let nobody write to a memfd any more."""
         template.seal(memory)
+
+    def pack_snapshot(
+        self, overlay: Overlay, folder: str, made_of: dict[str, Any], target: str
+    ) -> tuple[dict[str, Any], dict[str, str]]:
+        """What of a machine's snapshot another engine takes in, below the folder `target`: words
+        for `take_snapshot`, and file names to paths. `folder` has its memory, if it was kept.
+        Blocks."""
+        files: dict[str, str] = {}
+        if chain := frozen_disks(overlay):
+            files[portable.DISK] = f"{target}/{portable.DISK}"
+            self.disks.flatten(chain, Path(files[portable.DISK]))
+        if not made_of:
+            return {}, files
+        layers = self._ready_disks(overlay)
+        said = portable.MadeOf(**made_of)._replace(layers=portable.digest(layers) if layers else "")
+        files[portable.MEMORY] = f"{target}/{portable.MEMORY}"
+        portable.compress(f"{folder}/memory", files[portable.MEMORY])
+        files[portable.DEVICES] = f"{folder}/{portable.DEVICES}"
+        return said._asdict(), files
+
+    def take_snapshot(
+        self, said: object, files: dict[str, str], overlay: Overlay, folder: str
+    ) -> dict[str, Any]:
+        """Put what `pack_snapshot` made, perhaps a stranger, into the folder of a frozen layer that
+        is being made above the layers of `overlay`; the `made_of` of a machine with memory.
+
+        InvalidInput for what is no snapshot, Unsupported when its memory cannot go on here. Blocks.
+        """
+        made_of: dict[str, Any] = {}
+        if portable.MEMORY in files and portable.DEVICES in files:
+            found = portable.parse(said)
+            portable.refuse(found, self._here(found.shape, overlay))
+            portable.expand(files[portable.MEMORY], f"{folder}/memory", found.memory)
+            portable.take_devices(files[portable.DEVICES], f"{folder}/{portable.DEVICES}")
+            made_of = found._asdict()
+        self.disks.take_in(Path(files[portable.DISK]), Path(folder, DISK))
+        return made_of
+
+    def _here(self, shape: Shape, overlay: Overlay) -> portable.MadeOf:
+        contents, accel = self.templates.kit_contents(), choose()
+        layers = self._ready_disks(overlay)
+        return portable.MadeOf(
+            contents, accel.name, accel.cpu, accel.tsc_khz, shape.memory, shape.cpus,
+            portable.qemu_version(), portable.digest(layers) if layers else "",
+        )  # fmt: skip
 
     def _shape_of(self, container_id: str) -> Shape:
         facts = self._containers[container_id].facts
@@ -450,6 +514,7 @@ class MachineDriver(RuntimeDriver):
         try:
             frozen = await self.templates.get(shape)
             layers = await asyncio.to_thread(self._ready_disks, overlay)
+            below = frozen_disks(overlay)
             accel = self.templates.accel
             os.makedirs(run_dir, 0o700, exist_ok=True)
             conf = warden.Conf(
@@ -463,9 +528,9 @@ class MachineDriver(RuntimeDriver):
                 saved=False,
                 renew={},
                 layers=layers,
-                below=[str(disk) for disk in frozen_disks(overlay)],
+                below=[str(disk) for disk in below],
                 writable=os.path.join(os.path.dirname(overlay.upper), DISK),
-                blank=str(self.disks.blank),
+                blank="" if stands_on_nothing(below) else str(self.disks.blank),
                 shape=(shape.memory, shape.cpus),
                 accel=(accel.name, accel.cpu, accel.tsc_khz),
                 network="",
@@ -488,6 +553,13 @@ class MachineDriver(RuntimeDriver):
             return stats_from(answer["stats"], str(answer["network"]), int(answer["memory"]))
         except (KeyError, TypeError, ValueError, AttributeError):
             raise Unavailable(f"the machine of {container_id} answers without sense") from None
+
+
+def _made_of(frozen: template.Frozen, guest: planning.Guest, accel: qemu.Accel) -> dict[str, Any]:
+    shape = guest.shape
+    return portable.MadeOf(
+        frozen.kit, accel.name, accel.cpu, accel.tsc_khz, shape.memory, shape.cpus
+    )._asdict()
 
 
 def frozen_disks(overlay: Overlay | None) -> list[Path]:

@@ -62,6 +62,8 @@ class Kit(NamedTuple):
     kernel: int
     initramfs: int
     late_modules: list[str]
+    contents: str
+    """Over what is in it, wherever it was made: two kits with the same run the same guest."""
 
     def close(self) -> None:
         """Close both."""
@@ -113,7 +115,7 @@ def _checked(target: Path, digest: str) -> Kit:
             os.close(fd)
         raise
     os.utime(target / MANIFEST)  # `unused` keeps the one that was opened last.
-    return Kit(digest, fds[0], fds[1], list(manifest["late_modules"]))
+    return Kit(digest, fds[0], fds[1], list(manifest["late_modules"]), str(manifest["contents"]))
 
 
 def _sha256(fd: int) -> str:
@@ -152,12 +154,15 @@ def _make(folder: Path, target: Path, kernel: str) -> None:
         late = package.module_files((*EARLY_MODULES, *MODULES))
         late = [module for module in late if module not in early]
         buffer = io.BytesIO()
-        _write_initramfs(Archive(buffer), early, late)
+        contents = _write_initramfs(Archive(buffer), early, late)
         packed = zstandard.ZstdCompressor(level=_LEVEL).compress(buffer.getvalue())
         (fresh / INITRAMFS).write_bytes(packed)
         manifest: dict[str, object] = {"late_modules": [module.name for module in late]}
         for name in (VMLINUX, INITRAMFS):
             manifest[name] = hashlib.sha256((fresh / name).read_bytes()).hexdigest()
+        # Not the initramfs itself: compiled modules differ with what their compiler did before.
+        contents.update(str(manifest[VMLINUX]).encode())
+        manifest["contents"] = contents.hexdigest()[:32]
         (fresh / MANIFEST).write_text(json.dumps(manifest))
         shutil.rmtree(target, ignore_errors=True)
         fresh.rename(target)
@@ -165,7 +170,17 @@ def _make(folder: Path, target: Path, kernel: str) -> None:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _write_initramfs(archive: Archive, early: list[linux.Module], late: list[linux.Module]) -> None:
+def _write_initramfs(
+    archive: Archive, early: list[linux.Module], late: list[linux.Module]
+) -> "hashlib._Hash":
+    """The digest is over what was written, of modules over their sources."""
+    digest = hashlib.sha256(sys.version.encode())
+
+    def note(path: str, data: bytes) -> bytes:
+        digest.update(f"{path} {len(data)}\n".encode())
+        digest.update(data)
+        return data
+
     folders = ("proc", "sys", "dev", "run", "tmp", "r", "etc", "usr/bin", "usr/lib", "layers")
     for folder in (*folders, "rw", "volumes"):
         archive.folder(folder)
@@ -174,22 +189,24 @@ def _write_initramfs(archive: Archive, early: list[linux.Module], late: list[lin
     archive.data("init", _INIT.encode(), 0o755)
     archive.data("modules/early", "\n".join(module.name for module in early).encode())
     for module in (*early, *late):
-        archive.data(f"modules/{module.name}", module.data)
+        archive.data(f"modules/{module.name}", note(module.name, module.data))
     with suppress(SkerryError):
         archive.data(GUEST_INIT, Path(tiny_init.find_init()).read_bytes(), 0o755)
     interpreter = os.path.realpath(sys.executable)
     needed = [interpreter]
-    for path, content in _modules():
+    for path, content, source in _modules():
+        note(path, source)
         archive.data(path, content)
         if path.endswith(".so"):
             needed.append(path)
-    archive.data(interpreter, Path(interpreter).read_bytes(), 0o755)
+    archive.data(interpreter, note(interpreter, Path(interpreter).read_bytes()), 0o755)
     archive.link("usr/bin/python3", interpreter)
     for library in _shared_libraries(needed):
         # Written below the link /lib64, it would go nowhere.
         real = f"{os.path.realpath(os.path.dirname(library))}/{os.path.basename(library)}"
-        archive.data(real, Path(library).read_bytes(), 0o755)
+        archive.data(real, note(real, Path(library).read_bytes()), 0o755)
     archive.close()
+    return digest
 
 
 def _own_modules() -> list[str]:
@@ -204,8 +221,8 @@ def _own_modules() -> list[str]:
     )
 
 
-def _modules() -> Iterator[tuple[str, bytes]]:
-    """(path in the guest, contents) of every module that the agent imports, compiled."""
+def _modules() -> Iterator[tuple[str, bytes, bytes]]:
+    """(path in the guest, contents, source) of every module that the agent imports, compiled."""
     ours = os.path.dirname(os.path.dirname(os.path.abspath(skerry.__file__)))
     wanted = (_AGENT, *_LATE, *_own_modules())
     code = (
@@ -228,7 +245,7 @@ def _modules() -> Iterator[tuple[str, bytes]]:
     with tempfile.NamedTemporaryFile(suffix=".pyc") as compiled:
         for path in done.stdout.split():
             if path.endswith(".so"):
-                yield path, Path(path).read_bytes()
+                yield path, (data := Path(path).read_bytes()), data
                 continue
             place = path
             if path.startswith(ours):
@@ -241,13 +258,13 @@ def _modules() -> Iterator[tuple[str, bytes]]:
                 doraise=True,
                 invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
             )
-            yield f"{place}c", Path(compiled.name).read_bytes()
+            yield f"{place}c", Path(compiled.name).read_bytes(), Path(path).read_bytes()
     # The interpreter looks for its library by this file.
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     library = os.path.dirname(os.__file__)
-    yield f"{library}/os.py", b""
-    yield "/usr/lib/skerry/skerry/store/__init__.py", b""
-    yield f"{library}/lib-dynload/.keep", version.encode()
+    yield f"{library}/os.py", b"", b""
+    yield "/usr/lib/skerry/skerry/store/__init__.py", b"", b""
+    yield f"{library}/lib-dynload/.keep", version.encode(), b""
 
 
 def _shared_libraries(programs: list[str]) -> list[str]:

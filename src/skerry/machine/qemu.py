@@ -22,7 +22,7 @@ PORTS = 8
 
 class Disks(NamedTuple):
     """Descriptors of a clone's disks: the image's layers (read-only; -1 for none), the writable
-    overlay and the blank file system below it."""
+    overlay and the blank file system below it (-1 when the last of `below` stands on nothing)."""
 
     layers: int
     writable: int
@@ -136,11 +136,13 @@ def disks(found: Disks) -> list[str]:
             "node-name": LAYERS_SERIAL,
             "file": file(found.layers, read_only=True),
         }
-    backing: dict[str, object] = {
-        "driver": "raw",
-        "read-only": True,
-        "file": file(found.blank, read_only=True),
-    }
+    backing: dict[str, object] | None = None
+    if found.blank >= 0:
+        backing = {
+            "driver": "raw",
+            "read-only": True,
+            "file": file(found.blank, read_only=True),
+        }
     for fd in reversed(found.below):
         backing = {
             "driver": "qcow2",

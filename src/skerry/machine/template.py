@@ -58,6 +58,8 @@ class Frozen(NamedTuple):
     ram: int
     state: str
     key: str
+    kit: str
+    """The `contents` of its kit."""
 
 
 def key_of(kit: str, shape: Shape, accel: Accel) -> str:
@@ -78,7 +80,7 @@ def devices(
     return [*first, *qemu.ports(), *qemu.network(tap)]
 
 
-def load(folder: str, key: str) -> Frozen:
+def load(folder: str, key: str, kit: str) -> Frozen:
     """Read a template into a sealed memfd; DigestMismatch when it was changed. Blocks."""
     with open(os.path.join(folder, MANIFEST), "rb") as file:
         manifest = json.load(file)
@@ -96,7 +98,7 @@ def load(folder: str, key: str) -> Frozen:
     except BaseException:
         os.close(ram)
         raise
-    return Frozen(ram, os.path.join(folder, STATE), key)
+    return Frozen(ram, os.path.join(folder, STATE), key, kit)
 
 
 def seal(memory: int) -> None:

@@ -1,6 +1,7 @@
 """The engine's side of templates: which exist, which are being made, which are loaded."""
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -64,7 +65,9 @@ class Templates:
                 if not (folder / template.MANIFEST).exists():
                     await self._make(found, shape, folder)
                 try:
-                    loaded = await asyncio.to_thread(template.load, str(folder), key)
+                    loaded = await asyncio.to_thread(
+                        template.load, str(folder), key, found.contents
+                    )
                     break
                 except (DigestMismatch, ValueError, OSError):
                     # Changed or cut short: a template can always be made again.
@@ -95,6 +98,11 @@ class Templates:
         if self._making:
             return []
         return [path for path in self._folder.glob("*") if path.name not in keys]
+
+    def kit_contents(self) -> str:
+        """What is in the distribution's kit, made now if there is none; blocks."""
+        with contextlib.closing(kit.open_kit(self._kits)) as found:
+            return found.contents
 
     def unused_kits(self) -> list[Path]:
         """See `kit.unused`."""

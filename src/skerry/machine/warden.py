@@ -100,6 +100,7 @@ class Conf(NamedTuple):
     below: list[str]
     """Frozen disks between `writable` and `blank`, top-most first."""
     blank: str
+    """Empty when the last of `below` stands on nothing."""
     shape: tuple[int, int]
     accel: tuple[str, str, int]
     network: str
@@ -507,7 +508,7 @@ class Warden:
             if error is not None:
                 _say(sock, {"reply": seq, "error": wire.error_to_wire(error)})
             else:
-                _say(sock, {"reply": seq, "guest": told, **(found or {})})
+                _say(sock, {"reply": seq, "guest": told, "qemu": version, **(found or {})})
             deferred, self._deferred = self._deferred, []
             for asker, asked in deferred:
                 self._handle(asker, asked)
@@ -533,8 +534,8 @@ class Warden:
             except OSError as fault:
                 work.give_up(SystemFault(f"cannot save the machine: {fault}"))
 
-        version = self._machine.monitor.execute("query-version")["qemu"]["major"]
-        live = saving.copies_live(conf.accel[0], _number(version, 1000))
+        version = self._machine.monitor.execute("query-version")
+        live = saving.copies_live(conf.accel[0], _number(version["qemu"]["major"], 1000))
         work = saving.Saving(self._machine.monitor, self._disk, self._saved, done)
         self._saving = work
         if target:
@@ -693,7 +694,8 @@ def clone(conf: Conf, cards: list[dict[str, Any]]) -> hypervisor.Hypervisor:
         give("state", os.open(conf.state, os.O_RDONLY | os.O_CLOEXEC))
         give("writable", os.open(conf.writable, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW))
         orderly.mark(fds[-1])
-        give("blank", os.open(conf.blank, os.O_RDONLY | os.O_CLOEXEC))
+        if conf.blank:
+            give("blank", os.open(conf.blank, os.O_RDONLY | os.O_CLOEXEC))
         for number, path in enumerate(conf.below):
             give(f"below{number}", os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW))
         if conf.layers:
@@ -701,7 +703,7 @@ def clone(conf: Conf, cards: list[dict[str, Any]]) -> hypervisor.Hypervisor:
         lines = hypervisor.numbers(names)
         at = lines.more
         below = tuple(at[f"below{number}"] for number in range(len(conf.below)))
-        found = qemu.Disks(at.get("layers", -1), at["writable"], at["blank"], below)
+        found = qemu.Disks(at.get("layers", -1), at["writable"], at.get("blank", -1), below)
         arguments = [
             *template.devices(
                 lines, Shape(*conf.shape), Accel(*conf.accel),

@@ -182,17 +182,28 @@ class Snapshots:
             exchange(fresh, folder)
             self._scratch.discard(fresh)
 
-    def take_in(self, image_id: str | None, as_id: str, fill: Callable[[int], None]) -> None:
-        """Make a frozen layer of an image from elsewhere; `fill` writes into the open folder. The
-        caller holds it."""
+    def take_in(
+        self,
+        image_id: str | None,
+        as_id: str,
+        fill: Callable[[int], None],
+        *,
+        base: str = "",
+        beside: Callable[[str], None] | None = None,
+    ) -> None:
+        """Make a frozen layer of an image, or of the frozen layer `base` of it, from elsewhere:
+        `fill` writes into the open folder, `beside` what a machine has beside that. The caller
+        holds it."""
         with self._scratch.folder("freeze") as fresh, told(f"make the frozen layer {as_id}"):
-            _link(fresh, image_id, "")
-            self._make(fresh, self._below(image_id, ""))
+            _link(fresh, image_id, base)
+            self._make(fresh, self._below(image_id, base))
             fd = os.open(f"{fresh}/upper", DIRECTORY)
             try:
                 fill(fd)
             finally:
                 os.close(fd)
+            if beside is not None:
+                beside(fresh)
             os.rename(fresh, self.frozen.path(as_id))
 
     def flattened(self, id: str) -> AbstractContextManager[str]:  # noqa: A002
@@ -259,6 +270,11 @@ class Snapshots:
             lower = (f"{self._existing(id)}/lower",)
             os.makedirs(lower[0], exist_ok=True)
         return from_base(overlay, Overlay(lower), ignore)
+
+    def frozen_as_files(self, id: str) -> bool:  # noqa: A002
+        """Whether a frozen layer, or one below it, has its files in its folder, not on a disk."""
+        chain = self.frozen.chain(id)
+        return any(not os.path.exists(f"{self.frozen.path(each)}/{DISK}") for each in chain)
 
     def usage(self, id: str) -> int:  # noqa: A002
         """Sum of the sizes in bytes of the files in the writable layer: Docker's SizeRw."""

@@ -27,6 +27,19 @@ class TestStreams:
         assert stamped[:2] == "20"
         assert docker("logs", "--since", "2099-01-01T00:00:00Z", name) == ""
 
+    def test_the_compact_driver(self, docker: Docker, daemon: Any) -> None:
+        kept = ("--log-driver", "local", "--log-opt", "max-size=1k")
+        told = "for i in $(seq 90); do echo line $i; done; echo error >&2; test -e /.dockerenv"
+        name = docker("create", "--network", "none", *kept, "busybox", "sh", "-c", told)
+        try:
+            docker("start", "-a", name)
+            done = daemon.docker("logs", name)
+            assert done.stdout.splitlines() == [f"line {number}" for number in range(1, 91)]
+            assert done.stderr == "error\n"
+            assert docker("logs", "--tail", "1", name) in ("line 90", "")
+        finally:
+            docker("rm", "-f", name)
+
     def test_logs_follow(self, docker: Docker, name: str, background: Any) -> None:
         words = ("sh", "-c", "for i in 1 2 3 4 5; do echo $i; sleep 0.1; done")
         docker("run", "-d", "--network", "none", "--name", name, "busybox", *words)

@@ -6,6 +6,7 @@ from typing import Any
 from skerry.api import image_shapes, network_shapes, versions
 from skerry.api.formats import human_duration, rfc3339
 from skerry.api.versions import Version
+from skerry.engine import log_options
 from skerry.engine.container import Container
 from skerry.engine.endpoints import Endpoints
 from skerry.engine.filters import health_of
@@ -226,6 +227,13 @@ def config(record: Record) -> Json:
     return result
 
 
+def _log_path(record: Record, state_dir: str) -> str:
+    """Told of json-file alone: the others' files are nobody else's to read."""
+    if log_options.driver_of(record.host) != log_options.JSON_FILE:
+        return ""
+    return f"{state_dir}/{log_options.file_name(record.id, record.host)}"
+
+
 def host_config(record: Record, *, cgroup_version: int) -> Json:
     """`HostConfig`, complete."""
     host = record.host
@@ -234,7 +242,7 @@ def host_config(record: Record, *, cgroup_version: int) -> Json:
         result["CgroupnsMode"] = "private" if cgroup_version == 2 else "host"
     result["NetworkMode"] = network_mode(record)
     result["LogConfig"] = {
-        "Type": (host.get("LogConfig") or {}).get("Type") or "json-file",
+        "Type": log_options.driver_of(host),
         "Config": (host.get("LogConfig") or {}).get("Config") or {},
     }
     if host.get("MemorySwappiness") == -1:
@@ -275,7 +283,7 @@ def inspect(
         "ResolvConfPath": f"{state_dir}/resolv.conf",
         "HostnamePath": f"{state_dir}/hostname",
         "HostsPath": f"{state_dir}/hosts",
-        "LogPath": f"{state_dir}/{record.id}-json.log",
+        "LogPath": _log_path(record, state_dir),
         "Name": f"/{record.name}",
         "RestartCount": record.restart_count,
         "Driver": "overlay2",

@@ -22,13 +22,15 @@ class Overlay(NamedTuple):
 
 
 class LogOptions(NamedTuple):
-    """Where the keeper writes the program's output. `driver` is `json-file` or `none`."""
+    """Where the keeper writes the program's output. `driver` is `json-file`, `local` or `none`."""
 
     driver: str = "json-file"
     path: str = ""
     max_size: int = 10 * 1024 * 1024
     """Bytes after which the file is rotated; 0 never rotates."""
     max_file: int = 3
+    compress: bool = False
+    """Whether files are compressed once they are rotated."""
 
 
 DISK = "disk.qcow2"

@@ -55,7 +55,7 @@ CREATE_OPTIONS = (
     many("label-file", "Read labels from a file", "FILE", complete="files"),
     many("link-local-ip", "Link-local address", "ADDRESS"),
     many("link", "Link to another container", "NAME[:ALIAS]"),
-    text("log-driver", "How output is logged: json-file, none", "NAME"),
+    text("log-driver", "How output is logged: json-file, local, none", "NAME"),
     many("log-opt", "Option of the log driver: max-size=10m", "NAME=VALUE"),
     text("mac-address", "Network address of the interface", "MAC"),
     text("memory", "Memory limit", "SIZE", "m"),

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from skerry.base.errors import InvalidInput
-from skerry.engine import etc, facts, resources, restart, security, spec, walls
+from skerry.engine import etc, facts, log_options, resources, restart, security, spec, walls
 from skerry.engine.signals import parse_signal
 
 SHORTEST = 1_000_000
@@ -27,7 +27,7 @@ def check(
         host.get("CapAdd") or (), host.get("CapDrop") or (), known.known_capabilities
     )
     known.devices(host)
-    facts.log_options(host, "")
+    log_options.log_options(host, "")
     etc.extra_hosts(host.get("ExtraHosts") or ())
     etc.resolv_conf("", host, shares_host=False)
     if config.get("StopSignal"):

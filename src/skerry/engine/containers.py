@@ -16,6 +16,7 @@ from skerry.engine import (
     attach,
     facts,
     health,
+    log_options,
     merging,
     mounts,
     processes,
@@ -32,7 +33,7 @@ from skerry.engine.filters import Filters, Selection, label_matches
 from skerry.engine.isolation import Driver, Stream
 from skerry.engine.lifecycle import Lifecycle
 from skerry.engine.roster import Roster
-from skerry.engine.walls import Walls
+from skerry.engine.walls import VM, Walls, wall_of
 from skerry.store import Store
 
 log = logging.getLogger(__name__)
@@ -170,6 +171,10 @@ class Containers:
         mounts.make_sources(saved.mounts)
         os.mkdir(state_dir, 0o711)
         overlay = self._store.snapshots.prepare(saved.id, saved.image_id, base)
+        if overlay.upper and wall_of(saved.host) != VM:
+            # Many programs ask for it to know whether they are in a container.
+            mark = os.open(f"{overlay.upper}/.dockerenv", os.O_CREAT | os.O_WRONLY, 0o755)
+            os.close(mark)
         for point in saved.mounts:
             if point.kind == "image":
                 point.source = self._store.images.get(point.name).id
@@ -365,9 +370,10 @@ class Containers:
 
     def log_path(self, container: Container) -> str:
         """Where its log is; Unsupported when it keeps none."""
-        if (container.record.host.get("LogConfig") or {}).get("Type") == "none":
+        name = log_options.file_name(container.id, container.record.host)
+        if not name:
             raise Unsupported("configured logging driver does not support reading")
-        return f"{self._lifecycle.state_dir(container.id)}/{container.id}-json.log"
+        return f"{self._lifecycle.state_dir(container.id)}/{name}"
 
     def has_log_to_come(self, container: Container) -> bool:
         """Whether a follower should go on."""

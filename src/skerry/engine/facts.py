@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from skerry.base.errors import Conflict, InvalidInput, NotFound, SystemFault, Unsupported
-from skerry.base.isolation import LogOptions, Overlay
+from skerry.base.isolation import Overlay
 from skerry.engine import etc, resources, security, shm, users
 from skerry.engine.joined import Joined
 from skerry.engine.record import Record
@@ -18,48 +18,9 @@ from skerry.engine.walls import VM, wall_of
 from skerry.kernel import capabilities, cgroups, descriptors, mounts, seccomp
 
 PRIVATE_NETWORKS = ("", "default", "bridge", "none")
-LOG_DRIVERS = ("", "json-file", "none")
-_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
 open_root = mounts.view_fd
-
-
-def parse_size(text: str) -> int:
-    """Bytes of `10m`; units are powers of 1024. InvalidInput otherwise."""
-    lower = text.strip().lower().removesuffix("b") or "x"
-    unit = lower[-1] if lower[-1] in _UNITS else ""
-    digits = lower[: len(lower) - len(unit)]
-    try:
-        size = int(float(digits) * _UNITS[unit])
-        if size < 0:
-            raise ValueError
-        return size
-    except (ValueError, OverflowError):
-        raise InvalidInput(f"invalid size: '{text:.40}'") from None
-
-
-def log_options(host: Mapping[str, Any], path: str) -> LogOptions:
-    """Docker's `LogConfig` as the keeper takes it."""
-    config = host.get("LogConfig") or {}
-    driver = config.get("Type", "")
-    if driver not in LOG_DRIVERS:
-        raise InvalidInput(f"logger: no log driver named '{driver}' is registered")
-    if driver == "none":
-        return LogOptions("none")
-    options = config.get("Config") or {}
-    unknown = set(options) - {"max-size", "max-file", "labels", "env", "tag", "mode", "compress"}
-    if unknown:
-        raise InvalidInput(f"unknown log opt '{min(unknown)}' for json-file log driver")
-    defaults = LogOptions()
-    size = options.get("max-size", "")
-    count = options.get("max-file", str(defaults.max_file))
-    if not (count.isascii() and count.isdigit()) or len(count) > 4 or not 1 <= int(count) <= 1000:
-        raise InvalidInput(f"max-file cannot be less than 1 or more than 1000: {count:.20}")
-    max_size = defaults.max_size if not size else 0 if size == "-1" else parse_size(size)
-    if max_size == 0 and size != "-1":
-        raise InvalidInput("max-size must be a positive number")
-    return LogOptions("json-file", path, max_size, int(count))
 
 
 class Host:

@@ -26,7 +26,17 @@ from skerry.base.errors import (
 )
 from skerry.base.isolation import Exit, Overlay, Saved, Task
 from skerry.base.settings import Settings
-from skerry.engine import attach, facts, health, identity, record, restart, shm, spec
+from skerry.engine import (
+    attach,
+    facts,
+    health,
+    identity,
+    log_options,
+    record,
+    restart,
+    shm,
+    spec,
+)
 from skerry.engine.container import Container
 from skerry.engine.endpoints import Endpoints
 from skerry.engine.events import Events
@@ -197,7 +207,9 @@ class Lifecycle:
             rootfs=overlay,
             state_dir=state_dir,
             run_dir=run_dir,
-            log=facts.log_options(saved.host, f"{state_dir}/{container.id}-json.log"),
+            log=log_options.log_options(
+                saved.host, f"{state_dir}/{log_options.file_name(container.id, saved.host)}"
+            ),
             open_stdin=bool(saved.config.get("OpenStdin")),
             stdin_once=bool(saved.config.get("StdinOnce")),
             init=bool(saved.host.get("Init")),

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from skerry.base.errors import InvalidInput, KernelFault, SystemFault, Unsupported
-from skerry.engine.facts import parse_size
+from skerry.engine.log_options import parse_size
 from skerry.kernel import mounts, quota
 from skerry.runtime import mount_options
 

@@ -41,7 +41,7 @@ from skerry.base.isolation import Attach, Exit
 from skerry.kernel.syscalls import libc
 from skerry.runtime import rundir, starter, wire
 from skerry.runtime.attached import Client
-from skerry.runtime.log import JsonFileLog
+from skerry.runtime.log import FORMATS, JsonFileLog
 from skerry.runtime.loop import GONE, READ, WRITE, Loop
 from skerry.runtime.starter import Kept, Programs
 from skerry.runtime.streams import NAMES, Streams
@@ -168,7 +168,8 @@ class Keeper:
             return False
         if self._log_fd >= 0:
             if self._log is None:
-                self._log = JsonFileLog(*self._kept.log, self._log_fd)
+                kept = self._kept.log
+                self._log = FORMATS[kept[0]](*kept[1:], self._log_fd)
             self._log.write(NAMES[number], data)
         for client in self._clients:
             client.send(number, data)

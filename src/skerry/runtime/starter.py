@@ -99,8 +99,8 @@ class Kept(NamedTuple):
     """JSON."""
     stdin_once: bool
     attach: tuple[bool, bool, bool] | None
-    log: tuple[str, int, int]
-    """Path, max_size, max_file."""
+    log: tuple[str, str, int, int, bool]
+    """Driver, path, max_size, max_file, whether to compress."""
     cgroup: str
     reap: bool
     poststop: bytes
@@ -179,8 +179,8 @@ def _start(
             raise Unavailable("the engine that asked for this program has gone")
         rundir.remove(run_dir, rundir.EXIT, rundir.TASK)
         kept_fds = {"lock": lock}
-        driver, path, max_size, max_file = head["log"]
-        if driver == "json-file" and path:
+        driver, path, max_size, max_file, *compress = head["log"]
+        if driver != "none" and path:
             kept_fds["log"] = open_log(path)
         kept_fds["listener"] = listening.detach()
         ends, console = _streams(head, kept_fds)
@@ -196,7 +196,7 @@ def _start(
             json.dumps(head["facts"]),
             bool(head["stdin_once"]),
             head["attach"] and tuple(head["attach"]),
-            (path, max_size, max_file),
+            (driver, path, max_size, max_file, any(compress)),
             launched.cgroup,
             launched.reap,
             launched.poststop,

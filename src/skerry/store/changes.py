@@ -19,6 +19,7 @@ ADDED: Final = 1
 DELETED: Final = 2
 MOUNT_POINTS: Final = frozenset(
     {
+        "/.dockerenv",
         "/dev",
         "/etc/hostname",
         "/etc/hosts",
@@ -27,7 +28,8 @@ MOUNT_POINTS: Final = frozenset(
         "/sys",
     }
 )
-"""What is mounted over in every container: an image without them gets empty ones to mount on."""
+"""What is mounted over in every container: an image without them gets empty ones to mount on. And
+the file by which programs tell that they are in one."""
 
 _MAX_CHANGES: Final = 2_000_000
 _OPEN: Final = os.O_RDONLY | os.O_DIRECTORY

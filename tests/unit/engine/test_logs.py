@@ -1,6 +1,7 @@
 """Reading logs: tails, times, rotation, followers. The keeper's own writer makes the files."""
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,10 @@ from hypothesis import strategies as st
 
 from skerry.engine import logs
 from skerry.engine.logs import Query
-from skerry.runtime.log import JsonFileLog
+from skerry.runtime.log import FORMATS
+
+NAMES = {"json-file": "log-json.log", "local": "log-local.log"}
+KINDS = [(driver, compress) for driver in NAMES for compress in (False, True)]
 
 
 async def texts(path: Path, query: Query) -> list[str]:
@@ -19,19 +23,28 @@ async def texts(path: Path, query: Query) -> list[str]:
     return found
 
 
-def write(path: Path, count: int, size: int = 0, stream: str = "stdout") -> None:
-    log = JsonFileLog(str(path), size, 100)
+def write(
+    path: Path,
+    count: int,
+    size: int = 0,
+    stream: str = "stdout",
+    kind: tuple[str, bool] = ("json-file", False),
+) -> None:
+    log = FORMATS[kind[0]](str(path), size, 100, kind[1])
     for number in range(count):
         log.write(stream, f"line {number}\n".encode())
     log.close()
 
 
-@pytest.mark.parametrize("size", [0, 500])
+@pytest.mark.parametrize("size", [0, 300])
 @pytest.mark.parametrize("tail", [-1, 0, 1, 7, 1000])
-async def test_tails_reach_into_rotated_files(tmp_path: Path, size: int, tail: int) -> None:
-    path = tmp_path / "log"
-    write(path, 40, size)
-    assert (path.with_name("log.1").exists()) == bool(size)
+@pytest.mark.parametrize("kind", KINDS)
+async def test_tails_reach_into_rotated_files(
+    tmp_path: Path, size: int, tail: int, kind: tuple[str, bool]
+) -> None:
+    path = tmp_path / NAMES[kind[0]]
+    write(path, 40, size, kind=kind)
+    assert path.with_name(f"{path.name}.2{'.gz' * kind[1]}").exists() == bool(size)
     every = [f"line {number}\n" for number in range(40)]
     expected = every if tail < 0 else every[len(every) - min(tail, 40) :]
     assert await texts(path, Query(tail=tail)) == expected
@@ -69,10 +82,46 @@ async def test_no_log_and_damaged_lines(tmp_path: Path) -> None:
     assert await texts(path, Query(tail=5)) == ["good\n"]
 
 
+async def test_the_compact_format_keeps_bytes_times_and_streams(tmp_path: Path) -> None:
+    path = tmp_path / NAMES["local"]
+    log = FORMATS["local"](str(path), 0, 1)
+    log.write("stdout", b"\xff one \r\n\n")
+    log.write("stderr", b"o0123 rest")
+    log.close()
+    with path.open("ab") as file:
+        file.write(b"damaged\nO00000000000000zz x\n")
+    entries = [
+        each async for batch in logs.read(str(path), Query(), lambda: False) for each in batch
+    ]
+    assert [each.log.encode("utf-8", "surrogateescape") for each in entries] == [
+        b"\xff one \r\n",
+        b"\n",
+        b"o0123 rest",
+    ]
+    assert [each.stream for each in entries] == ["stdout", "stdout", "stderr"]
+    assert all(0 <= time.time_ns() - logs.parse_time(each.time) < 60 * 10**9 for each in entries)
+    assert len(path.read_bytes()) < 110
+    later = logs.parse_time(entries[-1].time) + 1
+    assert await texts(path, Query(since=later)) == []
+
+
+async def test_a_cut_compressed_file_gives_what_it_has(tmp_path: Path) -> None:
+    path = tmp_path / NAMES["local"]
+    write(path, 200, 2000, kind=("local", True))
+    packed = path.with_name(f"{path.name}.2.gz")
+    packed.write_bytes(packed.read_bytes()[:-20])
+    found = await texts(path, Query())
+    assert "line 0\n" in found
+    assert found[-1] == "line 199\n"
+
+
 @pytest.mark.parametrize("tail", [-1, 2])
-async def test_a_follower_sees_everything_once_across_rotations(tmp_path: Path, tail: int) -> None:
-    path = tmp_path / "log"
-    log = JsonFileLog(str(path), 400, 100)
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_follower_sees_everything_once_across_rotations(
+    tmp_path: Path, tail: int, kind: tuple[str, bool]
+) -> None:
+    path = tmp_path / NAMES[kind[0]]
+    log = FORMATS[kind[0]](str(path), 400 if kind[0] == "json-file" else 130, 100, kind[1])
     log.write("stdout", b"0\n1\n2\n")
     seen: list[str] = []
     writing = True

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skerry.base.errors import InvalidInput, SkerryError
-from skerry.engine import etc, facts, health, merging, resources, restart, security
+from skerry.engine import etc, facts, health, log_options, merging, resources, restart, security
 from skerry.engine.signals import parse_signal
 from skerry.kernel.capabilities import DOCKER_DEFAULT
 
@@ -71,13 +71,13 @@ def test_restart_pauses_double_up_to_a_minute_and_start_over() -> None:
     ("text", "size"), [("10m", 10 << 20), ("1.5k", 1536), ("7", 7), ("2GB", 2 << 30), ("3b", 3)]
 )
 def test_sizes(text: str, size: int) -> None:
-    assert facts.parse_size(text) == size
+    assert log_options.parse_size(text) == size
 
 
 @given(st.text(max_size=12))
 def test_any_size(text: str) -> None:
     try:
-        assert isinstance(facts.parse_size(text), int)
+        assert isinstance(log_options.parse_size(text), int)
     except SkerryError:
         return
 
@@ -241,12 +241,37 @@ def test_resolv_conf() -> None:
 
 
 def test_rotation_is_on_unless_it_is_switched_off() -> None:
-    usual = facts.log_options({}, "/log")
+    usual = log_options.log_options({}, "/log")
     assert usual.max_size > 0
     assert usual.max_file > 1
-    assert facts.log_options({"LogConfig": {"Config": {"max-size": "-1"}}}, "/log").max_size == 0
+    assert (
+        log_options.log_options({"LogConfig": {"Config": {"max-size": "-1"}}}, "/log").max_size == 0
+    )
     with pytest.raises(InvalidInput, match="max-size must be a positive number"):
-        facts.log_options({"LogConfig": {"Config": {"max-size": "0"}}}, "/log")
+        log_options.log_options({"LogConfig": {"Config": {"max-size": "0"}}}, "/log")
+
+
+def test_each_log_driver_has_its_options() -> None:
+    local = log_options.log_options({"LogConfig": {"Type": "local"}}, "/log")
+    assert (local.driver, local.max_size, local.max_file, local.compress) == (
+        "local",
+        20 << 20,
+        5,
+        True,
+    )
+    plain = {
+        "Type": "local",
+        "Config": {"compress": "false", "max-size": "1k", "mode": "non-blocking"},
+    }
+    assert log_options.log_options({"LogConfig": plain}, "/log")[2:] == (1024, 5, False)
+    for wrong, words in (
+        ({"Type": "syslog"}, 'plugin "syslog" not found'),
+        ({"Type": "local", "Config": {"tag": "x"}}, "unknown log opt 'tag' for log driver local"),
+        ({"Config": {"compress": "maybe"}}, "compress"),
+        ({"Config": {"mode": "fast"}}, "mode"),
+    ):
+        with pytest.raises(InvalidInput, match=words):
+            log_options.log_options({"LogConfig": wrong}, "")
 
 
 def test_a_namespace_is_joined_by_the_process_that_was_looked_at() -> None:

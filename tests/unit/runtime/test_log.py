@@ -1,5 +1,6 @@
 """The json-file log: entries, long lines, rotation, full disks."""
 
+import gzip
 import json
 import os
 import re
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from skerry.base.errors import KernelFault
 from skerry.runtime.log import MAX_ENTRY, JsonFileLog
+from skerry.runtime.log_compression import Compression, original_inode
 
 
 def entries(path: Path) -> list[tuple[str, str]]:
@@ -95,6 +97,40 @@ def test_rotation_keeps_max_file_files_and_loses_only_the_oldest(tmp_path: Path)
     assert kept == [f"line {number}\n" for number in range(100 - len(kept), 100)]
     assert all((tmp_path / name).stat().st_size < 1200 for name in names)
     assert (tmp_path / "log.1").stat().st_size >= 1000
+
+
+def test_rotated_files_are_compressed_along_the_way(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    log = JsonFileLog(str(path), 1000, 3, compress=True)
+    for number in range(100):
+        log.write("stdout", b"line %d\n" % number)
+    assert sorted(os.listdir(tmp_path)) == ["log", "log.1.gz", "log.2.gz"]
+    log.close()
+    packed = tmp_path / "log.1.gz"
+    assert packed.stat().st_size < 500
+    assert packed.stat().st_mode & 0o777 == 0o640
+    text = gzip.decompress(packed.read_bytes())
+    assert len(text) >= 1000
+    assert json.loads(text.splitlines()[-1])["log"].startswith("line ")
+
+
+def test_an_interrupted_compression_leaves_the_file_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"x" * 300_000)
+    inode = path.stat().st_ino
+    begun = Compression(str(path))
+    assert not begun.go_on(1)
+    begun.abandon()
+    assert os.listdir(tmp_path) == ["log"]
+    again = Compression(str(path))
+    while not again.go_on(100_000):
+        assert path.exists()
+    packed = (tmp_path / "log.gz").read_bytes()
+    assert gzip.decompress(packed) == b"x" * 300_000
+    assert original_inode(packed) == inode
+    assert original_inode(gzip.compress(b"x" * 99)) == original_inode(b"") == 0
+    with pytest.raises(FileNotFoundError):
+        Compression(str(path))
 
 
 def test_one_file_starts_anew_when_full(tmp_path: Path) -> None:

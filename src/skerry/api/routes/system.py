@@ -12,6 +12,7 @@ from skerry.api.formats import parse_time, rfc3339
 from skerry.api.router import Route
 from skerry.api.routes.build import entry_shape
 from skerry.api.routes.volumes import volume_shape
+from skerry.engine import log_options, network_record
 from skerry.engine.events import Event
 
 Json = dict[str, Any]
@@ -70,6 +71,7 @@ async def info(call: Call) -> web.StreamResponse:
     found = call.engine.system.info()
     counts = found["counts"]
     limits = found["limits"]
+    drivers = network_record.DRIVERS if call.engine.networks.fabric else ()
     possible = {
         "MemoryLimit": limits.memory,
         "SwapLimit": limits.swap,
@@ -93,9 +95,9 @@ async def info(call: Call) -> web.StreamResponse:
             "DriverStatus": [["Backing", "overlayfs"], ["Image layout", "OCI"]],
             "Plugins": {
                 "Volume": ["local"],
-                "Network": ["host", "null"],
+                "Network": sorted((*drivers, "host", "null")),
                 "Authorization": None,
-                "Log": ["json-file", "none"],
+                "Log": list(log_options.DRIVERS),
             },
             **possible,
             "IPv4Forwarding": True,

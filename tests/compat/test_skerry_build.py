@@ -105,6 +105,45 @@ def test_named_contexts_arguments_and_targets(build: Build, tmp_path: Path) -> N
     assert found == {"b": b"beta"}
 
 
+def test_layouts_images_and_stages_as_named_contexts(
+    build: Build, tmp_path: Path, engine: Skerry
+) -> None:
+    layout = tmp_path / "layout"
+    build(
+        *("-o", f"type=oci,dest={layout},tar=false,name=made:1"),
+        text="FROM busybox\nENV MADE=here\nRUN echo one > /one\nCOPY src /src\n",
+    )
+    (entry,) = json.loads((layout / "index.json").read_text())["manifests"]
+    before = engine.skerry("images", "-aq").stdout.split()
+    text = "FROM base\nRUN echo $MADE > /two\nCOPY --from=BASE /one /three\nCMD cat /two /three\n"
+    for reference in ("", ":1", f"@{entry['digest']}"):
+        words = ("--build-context", f"base=oci-layout://{layout}{reference}")
+        image = build("-q", *words, text=text).stdout.strip()
+        assert engine.skerry("run", "--rm", "--network", "none", image).stdout == "here\none\n"
+    # The layout's own image is nobody's in the store.
+    assert {*engine.skerry("images", "-aq").stdout.split()} - {*before} <= {image, image[7:19]}
+    engine.skerry("rmi", image)
+    wrong = f"base=oci-layout://{layout}:none"
+    assert "holds no image none" in build("--build-context", wrong, code=1).stderr
+    blob = layout / "blobs" / entry["digest"].replace(":", "/")
+    blob.write_bytes(blob.read_bytes().replace(b"config", b"cinfog"))
+    assert "digest" in build("--build-context", f"base=oci-layout://{layout}", code=1).stderr
+
+    # A name may stand for an image, also where a stage has it, or for another stage.
+    text = (
+        "FROM scratch AS tool\nCOPY none /\nFROM busybox AS real\nRUN echo real > /r\n"
+        "FROM scratch\nCOPY --from=tool /r* /bin/true /\n"
+    )
+    to = ("-o", f"type=tar,dest={tmp_path}/o.tar")
+    found = output(build, *to, "--build-context", "tool=docker-image://busybox", text=text)
+    assert set(found) == {"true"}
+    found = output(build, *to, "--build-context", "tool=target:real", text=text)
+    assert found["r"] == b"real\n"
+    none = build("--build-context", "tool=target:reel", code=1).stderr
+    assert 'target stage "reel" could not be found' in none
+    assert "did you mean real?" in none
+
+
 def test_to_a_folder_and_to_standard_output(build: Build, tmp_path: Path) -> None:
     build("-o", str(tmp_path / "out"), text="FROM scratch\nCOPY src /\n")
     assert (tmp_path / "out/a.txt").read_text() == "alpha\n"

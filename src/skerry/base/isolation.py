@@ -19,6 +19,9 @@ class Overlay(NamedTuple):
     lower: tuple[str, ...]
     upper: str = ""
     work: str = ""
+    volatile: bool = False
+    """What is written is not synced, whatever the program asks for: for what a crash throws away.
+    Such an upper folder cannot be mounted a second time."""
 
 
 class LogOptions(NamedTuple):

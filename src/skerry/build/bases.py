@@ -1,13 +1,13 @@
 """Where a stage begins: an image of the store, pulled when it is missing or when that is asked."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import aclosing
 from typing import Any, cast
 
 from skerry.base.architectures import architecture
 from skerry.base.errors import InvalidInput, NotFound
-from skerry.base.oci_image import Platform
+from skerry.base.oci_image import Descriptor, ImageConfig, Platform
 from skerry.base.references import parse_reference
 from skerry.build.events import Event
 from skerry.build.state import State
@@ -91,26 +91,31 @@ class Bases:
 
     def _state(self, image: Image) -> State:
         images = self._engine.store.images
-        config = images.config(image)
         descriptors = layers_of(images, image)
-        history = tuple(config.history or ())
         # Kept by the build's lease until its own image is recorded.
         for diff_id in image.layers:
             self._engine.store.layers.has(diff_id)
         for descriptor in descriptors:
             self._engine.store.blobs.has(descriptor.digest)
-        return State(
-            tuple(image.layers),
-            dict(config.config or {}),
-            history,
-            config.architecture,
-            config.os,
-            config.variant,
-            config.created,
-            dict(zip(image.layers, descriptors, strict=True)),
-            base=len(image.layers),
-            base_steps=len(history),
-        )
+        return state_of(images.config(image), descriptors)
+
+
+def state_of(config: ImageConfig, descriptors: Iterable[Descriptor]) -> State:
+    """The state that an image stands for, by its configuration and its layers' descriptors."""
+    history = tuple(config.history or ())
+    layers = tuple(config.rootfs.diff_ids)
+    return State(
+        layers,
+        dict(config.config or {}),
+        history,
+        config.architecture,
+        config.os,
+        config.variant,
+        config.created,
+        dict(zip(layers, descriptors, strict=True)),
+        base=len(layers),
+        base_steps=len(history),
+    )
 
 
 def empty(platform: str = "") -> State:

@@ -147,9 +147,10 @@ class Builder:
                 raise NotFound("the build has no context")
             data = dockerfile(main, options.dockerfile)
         named = [name for name in contexts if not name.startswith("cache:")]
+        aliases = {name: each.stage for name, each in contexts.items() if each.stage}
 
         def look() -> tuple[Plan, list[Warned]]:
-            plan = read(data, options, named)
+            plan = read(data, options, named, aliases)
             # The classic stream has no place for warnings.
             if session is None and not plan.dockerfile.check.error:
                 return plan, []

@@ -61,7 +61,12 @@ class Plan(NamedTuple):
     globals: Globals
 
 
-def read(data: bytes, options: Options, contexts: Collection[str]) -> Plan:
+def read(
+    data: bytes,
+    options: Options,
+    contexts: Collection[str],
+    aliases: Mapping[str, str] = {},
+) -> Plan:
     """The plan for a Dockerfile. DockerfileFault with the place and the source around it."""
     file = _parsed(data) if len(data) <= _REMEMBERED else parser.parse(data)
     here = f"linux/{architecture()}"
@@ -73,7 +78,7 @@ def read(data: bytes, options: Options, contexts: Collection[str]) -> Plan:
     except DockerfileFault as fault:
         place = file.arguments[0].source.span if file.arguments else None
         raise DockerfileFault(fault.reason, fault.span or place).within(file.lines) from None
-    graph = stages.plan(file, options.target, globals, contexts)
+    graph = stages.plan(file, options.target, globals, contexts, aliases)
     found = {}
     for number in graph.order:
         node = graph.nodes[number]

@@ -28,12 +28,12 @@ from skerry.base.oci_image import (
 )
 from skerry.base.references import Reference, parse_reference
 from skerry.build.committing import blob_of
+from skerry.build.layouts import Layout
 from skerry.build.request import CacheSource, Options
 from skerry.build.tree import Tree
 from skerry.engine.engine import Engine
 from skerry.registry.client import Client
 from skerry.store import Store, layout_tar, tar_writer
-from skerry.store import tar_reader as tar
 from skerry.store.blobs import LAYOUT_VERSION
 from skerry.store.steps import Step
 
@@ -235,41 +235,13 @@ class _Here:
             raise NotFound(f"no such blob: {descriptor.digest}")
 
 
-class _Folder:
-    """An OCI image layout that came as a context."""
-
-    def __init__(self, tree: Tree) -> None:
-        self._tree = tree
-
-    def read(self, path: str, limit: int = 64 << 20) -> bytes:
-        node = self._tree.get(path)
-        if node is None or node.kind != tar.FILE or node.size > limit:
-            raise InvalidInput(f"{self._tree.what}: no build cache: {path} is missing")
-        return b"".join(map(bytes, self._tree.data(node)))
-
-    async def fetch(self, store: Store, descriptor: Descriptor) -> None:
-        def work() -> None:
-            node = self._tree.get(layout_tar.blob_path(descriptor.digest))
-            if node is None or node.kind != tar.FILE:
-                raise InvalidInput(f"{self._tree.what}: {descriptor.digest} is missing")
-            with store.blobs.ingest() as writer:
-                for piece in self._tree.data(node):
-                    writer.write(piece)
-                writer.commit(descriptor.digest, descriptor.size)
-
-        if not store.blobs.has(descriptor.digest):
-            await asyncio.to_thread(work)
-
-
 def _local(tree: Tree) -> Cache:
-    folder = _Folder(tree)
+    folder = Layout(tree)
     index = parse_index(folder.read("index.json"), tree.what)
     if not index.manifests:
         raise InvalidInput(f"{tree.what}: no build cache: its index is empty")
-    manifest = parse_manifest(
-        folder.read(layout_tar.blob_path(index.manifests[0].digest)), tree.what
-    )
-    config = parse(folder.read(layout_tar.blob_path(manifest.config.digest)), tree.what)
+    manifest = parse_manifest(folder.document(index.manifests[0].digest), tree.what)
+    config = parse(folder.document(manifest.config.digest), tree.what)
     return _cache(config, manifest, folder)
 
 

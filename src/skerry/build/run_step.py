@@ -128,7 +128,8 @@ class Runner:
             what = running.Run(
                 id,
                 state.chain or "scratch",
-                overlay,
+                # A package manager syncs after every file; a step that a crash cuts off is gone.
+                overlay._replace(volatile=True),
                 list(operation.args),
                 environment(operation, state, more),
                 state.config.get("User") or "",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from skerry.base.errors import Conflict, InvalidInput, LimitExceeded, NotFound
 from skerry.base.ids import new_id
-from skerry.build import outputs, receiving, remote_cache
+from skerry.build import layouts, outputs, receiving, remote_cache
 from skerry.build.agents import Agents
 from skerry.build.events import Event
 from skerry.build.request import Options
@@ -51,6 +51,13 @@ class Session:
             raise LimitExceeded(f"more than {MAX_CONTEXTS} contexts")
         what = f"context {name}" if name else "build context"
         tree = await receiving.receive(self._builder, chunks, what)
+        if name.startswith(layouts.NAME):
+            with tree:
+                state = await layouts.read_state(
+                    self._builder.engine.store, tree, self.options.platform
+                )
+            self.contexts[name.removeprefix(layouts.NAME)] = Context(state=state)
+            return
         self.held.callback(tree.close)
         self.contexts[name] = Context(tree)
 

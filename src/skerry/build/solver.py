@@ -31,7 +31,7 @@ from skerry.build.request import Options
 from skerry.build.state import State, fingerprint
 from skerry.build.steps import Perform, Steps, Work
 from skerry.build.tree import Tree
-from skerry.build.trees import Context
+from skerry.build.trees import Context, by_name
 from skerry.engine.engine import Engine
 from skerry.store.commit import timestamp
 from skerry.store.steps import Step
@@ -77,7 +77,7 @@ class Solver:
         self._store = engine.store
         self._plan = plan
         self._options = options
-        self._contexts = contexts
+        self._contexts = by_name(contexts)
         self._steps = steps
         self._images = images
         self._imports = imports
@@ -149,9 +149,11 @@ class Solver:
             return await self.stage_state(stage.base_stage)
         if stage.base == "scratch":
             return bases.empty(stage.platform or self._options.platform)
-        context = self._contexts.get(stage.base)
+        context = self._contexts.get(stage.base.lower())
         if context is not None and context.tree is not None:
             return await self._from_tree(context.tree)
+        if context is not None and context.state is not None:
+            return context.state
         name = context.image if context is not None else stage.base
         return await self._images.state(name, stage.platform)
 

@@ -20,10 +20,18 @@ MAIN: Final = ""
 
 
 class Context(NamedTuple):
-    """A context by name: files, or the reference of an image."""
+    """A context by name: files, the reference of an image, what an image stands for, or the name
+    of a stage of the Dockerfile itself."""
 
     tree: Tree | None = None
     image: str = ""
+    state: State | None = None
+    stage: str = ""
+
+
+def by_name(contexts: Mapping[str, Context]) -> dict[str, Context]:
+    """By lower-case name, as stages are found."""
+    return {name.lower(): each for name, each in contexts.items()}
 
 
 class Trees:
@@ -37,7 +45,7 @@ class Trees:
         stages: Mapping[str, int],
     ) -> None:
         self._store = store
-        self._contexts = contexts
+        self._contexts = by_name(contexts)
         self._images = images
         self._stages = stages
         self._open: dict[str, DirectoryTree] = {}
@@ -46,12 +54,14 @@ class Trees:
     async def source(self, name: str, stage_state: StageState) -> tuple[Tree, State | None]:
         """The tree that `--from=name` means (empty is the main context), and its state when it is
         a stage or an image. NotFound."""
-        if name in self._stages:
-            state = await stage_state(self._stages[name])
-            return await self.of_state(state, f"stage {name}"), state
-        context = self._contexts.get(name)
+        context = self._contexts.get(name.lower())
         if context is not None and context.tree is not None:
             return context.tree, None
+        if context is not None and context.state is not None:
+            return await self.of_state(context.state, f"context {name}"), context.state
+        if (context is None or context.stage) and name.lower() in self._stages:
+            state = await stage_state(self._stages[name.lower()])
+            return await self.of_state(state, f"stage {name}"), state
         if name == MAIN:
             raise NotFound("the build has no context: only a Dockerfile was sent")
         image = context.image if context is not None else name

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
+_LAYOUT = "oci-layout://"
 _REMOTE = ("http://", "https://", "git://", "ssh://", "git@", "github.com/")
 _MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
 """gzip, bzip2, xz, zstd."""
@@ -113,15 +114,26 @@ def _named(found: Contexts, item: str) -> None:
         raise InvalidInput(
             f"invalid build context {item!r:.120}", hint="write it as NAME=FOLDER or NAME=URL"
         )
-    if source.startswith("docker-image://") or is_remote(source):
+    if source.startswith(("docker-image://", "target:")) or is_remote(source):
         found.body.setdefault("Contexts", {})[name] = source
-    elif source.startswith(("oci-layout://", "target:")):
-        raise InvalidInput(
-            f"build context {name}: {source.partition(':')[0]} is not known",
-            hint="load the image (skerry load) and say docker-image://NAME",
-        )
+    elif source.startswith(_LAYOUT):
+        found.archives[f"oci-layout:{name}"] = _layout(source.removeprefix(_LAYOUT))
     elif os.path.isfile(source):
         found.archives[name] = pieces(os.open(source, os.O_RDONLY | os.O_CLOEXEC))
     else:
         rules = packing.rules_of(source, os.path.join(source, "Dockerfile"))
         found.archives[name] = packing.pack(source, rules, skipped=_skipped)
+
+
+def _layout(text: str) -> Iterator[bytes]:
+    """`FOLDER`, `FOLDER:TAG` or `FOLDER@DIGEST` as an archive."""
+    from skerry.cli import layouts
+
+    folder, reference = text, ""
+    if not os.path.isdir(folder):
+        folder, at, reference = text.rpartition("@")
+        if not at:
+            folder, colon, reference = text.rpartition(":")
+            if not colon or "/" in reference:
+                folder, reference = text, ""
+    return layouts.read(folder, reference)

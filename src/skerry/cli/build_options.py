@@ -280,7 +280,7 @@ OPTIONS: tuple[Option, ...] = (
     switch("pull", "Look for newer bases, also when they are here"),
     switch("no-cache", "Run every step"),
     many("no-cache-filter", "Run every step of these stages", "STAGE,…"),
-    many("build-context", "A further context: folder, git or http URL, docker-image://REF",
+    many("build-context", "A further context: folder, URL, docker-image://, oci-layout://, target:",
          "NAME=SOURCE"),
     many("secret", "A secret for RUN --mount=type=secret", "id=ID[,src=FILE|,env=NAME]"),
     many("ssh", "An SSH agent for RUN --mount=type=ssh", "default|ID=SOCKET"),

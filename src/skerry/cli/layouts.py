@@ -29,12 +29,13 @@ _BLOB = re.compile(r"blobs/sha256/([0-9a-f]{64})")
 def read(folder: str, reference: str) -> Iterator[bytes]:
     """The layout as a tar archive: every blob that its index reaches.
 
-    With a reference only what has that name. NotFound, InvalidInput, raised at once.
+    With a reference only what has that name, tag or digest. NotFound, InvalidInput, raised at once.
     """
     index = _document(os.path.join(folder, "index.json"))
     listed = _descriptors(index, "manifests")
     if reference:
-        chosen = [each for each in listed if _name(each) == reference]
+        chosen = [each for each in listed if reference in (_name(each), each.get("digest"))]
+        chosen = chosen or [each for each in listed if _name(each).endswith(f":{reference}")]
         if not chosen:
             names = ", ".join(name for name in map(_name, listed[:10]) if name)
             raise NotFound(

@@ -176,14 +176,15 @@ def detached(fstype: str, *, attributes: int = 0, **options: str) -> int:
 def overlay_fd(overlay: Overlay) -> int:
     """A detached mount of `overlay`; any number of layers since Linux 6.8, about 200 before."""
     # By version: trying it leaves a line in the kernel's log for every container.
-    if _release() >= (6, 8):
+    if release() >= (6, 8):
         return _overlay_by_layers(overlay)
     from skerry.kernel.overlay_options import overlay_fd_by_options
 
     return overlay_fd_by_options(overlay)
 
 
-def _release() -> tuple[int, ...]:
+def release() -> tuple[int, ...]:
+    """The kernel's version: (6, 8)."""
     numbers = os.uname().release.split("-")[0].split(".")[:2]
     return tuple(int(number) for number in numbers if number.isdigit())
 
@@ -197,6 +198,8 @@ def _overlay_by_layers(overlay: Overlay) -> int:
         if overlay.upper:
             fsconfig(fs_fd, "upperdir", overlay.upper)
             fsconfig(fs_fd, "workdir", overlay.work)
+        if overlay.volatile:
+            fsconfig(fs_fd, "volatile")
         # Renamed folders and changed attributes stay whole in the upper folder, so that it is a
         # layer by itself.
         fsconfig(fs_fd, "redirect_dir", "off")

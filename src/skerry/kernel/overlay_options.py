@@ -71,6 +71,8 @@ def _options(overlay: Overlay) -> str:
     )
     if overlay.upper:
         text += f",upperdir={named(overlay.upper)},workdir={named(overlay.work)}"
+    if overlay.volatile and mounts.release() >= (5, 10):
+        text += ",volatile"
     if len(text) >= _PAGE:
         raise KernelFault(f"mount an overlay of {len(overlay.lower)} layers", errno.E2BIG)
     return text

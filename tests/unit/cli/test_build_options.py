@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from skerry.base.errors import InvalidInput
+from skerry.base.errors import InvalidInput, NotFound
 from skerry.cli import build_contexts, build_options
 from skerry.cli.options import parse
 
@@ -143,10 +143,19 @@ def test_addresses_are_the_engines(address: str) -> None:
 def test_named_contexts(tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text("FROM scratch")
     words = ["--build-context", "a=docker-image://busybox", "--build-context", f"b={tmp_path}"]
+    words += ["--build-context", "c=target:one", "--build-context", "d=https://host/x.git#main:s"]
     made = build_contexts.gather(parse(build_options.OPTIONS, words), str(tmp_path))
-    assert made.body["Contexts"] == {"a": "docker-image://busybox"}
+    assert made.body["Contexts"] == {
+        "a": "docker-image://busybox",
+        "c": "target:one",
+        "d": "https://host/x.git#main:s",
+    }
     assert sorted(made.archives) == ["b", "default"]
-    for bad in ("x", "x=", "=y", "x=oci-layout://y"):
+    with pytest.raises(NotFound, match="cannot read"):
+        build_contexts.gather(
+            parse(build_options.OPTIONS, ["--build-context", "x=oci-layout://y"]), str(tmp_path)
+        )
+    for bad in ("x", "x=", "=y"):
         with pytest.raises(InvalidInput):
             build_contexts.gather(
                 parse(build_options.OPTIONS, ["--build-context", bad]), str(tmp_path)

@@ -57,6 +57,8 @@ async def _named(call: Call, session: Any, value: str) -> Context:
     kind, _, rest = value.partition("://")
     if kind == "docker-image":
         return Context(image=rest)
+    if value.startswith("target:"):
+        return Context(stage=value.removeprefix("target:"))
     tree, _ = await remote_context(call.builder, value, session.options, session.held)
     return Context(tree)
 

@@ -32,35 +32,46 @@ class StageGraph(NamedTuple):
     target: int
     order: tuple[int, ...]
     names: Mapping[str, int]
-    """Lower-case name or number to stage; of equal names the last."""
+    """Lower-case name, further name or number to stage; of equal names the last."""
 
 
 def plan(
-    dockerfile: Dockerfile, target: str, outer: Globals, contexts: Collection[str] = ()
+    dockerfile: Dockerfile,
+    target: str,
+    outer: Globals,
+    contexts: Collection[str] = (),
+    aliases: Mapping[str, str] = {},
 ) -> StageGraph:
     """The graph for a target stage (its name or number; empty is the last).
 
-    `contexts` are the names that --build-context replaces. DockerfileFault for a missing stage or
+    `contexts` are the names that --build-context replaces, `aliases` those that it makes further
+    names of stages. DockerfileFault for a missing stage or
     a circle.
     """
     try:
-        return _plan(dockerfile, target, outer, contexts)
+        return _plan(dockerfile, target, outer, contexts, aliases)
     except DockerfileFault as fault:
         raise fault.within(dockerfile.lines) from None
 
 
 def _plan(
-    dockerfile: Dockerfile, target: str, outer: Globals, contexts: Collection[str]
+    dockerfile: Dockerfile,
+    target: str,
+    outer: Globals,
+    contexts: Collection[str],
+    aliases: Mapping[str, str],
 ) -> StageGraph:
-    replaced = {name.lower() for name in contexts}
-    names = {stage.base.name: stage.number for stage in dockerfile.stages if stage.base.name}
+    named = {stage.base.name: stage.number for stage in dockerfile.stages if stage.base.name}
+    also = {name.lower(): _target(dockerfile, each, named) for name, each in aliases.items()}
+    replaced = {name.lower() for name in contexts} - set(also)
+    names = {**named, **also}
     lexer = Lexer(dockerfile.escape)
     nodes = []
-    known: dict[str, int] = {}
+    known = dict(also)
     for stage in dockerfile.stages:
         nodes.append(_node(stage, lexer, outer, known, names, replaced, dockerfile))
         if stage.base.name:
-            known[stage.base.name] = stage.number
+            known[stage.base.name] = also.get(stage.base.name, stage.number)
     chosen = _target(dockerfile, target, names)
     order = tuple(_order(nodes, chosen))
     numbers = {str(stage.number): stage.number for stage in dockerfile.stages}

@@ -36,6 +36,21 @@ def test_a_later_stage_may_be_copied_from_but_not_be_a_base() -> None:
     assert graph("FROM two AS one\nFROM b AS two", "one").nodes[0].base_stage is None
 
 
+def test_a_further_name_stands_for_a_stage_and_circles_are_still_found() -> None:
+    def with_alias(text: str) -> stages.StageGraph:
+        found = parse(text.encode())
+        outer = Globals(found.arguments, {}, PLATFORMS, Lexer())
+        return stages.plan(found, "", outer, ["Base"], {"Base": "two"})
+
+    found = with_alias("FROM x AS one\nFROM y AS two\nFROM base\nCOPY --from=BASE / /")
+    assert (found.order, found.nodes[2].base_stage, found.names["base"]) == ((1, 2), 1, 1)
+    # Also for a stage further down, and where a stage has that name itself.
+    assert with_alias("FROM x AS base\nFROM y AS two\nFROM base").order == (1, 2)
+    assert with_alias("FROM y AS two\nFROM base AS one\nFROM one").order == (0, 1, 2)
+    with pytest.raises(DockerfileFault, match="circular"):
+        with_alias("FROM y AS one\nFROM base AS two")
+
+
 def test_bases_are_expanded_with_global_arguments() -> None:
     text = "ARG v=1\nARG w=$v-x\nFROM a:$w AS one\nFROM --platform=$BUILDPLATFORM b:${none:-2}"
     assert [node.base for node in graph(text, "one").nodes] == ["a:1-x", "b:2"]

@@ -65,6 +65,7 @@ def test_inspect_and_ps_tell_of_ports(docker: Docker) -> None:
     docker("run", "-d", "--name", "t-web", *publish, "busybox", "sleep", "1000")
     settings = docker.inspect("t-web")["NetworkSettings"]
     assert settings["Ports"]["99/tcp"] is None
+    assert len(settings["SandboxID"]) == len(settings["EndpointID"]) == 64
     port = settings["Ports"]["80/tcp"][0]
     assert port["HostIp"] == "127.0.0.1"
     assert docker("port", "t-web", "80/tcp") == f"127.0.0.1:{port['HostPort']}"

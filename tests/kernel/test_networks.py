@@ -234,7 +234,7 @@ def net(islanders: Net) -> Iterator[Net]:
 class TestPorts:
     def test_from_everywhere(self, net: Net) -> None:
         net.docker("network", "create", "other")
-        net.run("web", "-p", "8080:80", "-p", "127.0.0.1:8081:80")
+        net.run("web", "-p", "8080:80", "-p", "127.0.0.1:8081:80", "-p", "0.0.0.0:8083:80")
         net.run("near")
         net.run("far", "--network", "other")
         net.serve("web", 80)
@@ -245,6 +245,8 @@ class TestPorts:
         assert net.reach("host", "127.0.0.1", 8081) == gateway
         assert net.reach("host", "::1", 8080) == gateway
         assert net.reach("host", "::1", 8081) == "ConnectionRefusedError"
+        assert net.reach("host", "127.0.0.1", 8083) == gateway
+        assert net.reach("host", "::1", 8083) == "ConnectionRefusedError", "IPv4 was said"
         for where in ("near", "far", "web"):
             assert net.reach(where, "10.99.0.1", 8080).count(".") == 3, where
         assert net.reach("host", "127.0.0.1", 8082) == "ConnectionRefusedError"
@@ -519,9 +521,12 @@ class TestNames:
             "network", "create", "--subnet", "10.7.0.0/24", "--ip-range", "10.7.0.64/30", "own"
         )
         options = ("--network", "own", "--ip", "10.7.0.9", "--mac-address", "02:42:00:00:00:99")
+        options += ("--link-local-ip", "169.254.7.7", "--link-local-ip", "fe80::7:7")
         net.run("one", *options)
         assert net.address("one", "own") == "10.7.0.9"
-        assert "02:42:00:00:00:99" in net.docker("exec", "one", "ip", "link")
+        shown = net.docker("exec", "one", "ip", "address")
+        for each in ("02:42:00:00:00:99", "169.254.7.7/16", "fe80::7:7/64"):
+            assert each in shown
         said = net.docker(
             "run", "--network", "own", "--ip", "10.7.0.9", "busybox", "true", code=125
         )

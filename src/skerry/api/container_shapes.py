@@ -171,7 +171,11 @@ def summary(
         "State": status_word(container),
         "Status": status_text(container),
         "HostConfig": {"NetworkMode": network_mode(record)},
-        "NetworkSettings": {"Networks": network_shapes.endpoints(record, networks, sandbox)},
+        "NetworkSettings": {
+            "Networks": network_shapes.endpoints(
+                record, networks, sandbox, running=container.running
+            )
+        },
         "Mounts": mounts(record),
     }
     if size is not None:

@@ -1,15 +1,16 @@
 """Networks, endpoints and ports in the shapes of Docker's API."""
 
+import hashlib
 from collections.abc import Iterable
 from typing import Any
 
 from skerry.api.formats import rfc3339
 from skerry.engine import endpoint_config, port_bindings
 from skerry.engine.container import Container
-from skerry.engine.network_record import Network
+from skerry.engine.network_record import HOST, NONE, Network
 from skerry.engine.networks import Networks
 from skerry.engine.record import Record
-from skerry.network.sandbox import Endpoint, Sandbox, gateway_of
+from skerry.network.sandbox import Endpoint, Sandbox
 
 Json = dict[str, Any]
 
@@ -65,7 +66,7 @@ def alone(found: Network, containers: Iterable[Container]) -> Json:
     result["Containers"] = {
         each.id: {
             "Name": each.record.name,
-            "EndpointID": "",
+            "EndpointID": _own_id("endpoint", each.id),
             "MacAddress": "",
             "IPv4Address": "",
             "IPv6Address": "",
@@ -76,13 +77,26 @@ def alone(found: Network, containers: Iterable[Container]) -> Json:
     return result
 
 
+def _own_id(what: str, container_id: str) -> str:
+    """The id of something that there is once a container, and that nothing keeps."""
+    return hashlib.sha256(f"{what} of {container_id}".encode()).hexdigest()
+
+
 def _split(text: str) -> tuple[str, int]:
     address, _, prefix = text.partition("/")
     return address, int(prefix or 0)
 
 
-def endpoint(record: Record, name: str, networks: Networks, plugged: Endpoint | None) -> Json:
+def endpoint(
+    record: Record,
+    name: str,
+    networks: Networks,
+    plugged: Endpoint | None,
+    *,
+    running: bool = False,
+) -> Json:
     """One entry of `NetworkSettings.Networks`; zeros while it is not plugged in."""
+    alone = running and name in (HOST, NONE)
     given = record.network.get(name) or {}
     known = next((each for each in networks.all() if each.name == name), None)
     ipv4, prefix4 = _split(plugged.ipv4 if plugged else "")
@@ -98,7 +112,7 @@ def endpoint(record: Record, name: str, networks: Networks, plugged: Endpoint | 
         "DriverOpts": given.get("DriverOpts"),
         "GwPriority": given.get("GwPriority", 0),
         "NetworkID": known.id if known else "",
-        "EndpointID": plugged.id if plugged else "",
+        "EndpointID": plugged.id if plugged else _own_id("endpoint", record.id) if alone else "",
         "Gateway": plugged.gateway4 if plugged else "",
         "IPAddress": ipv4,
         "IPPrefixLen": prefix4,
@@ -109,14 +123,19 @@ def endpoint(record: Record, name: str, networks: Networks, plugged: Endpoint | 
     }
 
 
-def endpoints(record: Record, networks: Networks, sandbox: Sandbox | None) -> Json:
+def endpoints(
+    record: Record, networks: Networks, sandbox: Sandbox | None, *, running: bool = False
+) -> Json:
     """`NetworkSettings.Networks`."""
     mode = endpoint_config.mode_of(record)
     if mode.startswith("container:"):
         return {}
     plugged = {each.network: each for each in sandbox.endpoints} if sandbox else {}
     wanted = endpoint_config.names(record) or [mode]
-    return {name: endpoint(record, name, networks, plugged.get(name)) for name in wanted}
+    return {
+        name: endpoint(record, name, networks, plugged.get(name), running=running)
+        for name in wanted
+    }
 
 
 def ports(record: Record, sandbox: Sandbox | None, *, running: bool) -> Json:
@@ -154,13 +173,13 @@ def settings(container: Container, networks: Networks, sandbox: Sandbox | None) 
         (each for each in sandbox.endpoints if each.network == "bridge") if sandbox else iter(()),
         None,
     )
-    listed = endpoints(record, networks, sandbox)
+    listed = endpoints(record, networks, sandbox, running=container.running)
+    own = container.running and not endpoint_config.mode_of(record).startswith("container:")
     top = endpoint(record, "bridge", networks, main) if main else None
-    key = sandbox.path if sandbox else f"/proc/{pid}/ns/net" if pid else ""
-    gateway = gateway_of(sandbox, ipv6=False) if sandbox else None
+    key = sandbox.path if sandbox else f"/proc/{pid}/ns/net" if own and pid else ""
     return {
         "Bridge": "",
-        "SandboxID": gateway.id if gateway else "",
+        "SandboxID": _own_id("sandbox", record.id) if own else "",
         "SandboxKey": key,
         "Ports": ports(record, sandbox, running=container.running),
         "HairpinMode": False,

@@ -97,6 +97,11 @@ def check_settings(
                     else "only when connecting to networks with user configured subnets"
                 )
             )
+    listed = (ipam or {}).get("LinkLocalIPs") or []
+    if not isinstance(listed, list) or not all(isinstance(each, str) for each in listed):
+        raise InvalidInput("LinkLocalIPs: expected an array of strings")
+    for text in listed:
+        parse_address(text, "link-local IP")
     for key in ("Aliases", "Links"):
         listed = settings.get(key)
         if listed is not None and (

@@ -12,6 +12,7 @@ other way round; the file goes last.
 
 import asyncio
 import contextlib
+import ipaddress
 import json
 import logging
 import os
@@ -256,6 +257,7 @@ class Endpoints:
         gateway4, gateway6 = endpoint_config.gateways(network)
         id = new_id()
         interface = endpoint_config.free_interface(network, settings, others)
+        link_local = [ipaddress.ip_address(each) for each in config.get("LinkLocalIPs") or ()]
         return Endpoint(
             id=id,
             network_id=network.id,
@@ -270,6 +272,7 @@ class Endpoints:
             priority=int(settings.get("GwPriority") or 0),
             names=endpoint_config.dns_names(saved, network, settings),
             sysctls=endpoint_config.sysctls(settings, interface),
+            link_local=tuple(f"{each}/{16 if each.version == 4 else 64}" for each in link_local),
         )
 
     def _give_back(self, endpoint: Endpoint) -> None:
@@ -315,6 +318,7 @@ class Endpoints:
                         binding.high,
                         network.link,
                         twin,
+                        bool(binding.host_ip) and unspecified and not mixed,
                     )
                 )
                 twin = True

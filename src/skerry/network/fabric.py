@@ -471,10 +471,10 @@ class Fabric:
         late: list[tuple[str, str]] = []
         for each in endpoints:
             index = links.index_of(each.interface)
-            if each.ipv6:
+            if each.ipv6 or any(":" in text for text in each.link_local):
                 namespaces.sysctl(f"ipv6/conf/{each.interface}/disable_ipv6", "0")
             messages.append(links.set_up(index, each.interface))
-            for text in (each.ipv4, each.ipv6):
+            for text in (each.ipv4, each.ipv6, *each.link_local):
                 if text:
                     interface = ipaddress.ip_interface(text)
                     messages.append(

@@ -91,6 +91,9 @@ class Published(NamedTuple):
     port: int
     bridge: str = ""
     """The container's bridge."""
+    alone: bool = False
+    """`host_ip` is empty because 0.0.0.0 or [::] was said, not because nothing was: nothing of the
+    other family leads there."""
 
 
 def table_of(root: str) -> nft.Table:

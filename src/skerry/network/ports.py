@@ -41,6 +41,8 @@ class Wanted(NamedTuple):
     """The container's bridge."""
     twin: bool = False
     """The IPv6 half of the one before: it has to get the same number."""
+    alone: bool = False
+    """As `Published.alone`."""
 
 
 class PortTaken(Conflict):
@@ -52,7 +54,13 @@ def choose(wanted: Wanted) -> tuple[Published, list[socket.socket]]:
     tries = range(wanted.low, wanted.high + 1) if wanted.low else (0 for _ in range(TRIES))
     for number in tries:
         port = Published(
-            wanted.protocol, wanted.host_ip, number, wanted.address, wanted.port, wanted.bridge
+            wanted.protocol,
+            wanted.host_ip,
+            number,
+            wanted.address,
+            wanted.port,
+            wanted.bridge,
+            wanted.alone,
         )
         try:
             socks = reserve(port)
@@ -82,14 +90,14 @@ def choose_all(wanted: Iterable[Wanted]) -> Iterator[tuple[str, Published, list[
 
 
 def held(listed: Iterable[tuple[str, Published]]) -> list[tuple[str, Published]]:
-    """All that the helper holds for a sandbox's ports: each of them, and [::1] beside 0.0.0.0 for
-    a container without IPv6."""
+    """All that the helper holds for a sandbox's ports: each of them, and [::1] beside a port on all
+    addresses for a container without IPv6."""
     ports = list(listed)
     six = {(port.protocol, port.host_port) for _, port in ports if is_ipv6(port)}
     return ports + [
         (name, port._replace(host_ip=LOOPBACK6))
         for name, port in ports
-        if not port.host_ip
+        if not (port.host_ip or port.alone)
         and port.protocol in RELAYED
         and (port.protocol, port.host_port) not in six
     ]

@@ -53,6 +53,8 @@ class Endpoint(NamedTuple):
     """What the resolver calls it in this network; the first is the answer of reverse look-ups."""
     sysctls: tuple[tuple[str, str], ...] = ()
     """(path below /proc/sys/net, value), set once the link is there."""
+    link_local: tuple[str, ...] = ()
+    """Further addresses, `address/prefix`, that nobody gave out."""
 
     @property
     def address4(self) -> str:
@@ -102,6 +104,7 @@ def from_plain(data: dict[str, Any]) -> Sandbox:
         fields = dict(each)
         fields["names"] = tuple(fields["names"])
         fields["sysctls"] = tuple((path, value) for path, value in fields["sysctls"])
+        fields["link_local"] = tuple(fields.get("link_local", ()))
         endpoints.append(Endpoint(**fields))
     return Sandbox(
         container_id=data["container_id"],

@@ -5,6 +5,7 @@ file that somebody sent, so bytes meet their limits before they meet the parser.
 imports msgspec.
 """
 
+import json
 import re
 from typing import Any, Final, TypeVar
 
@@ -143,9 +144,19 @@ def _parse(data: bytes, kind: type[_T], what: str) -> _T:
     if _depth(data) > MAX_DEPTH:
         raise LimitExceeded(f"{what}: nested deeper than {MAX_DEPTH}")
     try:
-        return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        document = msgspec.json.decode(data, type=kind)
+        json.loads(data, object_pairs_hook=_each_key_once)
+    except (ValueError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(f"{what}: {error}") from None
+    return document
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> None:
+    """A key that comes twice means one thing to us and another to the next reader."""
+    keys = {key for key, _ in pairs}
+    if len(keys) != len(pairs):
+        twice = next(key for n, (key, _) in enumerate(pairs) if key in dict(pairs[:n]))
+        raise ValueError(f"the key {twice!r:.100} comes twice")
 
 
 def _check_descriptor(descriptor: Descriptor, what: str) -> None:

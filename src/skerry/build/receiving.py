@@ -11,7 +11,8 @@ from skerry.build.filtered import without_ignored
 from skerry.build.request import Options
 from skerry.build.sources import checkout
 from skerry.build.tree import Tree, resolve
-from skerry.engine.archives import as_file, blocking
+from skerry.engine.archives import as_file
+from skerry.engine.threads import blocking
 from skerry.store.compression import is_compressed
 from skerry.store.tar_reader import FILE
 

@@ -19,9 +19,9 @@ from skerry.build.state import State, fingerprint, variables
 from skerry.build.tree import Tree, resolve
 from skerry.build.trees import StageState, Trees
 from skerry.build.workplace import Workplace
-from skerry.engine.archives import blocking
 from skerry.engine.engine import Engine
 from skerry.engine.record import MountPoint
+from skerry.engine.threads import blocking
 from skerry.store.tar_reader import DIRECTORY
 
 SECRETS: Final = "/run/secrets"

@@ -28,8 +28,8 @@ from skerry.build.tree import Tree
 from skerry.build.trees import StageState, Trees
 from skerry.build.unpacking import unpack, unpacked
 from skerry.engine import facts
-from skerry.engine.archives import blocking
 from skerry.engine.engine import Engine
+from skerry.engine.threads import blocking
 from skerry.kernel import mounts
 from skerry.kernel.descriptors import (
     RESOLVE_IN_ROOT,

@@ -24,9 +24,10 @@ from skerry.base.errors import (
 )
 from skerry.base.isolation import Unpacking
 from skerry.engine import facts, users
-from skerry.engine.archives import as_file, blocking, in_pieces
+from skerry.engine.archives import as_file, in_pieces
 from skerry.engine.container import Container
 from skerry.engine.isolation import Driver
+from skerry.engine.threads import blocking
 from skerry.engine.volumes import Volumes
 from skerry.engine.walls import VM, Walls, wall_of
 from skerry.kernel import descriptors, mounts

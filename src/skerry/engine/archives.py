@@ -9,7 +9,7 @@ import collections
 import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
 from skerry.base.errors import InvalidInput
 from skerry.engine import artifacts
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 AHEAD: Final = 4 << 20
 """Bytes of a body that may lie unread."""
-_T = TypeVar("_T")
 
 
 class Archives:
@@ -134,17 +133,6 @@ async def in_pieces(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
         close = getattr(chunks, "close", None)
         if close is not None:
             await loop.run_in_executor(None, close)
-
-
-async def blocking(work: Callable[[], _T]) -> _T:
-    """In a thread, which has ended when this returns or raises, also when it is cancelled."""
-    done = asyncio.get_running_loop().run_in_executor(None, work)
-    try:
-        return await asyncio.shield(done)
-    except asyncio.CancelledError:
-        await asyncio.wait([done])
-        done.exception()
-        raise
 
 
 class _Body:

@@ -16,8 +16,9 @@ from skerry.base.errors import InvalidInput, NotFound, SkerryError, Unsupported
 from skerry.base.oci_image import Descriptor
 from skerry.base.references import Reference, parse_reference
 from skerry.engine import artifacts
-from skerry.engine.archives import Archives, blocking, in_pieces
+from skerry.engine.archives import Archives, in_pieces
 from skerry.engine.images import Progress
+from skerry.engine.threads import blocking
 from skerry.engine.transfer import Transfer
 from skerry.engine.transfer_blobs import arrive, download
 from skerry.registry.auth import Credential
@@ -185,10 +186,11 @@ async def _bring(
 
     async def work(arrival: Arrival) -> None:
         await download(client, reference.repository, descriptor, arrival, silent)
-        await asyncio.to_thread(arrival.commit, descriptor.digest, descriptor.size, lasting=False)
+        await blocking(lambda: arrival.commit(descriptor.digest, descriptor.size, lasting=False))
 
-    await arrive(intake.blobs, descriptor.digest, work)
+    # Before it is here: whoever is cancelled meanwhile must not leave it behind.
     intake.keep(descriptor.digest)
+    await arrive(intake.blobs, descriptor.digest, work)
 
 
 async def _all(work: list[Any]) -> None:

@@ -19,12 +19,13 @@ from skerry.base.ids import check_name, new_id
 from skerry.base.isolation import DISK, Overlay
 from skerry.engine import merging, mounts, record, validation
 from skerry.engine import snapshot as snapshots
-from skerry.engine.archives import blocking, in_pieces
+from skerry.engine.archives import in_pieces
 from skerry.engine.containers import Containers
 from skerry.engine.isolation import Driver
 from skerry.engine.roster import Roster
 from skerry.engine.snapshot import Snapshot
 from skerry.engine.snapshots import MADE_OF, Snapshots
+from skerry.engine.threads import blocking
 from skerry.engine.walls import VM, Walls, wall_of
 from skerry.store import Store, snapshot_archive
 from skerry.store.compression import file_chunks

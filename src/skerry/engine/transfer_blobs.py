@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Final
 
 from skerry.base.errors import (
@@ -12,6 +13,7 @@ from skerry.base.errors import (
     SkerryError,
 )
 from skerry.base.oci_image import Descriptor
+from skerry.engine.threads import blocking
 from skerry.registry.client import Client
 from skerry.store.arrival import Arrival
 from skerry.store.blobs import Blobs
@@ -26,7 +28,15 @@ async def arrive(blobs: Blobs, digest: str, work: Callable[[Arrival], Awaitable[
     When that turns out not to be the blob's beginning it is forgotten and all is done once more.
     """
     while True:
-        arrival = await asyncio.to_thread(Arrival, blobs, digest)
+        making = asyncio.ensure_future(asyncio.to_thread(Arrival, blobs, digest))
+        try:
+            arrival = await asyncio.shield(making)
+        except asyncio.CancelledError:
+            await asyncio.wait([making])
+            if making.exception() is None:
+                with making.result():
+                    raise
+            raise
         try:
             with arrival:
                 await work(arrival)
@@ -59,12 +69,12 @@ async def download(
                 waiting += len(chunk)
                 if waiting >= _BATCH:
                     data, batch, waiting = b"".join(batch), [], 0
-                    await asyncio.to_thread(arrival.write, data)
+                    await blocking(partial(arrival.write, data))
                     await heard()
     except RegistryError:
-        await asyncio.to_thread(arrival.write, b"".join(batch))
+        await blocking(partial(arrival.write, b"".join(batch)))
         raise
-    await asyncio.to_thread(arrival.write, b"".join(batch))
+    await blocking(partial(arrival.write, b"".join(batch)))
 
 
 __all__ = ["arrive", "download"]

@@ -10,10 +10,12 @@ may do better.
 
 import asyncio
 import contextlib
+from functools import partial
 from typing import Final, NamedTuple
 
 from skerry.base.errors import SkerryError, SystemFault
 from skerry.base.oci_image import Descriptor
+from skerry.engine.threads import blocking
 from skerry.engine.transfer_blobs import arrive, download
 from skerry.engine.transfer_progress import Listener, Meter, end
 from skerry.registry.client import Client
@@ -165,7 +167,7 @@ class Layers:
                     await download(client, repository, descriptor, arrival, heard)
                     meter.at(arrival.size)
                     say("Verifying Checksum", 0, 0)
-                    await asyncio.to_thread(arrival.commit, descriptor.digest, descriptor.size)
+                    await blocking(partial(arrival.commit, descriptor.digest, descriptor.size))
                     say("Download complete", 0, 0)
                     downloading.close()
                     await unpacking

@@ -6,9 +6,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import BinaryIO
 
 from skerry.base.errors import Conflict, SystemFault
-from skerry.engine.archives import as_file, blocking, in_pieces
+from skerry.engine.archives import as_file, in_pieces
 from skerry.engine.record import MountPoint
 from skerry.engine.roster import Roster
+from skerry.engine.threads import blocking
 from skerry.engine.volumes import STAGING, Volume, Volumes
 from skerry.kernel import quota
 from skerry.kernel.descriptors import exchange

@@ -4,6 +4,7 @@ The next page is where the answer's `Link` header says (RFC 8288), on the same h
 names and bytes are limited: a registry may have a page after every page.
 """
 
+import asyncio
 import json
 import re
 from typing import Any, Final, NamedTuple
@@ -60,6 +61,16 @@ def next_page(header: str) -> str:
 
 async def _pages(source: Transport, ask: Ask, limit: int, key: str) -> list[Any]:
     """The list `key` of all pages together, up to `limit` entries."""
+    try:
+        async with asyncio.timeout(source.patience):
+            return await _all_pages(source, ask, limit, key)
+    except TimeoutError:
+        raise RegistryLimit(
+            source.registry, ask.reference, f"the list did not end in {source.patience:g} s"
+        ) from None
+
+
+async def _all_pages(source: Transport, ask: Ask, limit: int, key: str) -> list[Any]:
     found: list[Any] = []
     asked = set()
     for _ in range(MAX_PAGES):
@@ -75,8 +86,12 @@ async def _pages(source: Transport, ask: Ask, limit: int, key: str) -> list[Any]
         if len(found) >= limit:
             return found[:limit]
         following = _following(source, ask, answer)
-        if not following or following in asked:
+        if not following:
             return found
+        if following in asked:
+            raise RegistryProtocol(
+                source.registry, ask.reference, "the pages of the list lead in a circle"
+            )
         asked.add(following)
         ask = ask._replace(path=following, query={})
     raise RegistryLimit(source.registry, ask.reference, f"more than {MAX_PAGES} pages")

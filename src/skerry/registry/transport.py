@@ -87,6 +87,11 @@ class Transport:
         return self._limits.attempts
 
     @property
+    def patience(self) -> float:
+        """Seconds that a list may take, with all of its pages."""
+        return self._limits.list
+
+    @property
     def host(self) -> str:
         """What is connected to."""
         return self.settings.location.partition("/")[0]

@@ -38,6 +38,8 @@ class Limits(NamedTuple):
     """Without a byte of the body."""
     document: float = 120.0
     """For a whole document (manifest, token, list)."""
+    list: float = 600.0
+    """For all pages of a list."""
     window: float = 30.0
     throughput: int = 1024
     """Bytes a second that a body has to bring, on average over `window` of waiting."""

@@ -444,6 +444,26 @@ class TestCredentials:
         client = await servers.client(await servers.web(handler))
         assert await client.tags("app") == [f"t{n}" for n in range(5)]
 
+    async def test_pages_in_a_circle(self, servers) -> None:
+        async def handler(request: web.BaseRequest) -> web.Response:
+            other = "b" if request.query.get("last") == "a" else "a"
+            link = {"Link": f'</v2/app/tags/list?last={other}>; rel="next"'}
+            return web.json_response({"tags": ["t"]}, headers=link)
+
+        client = await servers.client(await servers.web(handler))
+        with pytest.raises(RegistryProtocol, match="lead in a circle"):
+            await client.tags("app")
+
+    async def test_a_page_after_every_page(self, servers) -> None:
+        async def handler(request: web.BaseRequest) -> web.Response:
+            last = int(request.query.get("last", "0"))
+            link = {"Link": f'</v2/app/tags/list?last={last + 1}>; rel="next"'}
+            return web.json_response({"tags": []}, headers=link)
+
+        client = await servers.client(await servers.web(handler))
+        with pytest.raises(RegistryLimit, match=r"more than 1000 pages|did not end in 1 s"):
+            await client.tags("app")
+
 
 @given(st.text(alphabet='<>;="relnxt/ ,', max_size=60))
 def test_any_link_header(header: str) -> None:

@@ -4,6 +4,8 @@ import json
 import re
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
 from skerry.base.digests import sha256
 from skerry.base.errors import InvalidInput
@@ -51,6 +53,14 @@ def test_cyclonedx() -> None:
     assert len({each["bom-ref"] for each in made["components"]}) == 3
     assert made["components"][1]["licenses"] == [{"license": {"name": "MIT"}}]
     assert made["metadata"]["component"]["version"] == SUBJECT.digest
+
+
+def test_cyclonedx_fulfils_its_schema() -> None:
+    odd = Package("pypi", "na me\u202e", "1 +x", "/a/METADATA", license='GPL "or" later\n')
+    made = document(CYCLONEDX, SUBJECT, [*PACKAGES, odd]).decode()
+    validator = JsonStrictValidator(SchemaVersion.V1_5)
+    assert validator.validate_str(made) is None
+    assert validator.validate_str(made.replace('"bomFormat"', '"format"')) is not None
 
 
 @pytest.mark.parametrize("created", ["", "nonsense", "2024-05-01T12:00:00", "0001-01-01T00:00:00Z"])

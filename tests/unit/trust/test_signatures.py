@@ -149,3 +149,17 @@ def test_no_document_of_the_right_shape_breaks_them(a: Any, b: Any, c: Any, d: A
     except (InvalidInput, Forbidden):
         return
     assert parsed.digest == DIGEST and parse_reference(parsed.reference).name == IMAGE.name
+
+
+def test_the_payload_is_as_containers_image_reads_and_writes_it() -> None:
+    """skopeo and podman take exactly these fields, and sign with more optional ones."""
+    mine = json.loads(encode_payload(IMAGE, DIGEST))
+    assert set(mine) == {"critical", "optional"} and mine["optional"] is None
+    assert set(mine["critical"]) == {"identity", "image", "type"}
+    mine["critical"]["identity"]["docker-reference"] = str(IMAGE)
+    mine["optional"] = {"creator": "containers/image 5.23.1", "timestamp": 1670000000}
+    theirs = signed(json.dumps(mine, separators=(",", ":"), sort_keys=True).encode())
+    found = verify(theirs, IMAGE, DIGEST, TRUSTED)
+    assert found.payload.annotations == {"creator": "containers/image 5.23.1"}
+    with pytest.raises(Forbidden, match="for the tag 1, not 2"):
+        verify(theirs, IMAGE._replace(tag="2"), DIGEST, TRUSTED)

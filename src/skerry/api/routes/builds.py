@@ -27,8 +27,9 @@ from skerry.build.errors import StepFailed
 from skerry.build.receiving import remote_context
 from skerry.build.run_step import environment
 from skerry.build.trees import MAIN, Context
-from skerry.engine.archives import as_file, blocking, in_pieces
+from skerry.engine.archives import as_file, in_pieces
 from skerry.engine.record import MountPoint
+from skerry.engine.threads import blocking
 
 log = logging.getLogger(__name__)
 _MAIN_NAMES = ("default", "main")

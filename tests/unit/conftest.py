@@ -20,6 +20,7 @@ QUICK = Limits(
     answer=0.3,
     idle=0.3,
     document=0.5,
+    list=1,
     window=0.2,
     attempts=3,
     pause=0.001,

@@ -96,13 +96,6 @@ def name(daemon: Daemon, request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture
-def sleeper(docker: Docker, name: str) -> str:
-    """The name of a running container that does nothing and ends at once on SIGTERM."""
-    docker("run", "-d", "--network", "none", "--init", "--name", name, "busybox", "sleep", "1000")
-    return name
-
-
-@pytest.fixture
 def until(daemon: Daemon) -> Callable[..., None]:
     """`until(condition)`: poll until it is true; AssertionError with `what` at the deadline."""
 
@@ -113,6 +106,16 @@ def until(daemon: Daemon) -> Callable[..., None]:
             time.sleep(0.05)
 
     return wait
+
+
+@pytest.fixture
+def sleeper(docker: Docker, name: str, until: Callable[..., None]) -> str:
+    """The name of a running container that does nothing and ends at once on SIGTERM."""
+    docker("run", "-d", "--network", "none", "--init", "--name", name, "busybox", "sleep", "1000")
+    # The kernel drops signals for a PID 1 that has not yet said that it wants them; docker-init
+    # says so before it forks.
+    until(lambda: len(docker("top", name).splitlines()) == 3, "docker-init's child")
+    return name
 
 
 class Terminal:

@@ -172,7 +172,7 @@ def summary(
         "Status": status_text(container),
         "HostConfig": {"NetworkMode": network_mode(record)},
         "NetworkSettings": {
-            "Networks": network_shapes.endpoints(
+            "Networks": network_shapes.listed_endpoints(
                 record, networks, sandbox, running=container.running
             )
         },

@@ -138,6 +138,16 @@ def endpoints(
     }
 
 
+def listed_endpoints(
+    record: Record, networks: Networks, sandbox: Sandbox | None, *, running: bool
+) -> Json:
+    """`Networks` in a line of the list, where Docker leaves out what only inspect tells."""
+    found = endpoints(record, networks, sandbox, running=running)
+    for each in found.values():
+        each.update(dict.fromkeys(("Links", "Aliases", "DriverOpts", "DNSNames")))
+    return found
+
+
 def ports(record: Record, sandbox: Sandbox | None, *, running: bool) -> Json:
     """`NetworkSettings.Ports`: what is exposed, with where it is published."""
     if not running:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from aiohttp import web
 
 import skerry
-from skerry.api import openapi, versions
+from skerry.api import openapi, uploads, versions
 from skerry.api.call import Call, encode
 from skerry.api.errors import message_of, status_of
 from skerry.api.router import Route, Router
@@ -109,6 +109,7 @@ class Api:
         try:
             return await self._answer(request)
         finally:
+            uploads.release(request)
             self.active -= 1
             self.last = asyncio.get_running_loop().time()
 
@@ -169,7 +170,7 @@ async def serve(engine: Engine, sockets: Iterable[socket.socket]) -> tuple[Api, 
     """Begin to answer on listening sockets. `await runner.cleanup()` ends it."""
     api = Api(engine)
     api.begin()
-    server = web.Server(
+    server = uploads.Server(
         api.answer,
         handler_cancellation=True,
         access_log=None,

@@ -24,7 +24,7 @@ from skerry.base.errors import (
 )
 from skerry.base.isolation import Unpacking
 from skerry.engine import facts, users
-from skerry.engine.archives import as_file, in_pieces
+from skerry.engine.archives import in_pieces
 from skerry.engine.container import Container
 from skerry.engine.isolation import Driver
 from skerry.engine.threads import blocking
@@ -39,6 +39,8 @@ from skerry.store.tar_reader import Limits
 
 MOST_LISTED = 100_000
 """Entries of a folder in one answer."""
+
+Body = contextlib.AbstractAsyncContextManager[BinaryIO]
 
 
 class PathStat(NamedTuple):
@@ -177,12 +179,15 @@ class Archive:
         self,
         container: Container,
         path: str,
-        chunks: AsyncIterator[bytes],
+        body: Body,
         *,
         keep_kinds: bool = False,
         as_user: bool = False,
     ) -> None:
-        """Unpack a tar archive into a folder. NotFound, InvalidInput, Forbidden as Docker."""
+        """Unpack a tar archive into a folder; `body` is entered when all is ready for it.
+
+        NotFound, InvalidInput, Forbidden as Docker.
+        """
         clean, _ = _clean(path)
         async with contextlib.AsyncExitStack() as stack:
             if not container.running:
@@ -202,9 +207,9 @@ class Archive:
 
             container.record.ever_started = True
             if distant:
-                await self._put_behind(container, target, chunks, keep_kinds, owner)
+                await self._put_behind(container, target, body, keep_kinds, owner)
                 return
-            async with as_file(chunks) as stream:
+            async with body as stream:
                 await blocking(
                     partial(
                         extract_tar,
@@ -220,7 +225,7 @@ class Archive:
         self,
         container: Container,
         path: str,
-        chunks: AsyncIterator[bytes],
+        body: Body,
         keep_kinds: bool,
         owner: tuple[int, int] | None,
     ) -> None:
@@ -236,7 +241,7 @@ class Archive:
         wanted = Unpacking(reading, path, keep_kinds, owner)
         overlay = self._store.snapshots.overlay(container.id)
         try:
-            async with as_file(chunks) as stream:
+            async with body as stream:
                 _, failure = await asyncio.gather(
                     blocking(partial(pump, stream)),
                     self._driver.unpack(container.id, overlay, self._run_dir(container.id), wanted),

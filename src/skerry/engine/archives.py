@@ -135,7 +135,24 @@ async def in_pieces(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
             await loop.run_in_executor(None, close)
 
 
-class _Body:
+class PieceFile:
+    """A blocking file out of pieces."""
+
+    def read1(self, size: int = -1) -> bytes:
+        """The next bytes, at most `size`; empty at the end. InvalidInput when the sender left."""
+        raise NotImplementedError
+
+    def read(self, size: int = -1) -> bytes:
+        """As files do: `size` bytes, or all that are left; InvalidInput when the sender left."""
+        parts = []
+        while size and (piece := self.read1(size)):
+            parts.append(piece)
+            if size > 0:
+                size -= len(piece)
+        return b"".join(parts)
+
+
+class _Body(PieceFile):
     """A request's body, put in by the loop and read by a thread; whoever puts waits while
     `AHEAD` bytes lie unread. An end that is not the sender's own raises: an archive that was cut
     between two members looks whole."""
@@ -173,7 +190,7 @@ class _Body:
             return self._held >= AHEAD and not self._closed
 
     def read1(self, size: int = -1) -> bytes:
-        """The next bytes, at most `size`; empty at the end. InvalidInput when the sender left."""
+        """See PieceFile."""
         with self._changed:
             while not self._pieces:
                 if self._closed or self._whole:
@@ -190,15 +207,6 @@ class _Body:
             if was_full and self._held < AHEAD // 2:
                 self._loop.call_soon_threadsafe(self._wanted.set)
         return piece
-
-    def read(self, size: int = -1) -> bytes:
-        """As files do: `size` bytes, or all that are left; InvalidInput when the sender left."""
-        parts = []
-        while size and (piece := self.read1(size)):
-            parts.append(piece)
-            if size > 0:
-                size -= len(piece)
-        return b"".join(parts)
 
     def close(self) -> None:
         """A read that waits returns. Idempotent; called on the loop."""

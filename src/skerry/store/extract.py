@@ -15,6 +15,7 @@ name resolves, replacing one can, so a replacement drops the cache.
 import errno
 import os
 import stat
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import suppress
@@ -45,6 +46,9 @@ _ZEROS: Final = bytes(16 << 10)
 _ZEROS_SIZE: Final = len(_ZEROS)
 _LEAST_HOLED: Final = 64 << 10
 """Bytes of a file in which holes are looked for."""
+_FREED_ASIDE: Final = 16 << 20
+"""From this size on a file that is replaced is freed by a thread: ext4 needs half a second for
+each gigabyte."""
 
 
 class Options(NamedTuple):
@@ -318,7 +322,14 @@ class Extractor:
             below = path + "/"
             for known in [p for p in self._times if p == path or p.startswith(below)]:
                 del self._times[known]
-        remove_at(parent, name)
+        kept = -1
+        if stat.S_ISREG(status.st_mode) and status.st_size >= _FREED_ASIDE:
+            kept = _hold(parent, name, entry.size)
+        try:
+            remove_at(parent, name)
+        finally:
+            if kept >= 0:
+                threading.Thread(target=os.close, args=(kept,)).start()
         if was_directory or stat.S_ISLNK(status.st_mode):
             self._forget()
 
@@ -459,6 +470,18 @@ def _written(piece: memoryview, offset: int) -> Iterator[tuple[int, int]]:
         at = end
     if start < size:
         yield start, size
+
+
+def _hold(parent: int, name: str, wanted: int) -> int:
+    """A descriptor that keeps a file's bytes beyond its name; -1 when `wanted` bytes may need
+    their room."""
+    room = os.fstatvfs(parent)
+    if room.f_bavail * room.f_frsize < 2 * wanted:
+        return -1
+    try:
+        return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    except OSError:
+        return -1
 
 
 def _umask() -> int:

@@ -7,6 +7,7 @@ import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -179,3 +180,29 @@ def test_a_tree_that_changes_while_it_is_written(
         thread.join()
     assert (root.parent / "secret").read_text() == "untouched"
     assert sorted(os.listdir(root.parent)) == ["root", "secret"]
+
+
+@pytest.mark.parametrize("room", [1, 1 << 60])
+def test_a_large_file_is_replaced(
+    fd: int, root: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    """Its room is freed aside, unless the new one may need it at once."""
+    large = root / "etc/large"
+    with large.open("wb") as file:
+        file.truncate(17 << 20)
+    os.link(large, root / "etc/other")
+    monkeypatch.setattr(os, "fstatvfs", lambda fd: SimpleNamespace(f_bavail=room, f_frsize=1))
+    started: list[threading.Thread] = []
+    start = threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", lambda one: (started.append(one), start(one)))
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        info = tarfile.TarInfo("large")
+        info.size = 3
+        tar.addfile(info, io.BytesIO(b"new"))
+    extract_tar(io.BytesIO(archive.getvalue()), fd, "/etc")
+    for one in started:
+        one.join()
+    assert len(started) == (room > 1)
+    assert large.read_bytes() == b"new"
+    assert (root / "etc/other").stat().st_size == 17 << 20

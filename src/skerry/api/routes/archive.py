@@ -6,6 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
+from skerry.api import uploads
 from skerry.api.call import Call, encode
 from skerry.api.formats import go_file_mode, rfc3339
 from skerry.api.router import Route
@@ -65,7 +66,7 @@ async def put(call: Call) -> web.StreamResponse:
     await call.engine.archive.put(
         container,
         _path(call),
-        call.chunks(),
+        uploads.body(call),
         keep_kinds=call.flag("noOverwriteDirNonDir"),
         as_user=call.flag("copyUIDGID"),
     )

@@ -144,6 +144,13 @@ def test_layouts_images_and_stages_as_named_contexts(
     assert "did you mean real?" in none
 
 
+def test_a_step_may_write_so_much_and_no_more(build: Build) -> None:
+    text = "FROM busybox\nRUN dd if=/dev/zero of=/big bs=1M count=40 && sleep 1000\n"
+    said = build("--disk-limit", "20m", text=text, code=1).stderr
+    assert "MiB, more than its limit of 20 MiB" in said
+    assert "Dockerfile:2" in said
+
+
 def test_to_a_folder_and_to_standard_output(build: Build, tmp_path: Path) -> None:
     build("-o", str(tmp_path / "out"), text="FROM scratch\nCOPY src /\n")
     assert (tmp_path / "out/a.txt").read_text() == "alpha\n"

@@ -56,8 +56,10 @@ class Body(msgspec.Struct, rename="pascal"):
     contexts: dict[str, str] = {}
     remote: str = ""
     network: str = "default"
+    disk_limit: int = 0
     secrets: dict[str, str] = {}
     ssh: list[str] = msgspec.field(default=[], name="SSH")
+    known_hosts: str = ""
     allow: list[str] = []
     outputs: list[OutputBody] = []
     cache_from: list[CacheBody] = []
@@ -81,6 +83,8 @@ def parse(data: Mapping[str, Any]) -> tuple[Body, Options]:
             raise InvalidInput(f"cannot allow {name!r:.60}", hint=f"known are {_ALLOWED}")
     if body.source_date_epoch is not None and not 0 <= body.source_date_epoch < 1 << 34:
         raise InvalidInput("SourceDateEpoch is out of range")
+    if body.disk_limit < 0:
+        raise InvalidInput("DiskLimit is negative")
     content = body.dockerfile_content
     return body, Options(
         dockerfile=body.dockerfile or "Dockerfile",
@@ -95,8 +99,10 @@ def parse(data: Mapping[str, Any]) -> tuple[Body, Options]:
         no_cache_filter=frozenset(body.no_cache_filter),
         network=body.network or "default",
         host={key: data[key] for key in _HOST if data.get(key)},
+        disk_limit=body.disk_limit,
         secrets={key: _secret(key, each) for key, each in body.secrets.items()},
         ssh=frozenset(body.ssh),
+        known_hosts=body.known_hosts.encode("utf-8", "replace"),
         allow_insecure="security.insecure" in body.allow,
         allow_host_network="network.host" in body.allow,
         outputs=tuple(

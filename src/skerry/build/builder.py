@@ -16,13 +16,21 @@ from skerry.build.bases import Bases
 from skerry.build.cache_mounts import CacheMounts
 from skerry.build.downloads import Downloads
 from skerry.build.events import Event, Tell, follow
+from skerry.build.git_access import Access
 from skerry.build.inventory import Inventory
 from skerry.build.language.lint import Warned
 from skerry.build.linting import warned
 from skerry.build.reading import Plan, read
 from skerry.build.remote_cache import Imports
 from skerry.build.request import Options, Output
-from skerry.build.results import dated, make_image, same_image, squashed, with_tags
+from skerry.build.results import (
+    dated,
+    make_image,
+    record_image,
+    same_image,
+    squashed,
+    with_tags,
+)
 from skerry.build.run_step import Runner
 from skerry.build.sessions import Session, Sessions
 from skerry.build.solver import NotRun, Solver
@@ -75,7 +83,9 @@ class Builder:
             assert task is not None
             self._running[id] = task
             try:
-                await self._build(options, contexts, tell, into)
+                if into is not None:
+                    await into.fetch(tell)
+                await self._build(options if into is None else into.options, contexts, tell, into)
             finally:
                 self._running.pop(id, None)
 
@@ -168,7 +178,8 @@ class Builder:
             # What a shell after a failure needs has to outlive the build.
             held = session.held if session is not None and options.keep_failed else own
             own.enter_context(self.engine.store.leases.hold())
-            one = await self._prepare(options, plan, contexts, held, tell)
+            agents = session.agents if session is not None else None
+            one = await self._prepare(options, plan, contexts, held, tell, agents)
             own.push_async_callback(one.images.close)
             own.push_async_callback(one.imports.close)
             if session is not None:
@@ -202,6 +213,7 @@ class Builder:
         contexts: Mapping[str, Context],
         held: contextlib.AsyncExitStack,
         tell: Tell,
+        agents: Agents | None,
     ) -> "One":
         engine = self.engine
         place = held.enter_context(Workplace(engine.settings.run_root, new_id()[:16]))
@@ -214,7 +226,7 @@ class Builder:
         )
         trees = Trees(engine.store, contexts, images, plan.names)
         held.callback(trees.close)
-        agents = Agents(tell)
+        agents = agents or Agents(tell)
         imports = Imports(engine)
         given = {name: each.tree for name, each in contexts.items() if each.tree is not None}
         for source in options.cache_from:
@@ -229,7 +241,8 @@ class Builder:
             return write
 
         runner = Runner(engine, options, trees, place, self.mounts, agents, output)
-        remote = Remote(engine.store, self.downloads, engine.settings.root)
+        access = Access(options, place, agents)
+        remote = Remote(engine.store, self.downloads, engine.settings.root, access)
         steps = Steps(engine, options, trees, runner, remote, self.memory)
         solver = Solver(engine, plan, options, contexts, steps, images, imports, tell)
         return One(solver, runner, images, imports, agents)
@@ -257,7 +270,7 @@ class Builder:
                 image = with_tags(store, image, tags)
             else:
                 image = await asyncio.to_thread(
-                    make_image, store, state, tags, annotations=notes, compression=compression
+                    record_image, store, state, tags, annotations=notes, compression=compression
                 )
         if image is not None and options.tags:
             self.engine.archives.emit("tag", image)

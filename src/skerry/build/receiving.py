@@ -6,11 +6,15 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final
 
 from skerry.base.errors import InvalidInput, LimitExceeded
+from skerry.base.ids import new_id
 from skerry.build import context, repositories
+from skerry.build.agents import Agents
 from skerry.build.filtered import without_ignored
+from skerry.build.git_access import Access
 from skerry.build.request import Options
 from skerry.build.sources import checkout
 from skerry.build.tree import Tree, resolve
+from skerry.build.workplace import Workplace
 from skerry.engine.archives import as_file
 from skerry.engine.threads import blocking
 from skerry.store.compression import is_compressed
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
     from skerry.build.builder import Builder
 
 _DOCKERFILE_LIMIT = 16 << 20
+KEEP_GIT: Final = "BUILDKIT_CONTEXT_KEEP_GIT_DIR"
+"""The build argument by which a context out of git keeps its .git."""
 _SMALL: Final = 64 << 10
 """Bytes of an archive that is taken in without a thread: that would cost more than the work."""
 
@@ -48,13 +54,20 @@ async def receive(builder: "Builder", chunks: AsyncIterator[bytes], what: str) -
 
 
 async def remote_context(
-    builder: "Builder", remote: str, options: Options, held: AsyncExitStack
+    builder: "Builder",
+    remote: str,
+    options: Options,
+    held: AsyncExitStack,
+    agents: Agents | None = None,
 ) -> tuple[Tree, Options]:
     """The tree that a `remote` parameter means, until `held` ends, and the options as they are for
     it: a URL that is no archive is the Dockerfile itself. Errors as downloads' and git's."""
     store = builder.engine.store
     if repositories.is_repository(remote):
-        files = await checkout(store, remote, held)
+        keep = options.build_args.get(KEEP_GIT) in ("1", "true")
+        with Workplace(builder.engine.settings.run_root, new_id()[:16]) as place:
+            access = Access(options, place, agents)
+            files = await checkout(store, remote, held, access, keep_git_dir=keep)
         return await blocking(lambda: _packed(files, options))
     if not remote.startswith(("http://", "https://")):
         raise InvalidInput(f"not a context: {remote:.200}", hint="give a git repository or a URL")

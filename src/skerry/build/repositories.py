@@ -9,6 +9,7 @@ import contextlib
 import os
 import re
 import shutil
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, NamedTuple
 from urllib.parse import parse_qs
 
@@ -19,6 +20,12 @@ _SECONDS: Final = 600
 _SSH: Final = re.compile(r"[A-Za-z0-9._-]+@[A-Za-z0-9.-]+:[^\s]+")
 _URL: Final = re.compile(r"(?:git|ssh)://\S+|https?://\S+?\.git(?:[?#]\S*)?")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_UNREACHED: Final = re.compile(
+    r"Permission denied|Host key verification|Could not resolve|Failed to connect|timed out"
+    r"|Connection refused|certificate|Authentication failed|prompts disabled"
+)
+"""Failures that another request would only repeat."""
+_NOTHING: Final[Mapping[str, str]] = {}
 _REF: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./+@=-]{0,250}")
 
 
@@ -56,52 +63,60 @@ def parse(text: str) -> Repository:
     return Repository(url, ref, directory)
 
 
-async def fetch(repository: Repository, folder: str, *, checksum: str = "", agent: str = "") -> str:
+async def fetch(
+    repository: Repository,
+    folder: str,
+    *,
+    checksum: str = "",
+    environment: Mapping[str, str] = _NOTHING,
+) -> str:
     """Check the repository out into `folder`, which is made; the commit.
 
-    `checksum` is the commit that it has to be, or its beginning. NotFound, Unavailable,
-    DigestMismatch.
+    `checksum` is the commit that it has to be, or its beginning; `environment` is added to git's.
+    NotFound, Unavailable, DigestMismatch.
     """
     if shutil.which("git") is None:
         raise Unsupported(
             f"cannot fetch {repository.url}: git is not installed on the engine's host"
         )
     os.mkdir(folder, 0o700)
-    await _git(folder, "init", "-q")
-    await _git(folder, "remote", "add", "origin", repository.url)
+
+    async def git(*arguments: str) -> str:
+        return await _git(folder, *arguments, environment=environment)
+
+    await git("init", "-q")
+    await git("remote", "add", "origin", repository.url)
     ref = repository.ref or "HEAD"
     try:
-        await _git(folder, "fetch", "-q", "--depth=1", "--no-tags", "origin", ref, agent=agent)
-    except NotFound:
+        await git("fetch", "-q", "--depth=1", "--no-tags", "origin", ref)
+    except NotFound as failure:
+        if _UNREACHED.search(failure.message):
+            raise
         # A server need not hand out commits by their names, nor be able to cut the history.
-        await _git(
-            folder, "fetch", "-q", "origin", "+refs/heads/*:refs/remotes/origin/*", "--tags",
-            agent=agent,
-        )  # fmt: skip
-        commit = await _find(folder, ref)
+        await git("fetch", "-q", "origin", "+refs/heads/*:refs/remotes/origin/*", "--tags")
+        commit = await _find(git, ref)
     else:
-        commit = await _git(folder, "rev-parse", "FETCH_HEAD^{commit}")
+        commit = await git("rev-parse", "FETCH_HEAD^{commit}")
     if checksum and not commit.startswith(checksum.lower()):
         raise DigestMismatch(f"{repository.url}: {ref} is commit {commit}, not {checksum:.80}")
-    await _git(folder, "checkout", "-q", "--detach", commit)
-    await _git(folder, "submodule", "update", "-q", "--init", "--recursive", "--depth=1",
-               agent=agent)  # fmt: skip
+    await git("checkout", "-q", "--detach", commit)
+    await git("submodule", "update", "-q", "--init", "--recursive", "--depth=1")
     return commit
 
 
-async def _find(folder: str, ref: str) -> str:
+async def _find(git: Callable[..., Awaitable[str]], ref: str) -> str:
     wanted = [ref, f"refs/remotes/origin/{ref}"]
     if ref == "HEAD":
-        head = await _git(folder, "ls-remote", "origin", "HEAD")
+        head = await git("ls-remote", "origin", "HEAD")
         wanted = [head.split()[0]] if head else []
     for name in wanted:
         with contextlib.suppress(NotFound):
-            return await _git(folder, "rev-parse", "--verify", "-q", f"{name}^{{commit}}")
+            return await git("rev-parse", "--verify", "-q", f"{name}^{{commit}}")
     raise NotFound(f"no such git reference: {ref}")
 
 
-async def _git(folder: str, *arguments: str, agent: str = "") -> str:
-    environment = {
+async def _git(folder: str, *arguments: str, environment: Mapping[str, str]) -> str:
+    variables = {
         "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
         "HOME": "/nonexistent",
         "GIT_CONFIG_NOSYSTEM": "1",
@@ -109,12 +124,9 @@ async def _git(folder: str, *arguments: str, agent: str = "") -> str:
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_ASKPASS": "/bin/false",
         "GIT_ALLOW_PROTOCOL": PROTOCOLS,
-        "GIT_SSH_COMMAND": "ssh -F /dev/null -o BatchMode=yes -o StrictHostKeyChecking=accept-new"
-        " -o UserKnownHostsFile=/dev/null",
         "LC_ALL": "C",
+        **environment,
     }
-    if agent:
-        environment["SSH_AUTH_SOCK"] = agent
     process = await asyncio.create_subprocess_exec(
         "git",
         "-c",
@@ -124,7 +136,7 @@ async def _git(folder: str, *arguments: str, agent: str = "") -> str:
         "-C",
         folder,
         *arguments,
-        env=environment,
+        env=variables,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -140,6 +152,20 @@ async def _git(folder: str, *arguments: str, agent: str = "") -> str:
                 os.killpg(process.pid, 9)
             await process.wait()
     if process.returncode:
-        text = complaint.decode("utf-8", "replace").strip().splitlines()
-        raise NotFound(f"git {arguments[0]}: {text[-1][:300] if text else 'failed'}")
+        raise _failure(arguments[0], complaint.decode("utf-8", "replace"))
     return out.decode("utf-8", "replace").strip()
+
+
+def _failure(command: str, complaint: str) -> NotFound:
+    """What git and the programs below it said, without its advice."""
+    said = complaint.partition("Please make sure you have the correct access rights")[0]
+    lines = [line.strip() for line in said.splitlines() if line.strip(" @")]
+    text = "; ".join(lines[-4:])[-400:] or "failed"
+    hint = ""
+    if "Permission denied (" in text:
+        hint = "forward an agent that has the key: --ssh default"
+    elif "Host key verification failed" in text:
+        hint = "the server's key is another than known_hosts has"
+    elif "terminal prompts disabled" in text or "Authentication failed" in text:
+        hint = "give a token: --secret id=GIT_AUTH_TOKEN"
+    return NotFound(f"git {command}: {text}", hint=hint)

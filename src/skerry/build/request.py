@@ -51,9 +51,14 @@ class Options(NamedTuple):
     network: str = "default"
     host: Mapping[str, Any] = {}
     """HostConfig fields for every RUN: limits, ShmSize, ExtraHosts, Ulimits."""
+    disk_limit: int = 0
+    """Bytes that one RUN may write; 0 is no limit but the disk's reserve."""
     secrets: Mapping[str, Secret] = {}
     ssh: frozenset[str] = frozenset()
     """The ids of agents that the client forwards."""
+    known_hosts: bytes = b""
+    """The keys of hosts that git reaches by ssh, as in known_hosts (sshd(8)). Another key than the
+    one here is refused; a host that is not here is taken at its word."""
     allow_insecure: bool = False
     allow_host_network: bool = True
     outputs: tuple[Output, ...] = (Output("image"),)

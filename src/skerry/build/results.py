@@ -38,11 +38,24 @@ def make_image(
     annotations: dict[str, str] | None = None,
     compression: str = "gzip",
 ) -> Image:
-    """Record the image of a state; the same state always makes the same one."""
+    """The image of a state, recorded unless it is there; the same state always makes the same."""
     with store.leases.hold():
         known = same_image(store, state, annotations or {}, compression)
         if known is not None:
             return with_tags(store, known, tags)
+        return record_image(store, state, tags, annotations=annotations, compression=compression)
+
+
+def record_image(
+    store: Store,
+    state: State,
+    tags: Iterable[str] = (),
+    *,
+    annotations: dict[str, str] | None = None,
+    compression: str = "gzip",
+) -> Image:
+    """Record the image of a state that `same_image` does not know."""
+    with store.leases.hold():
         config = encode(document(state))
         digest = sha256(config)
         descriptors = [

@@ -137,6 +137,7 @@ class Runner:
                 self.network(operation),
                 {**self._options.host, **({"Privileged": True} if operation.insecure else {})},
                 tuple(points),
+                self._options.disk_limit,
             )
             ended = await running.run(self._engine, what, self._output(step))
             if ended.error:

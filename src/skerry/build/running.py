@@ -9,11 +9,11 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, NamedTuple, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, NamedTuple, NoReturn, TypeVar
 
-from skerry.base.errors import SystemFault
 from skerry.base.isolation import Attach, Exit, LogOptions, Overlay, Task
+from skerry.build import disk
 from skerry.engine import facts, spec
 from skerry.engine.container import Container
 from skerry.engine.engine import Engine
@@ -26,11 +26,6 @@ LOG_LIMIT: Final = 2 << 20
 """Bytes of output of one step that are passed on from its start, as with BuildKit."""
 LOG_TAIL: Final = 16 << 10
 """Bytes from the end of an output that was cut."""
-FREE_SHARE: Final = 50
-"""A step is ended when less than one part in so many of the disk is free."""
-FREE_BYTES: Final = 256 << 20
-"""…and less than this."""
-_DISK_SECONDS: Final = 0.5
 _HEADER: Final = 8
 
 _T = TypeVar("_T")
@@ -53,6 +48,8 @@ class Run(NamedTuple):
     host: dict[str, Any]
     """Further fields of Docker's HostConfig."""
     mounts: tuple[MountPoint, ...] = ()
+    disk_limit: int = 0
+    """Bytes that it may write; 0 is as many as the disk's reserve leaves."""
 
 
 async def run(engine: Engine, what: Run, output: Output) -> Exit:
@@ -85,7 +82,8 @@ async def run(engine: Engine, what: Run, output: Output) -> Exit:
                 run_dir,
                 LogOptions("none"),
             )
-            return await _run(engine, task, output)
+            watching = disk.watch(engine.settings.root, what.overlay.upper, what.disk_limit)
+            return await _run(engine, task, output, watching)
     finally:
         await _shielded(_remove(engine, what.id, state_dir, run_dir))
 
@@ -115,19 +113,28 @@ def record_of(what: Run) -> Record:
     )
 
 
-async def _run(engine: Engine, task: Task, output: Output) -> Exit:
+async def _run(
+    engine: Engine, task: Task, output: Output, watch: Coroutine[Any, Any, NoReturn]
+) -> Exit:
     over: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
 
     def on_exit(_id: str, exit: Exit) -> None:
         if not over.done():
             over.set_result(exit)
 
-    await engine.driver.create(task)
-    _, stream = await engine.driver.start(task, on_exit, attach=Attach())
+    try:
+        await engine.driver.create(task)
+        _, stream = await engine.driver.start(task, on_exit, attach=Attach())
+    except BaseException:
+        watch.close()
+        raise
     assert stream is not None
     reading = asyncio.ensure_future(_pass_on(stream, output))
-    watching = asyncio.ensure_future(_watch_disk(engine.settings.root, over))
+    watching = asyncio.ensure_future(watch)
     try:
+        await asyncio.wait((over, watching), return_when=asyncio.FIRST_COMPLETED)
+        if not over.done():
+            watching.result()
         ended = await over
         await reading
         return ended
@@ -136,27 +143,6 @@ async def _run(engine: Engine, task: Task, output: Output) -> Exit:
             each.cancel()
         await asyncio.gather(reading, watching, return_exceptions=True)
         await stream.close()
-
-
-async def _watch_disk(root: str, over: "asyncio.Future[Exit]") -> None:
-    while True:
-        await asyncio.sleep(_DISK_SECONDS)
-        free, needed = disk_room(root)
-        if free < needed and not over.done():
-            over.set_exception(
-                SystemFault(
-                    f"the step was ended: only {free >> 20} MiB are left on the disk of {root}",
-                    hint="make room with `skerry builder prune` or `skerry system prune`",
-                )
-            )
-            return
-
-
-def disk_room(root: str) -> tuple[int, int]:
-    """Free bytes of the root's file system, and how many a step must leave."""
-    found = os.statvfs(root)
-    total = found.f_blocks * found.f_frsize
-    return found.f_bavail * found.f_frsize, min(FREE_BYTES, total // FREE_SHARE)
 
 
 async def _pass_on(stream: Stream, output: Output) -> None:

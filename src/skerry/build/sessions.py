@@ -13,9 +13,9 @@ from skerry.base.errors import Conflict, InvalidInput, LimitExceeded, NotFound
 from skerry.base.ids import new_id
 from skerry.build import layouts, outputs, receiving, remote_cache
 from skerry.build.agents import Agents
-from skerry.build.events import Event
+from skerry.build.events import Event, Tell
 from skerry.build.request import Options
-from skerry.build.trees import Context
+from skerry.build.trees import MAIN, Context
 
 if TYPE_CHECKING:
     from skerry.build.builder import Builder, Built, One
@@ -32,6 +32,8 @@ class Session:
         self.id = new_id()
         self.options = options
         self.contexts: dict[str, Context] = {}
+        self.remotes: dict[str, str] = {}
+        """Contexts that the engine fetches when the build starts, since that may take an agent."""
         self.built: Built | None = None
         self.one: One | None = None
         """The parts of the build, once it has begun."""
@@ -60,6 +62,17 @@ class Session:
             return
         self.held.callback(tree.close)
         self.contexts[name] = Context(tree)
+
+    async def fetch(self, tell: Tell) -> None:
+        """Bring what `remotes` names here. Errors as downloads' and git's."""
+        self.agents = Agents(tell)
+        for name, remote in self.remotes.items():
+            tree, options = await receiving.remote_context(
+                self._builder, remote, self.options, self.held, self.agents
+            )
+            self.contexts[name] = Context(tree)
+            if name == MAIN:
+                self.options = options
 
     def start(self) -> AsyncIterator[list[Event]]:
         """Build. Conflict the second time."""

@@ -8,6 +8,7 @@ from skerry.base.errors import InvalidInput, KernelFault, NotFound
 from skerry.build import context, repositories
 from skerry.build.directory import DirectoryTree
 from skerry.build.downloads import Downloads, FileTree
+from skerry.build.git_access import Access
 from skerry.build.operations import Copy
 from skerry.build.tree import Node, Tree
 from skerry.kernel.descriptors import open_in_root
@@ -63,8 +64,9 @@ def is_remote(source: str) -> bool:
 class Remote:
     """Fetches for one build."""
 
-    def __init__(self, store: Store, downloads: Downloads, folder: str) -> None:
+    def __init__(self, store: Store, downloads: Downloads, folder: str, access: Access) -> None:
         self._store = store
+        self._access = access
         self._folder = folder
         self._downloads = downloads
 
@@ -109,6 +111,7 @@ class Remote:
             self._store,
             source,
             held,
+            self._access,
             checksum=operation.checksum,
             keep_git_dir=operation.keep_git_dir,
         )
@@ -118,6 +121,7 @@ async def checkout(
     store: Store,
     source: str,
     held: contextlib.AsyncExitStack,
+    access: Access,
     *,
     checksum: str = "",
     keep_git_dir: bool = False,
@@ -126,7 +130,8 @@ async def checkout(
     repository = repositories.parse(source)
     folder = store.scratch.path("git")
     held.callback(remove_tree, folder)
-    await repositories.fetch(repository, folder, checksum=checksum)
+    async with access.environment(repository.url) as variables:
+        await repositories.fetch(repository, folder, checksum=checksum, environment=variables)
     top = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         root = open_in_root(top, repository.directory or ".", os.O_RDONLY | os.O_DIRECTORY)

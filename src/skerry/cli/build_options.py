@@ -24,7 +24,12 @@ _HOST_TEXTS = {
     "cpuset-mems": "CpusetMems",
 }
 _HOST_NUMBERS = {"cpu-period": "CpuPeriod", "cpu-quota": "CpuQuota", "cpu-shares": "CpuShares"}
-_HOST_SIZES = {"memory": "Memory", "memory-swap": "MemorySwap", "shm-size": "ShmSize"}
+_HOST_SIZES = {
+    "memory": "Memory",
+    "memory-swap": "MemorySwap",
+    "shm-size": "ShmSize",
+    "disk-limit": "DiskLimit",
+}
 _HOST_LISTS = {"add-host": "ExtraHosts", "security-opt": "SecurityOpt"}
 _SWITCHES = {
     "pull": "Pull",
@@ -226,6 +231,15 @@ def agents(items: list[str]) -> dict[str, str]:
     return found
 
 
+def known_hosts() -> str:
+    """What this user knows of hosts that are reached by ssh; empty without a file."""
+    try:
+        with open(os.path.expanduser("~/.ssh/known_hosts"), "rb") as file:
+            return file.read(MAX_SECRET).decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
 class Caches:
     """`--cache-from` and `--cache-to`. `sent` are local folders that go along as contexts, `taken`
     the folders for exports, by their place in the list."""
@@ -299,6 +313,7 @@ OPTIONS: tuple[Option, ...] = (
     many("ulimit", "A limit of RUN: nofile=1024:2048", "NAME=SOFT[:HARD]"),
     text("memory", "Memory of RUN", "SIZE", "m"),
     text("memory-swap", "Memory and swap of RUN", "SIZE"),
+    text("disk-limit", "What one RUN may write (default: all but a reserve of the disk)", "SIZE"),
     number("cpu-shares", "Weight of RUN's processor time", "N", "c"),
     number("cpu-period", "Period of the processor quota in microseconds"),
     number("cpu-quota", "Processor time in a period in microseconds"),

@@ -24,7 +24,6 @@ from skerry.base.errors import (
 from skerry.build import shells
 from skerry.build.cache_mounts import CacheMount
 from skerry.build.errors import StepFailed
-from skerry.build.receiving import remote_context
 from skerry.build.run_step import environment
 from skerry.build.trees import MAIN, Context
 from skerry.engine.archives import as_file, in_pieces
@@ -41,27 +40,19 @@ async def open_build(call: Call) -> web.StreamResponse:
     session = call.builder.sessions.open(options)
     try:
         for name, value in body.contexts.items():
-            session.contexts[name] = await _named(call, session, value)
+            kind, _, rest = value.partition("://")
+            if kind == "docker-image":
+                session.contexts[name] = Context(image=rest)
+            elif value.startswith("target:"):
+                session.contexts[name] = Context(stage=value.removeprefix("target:"))
+            else:
+                session.remotes[name] = value
         if body.remote:
-            tree, session.options = await remote_context(
-                call.builder, body.remote, session.options, session.held
-            )
-            session.contexts[MAIN] = Context(tree)
+            session.remotes[MAIN] = body.remote
     except BaseException:
         await call.builder.sessions.close(session)
         raise
     return call.json({"Id": session.id}, 201)
-
-
-async def _named(call: Call, session: Any, value: str) -> Context:
-    """A named context that is no archive of the client's."""
-    kind, _, rest = value.partition("://")
-    if kind == "docker-image":
-        return Context(image=rest)
-    if value.startswith("target:"):
-        return Context(stage=value.removeprefix("target:"))
-    tree, _ = await remote_context(call.builder, value, session.options, session.held)
-    return Context(tree)
 
 
 async def put_context(call: Call) -> web.StreamResponse:

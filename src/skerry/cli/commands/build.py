@@ -57,6 +57,8 @@ class _Run:
         body = build_options.body_of(self._parsed) | self._contexts.body
         body["Secrets"] = build_options.secrets(self._parsed.many("secret"))
         body["SSH"] = list(self._agents)
+        if self._agents:
+            body["KnownHosts"] = build_options.known_hosts()
         body["Outputs"] = [each.body for each in self._targets]
         body["CacheFrom"], body["CacheTo"] = self._caches.sources, self._caches.targets
         if self._only_shell:

@@ -1,0 +1,55 @@
+"""How much a step may write. overlayfs has no quota, so a watcher ends the step.
+
+The reserve keeps the host usable whatever a step does; the limit is for one step's own files.
+Cache mounts count for the reserve only: they are not the step's.
+"""
+
+import asyncio
+import os
+import time
+from typing import Final, NoReturn
+
+from skerry.base.errors import LimitExceeded, SystemFault
+from skerry.store.trees import DiskUsage
+
+RESERVE_SHARE: Final = 20
+"""A step is ended when less than one part in so many of the disk is free…"""
+RESERVE_BYTES: Final = 1 << 30
+"""…and less than this."""
+_NEAR: Final = 4
+"""Within so many reserves it is looked more often: a disk writes gigabytes in a second."""
+_SECONDS: Final = 0.5
+_SECONDS_NEAR: Final = 0.05
+_REST: Final = 10
+"""Adding up many files takes a while: so many times as long it rests."""
+
+
+async def watch(root: str, upper: str, limit: int) -> NoReturn:
+    """Watch the disk of `root`, and the bytes in `upper` when `limit` is not 0, until either is
+    too much: SystemFault, LimitExceeded."""
+    due = 0.0
+    while True:
+        free, needed = room(root)
+        if free < needed:
+            raise SystemFault(
+                f"the step was ended: only {free >> 20} MiB are left on the disk of {root}",
+                hint="make room with `skerry builder prune` or `skerry system prune`",
+            )
+        if limit and time.monotonic() >= due:
+            begun = time.monotonic()
+            used = await asyncio.to_thread(DiskUsage().tree, upper)
+            if used > limit:
+                raise LimitExceeded(
+                    f"the step was ended: it has written {used >> 20} MiB, more than its limit of "
+                    f"{limit >> 20} MiB",
+                    hint="give it more with --disk-limit",
+                )
+            due = time.monotonic() + _REST * (time.monotonic() - begun)
+        await asyncio.sleep(_SECONDS_NEAR if free < _NEAR * needed else _SECONDS)
+
+
+def room(root: str) -> tuple[int, int]:
+    """Free bytes of the root's file system, and how many a step must leave."""
+    found = os.statvfs(root)
+    total = found.f_blocks * found.f_frsize
+    return found.f_bavail * found.f_frsize, min(RESERVE_BYTES, total // RESERVE_SHARE)

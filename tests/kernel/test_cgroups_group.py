@@ -372,6 +372,10 @@ def test_counters(group: Cgroup) -> None:
     need("memory", "pids")
     group.create(plan(group.path, {"pids": {"limit": 7}}, LAYOUT))
     before = group.stats()
+    brief = group.stats(whole=False)
+    assert set(brief) == {"cpu", "memory", "pids", "io"}
+    assert set(brief["memory"]) == {"usage", "max", "limit", "stat"}
+    assert set(brief["memory"]["stat"]) == set(before["memory"]["stat"])
     assert before["cpu"]["usage_ns"] == 0
     assert before["pids"] == {"current": 0, "limit": 7}
 

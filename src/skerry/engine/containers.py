@@ -65,6 +65,7 @@ class Containers:
         endpoints: Endpoints,
     ) -> None:
         self._settings = settings
+        self.host_clock = processes.HostClock()
         self._store = store
         self._driver = driver
         self._events = events

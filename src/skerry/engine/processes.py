@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import time
 from typing import NamedTuple
 
 from skerry.base.errors import InvalidInput, SystemFault
@@ -10,6 +11,8 @@ from skerry.base.errors import InvalidInput, SystemFault
 _ARGS = re.compile(r"[\w\s,=+:/.%-]*", re.ASCII)
 _TICKS = os.sysconf("SC_CLK_TCK")
 LIMIT = 16 << 20
+SHARED = 0.02
+"""Seconds for which one reading of the host's processors serves all."""
 FULL_FORMAT = ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"]
 """The columns of `ps -ef`."""
 
@@ -35,6 +38,21 @@ def host_cpu() -> CpuTime:
         total = sum(int(word) for word in first[1:8])
         online = sum(1 for line in file if line.startswith(b"cpu"))
     return CpuTime(total * 10**9 // _TICKS, online or 1)
+
+
+class HostClock:
+    """`host_cpu` for many readers at about the same time."""
+
+    def __init__(self) -> None:
+        self._known: CpuTime | None = None
+        self._until = 0.0
+
+    def now(self) -> CpuTime:
+        """A reading that is at most `SHARED` old."""
+        at = time.monotonic()
+        if self._known is None or at > self._until:
+            self._known, self._until = host_cpu(), at + SHARED
+        return self._known
 
 
 def parse_ps(text: str, pids: set[int]) -> Table:

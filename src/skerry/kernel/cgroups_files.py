@@ -187,7 +187,16 @@ UNLIMITED = (1 << 64) - 1
 
 def number(path: str) -> int:
     """The number in a control file; 0 when it cannot be read, UNLIMITED for `max`."""
-    return parse_number(text(path))
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        return parse_number(os.read(fd, 64).decode("ascii", "replace"))
+    except OSError:
+        return 0
+    finally:
+        os.close(fd)
 
 
 def parse_number(value: str) -> int:
@@ -203,6 +212,18 @@ def parse_number(value: str) -> int:
 
 def table(value: str) -> dict[str, int]:
     """Lines of `name number`, as in memory.stat."""
+    words = value.split()
+    try:
+        numbers = list(map(int, words[1::2]))
+    except ValueError:
+        return _table_by_lines(value)
+    if len(words) != 2 * value.count("\n"):
+        return _table_by_lines(value)
+    return dict(zip(words[::2], numbers, strict=True))
+
+
+def _table_by_lines(value: str) -> dict[str, int]:
+    """The same, whatever else is there: `max`, lines without a number."""
     result = {}
     for line in value.splitlines():
         name, _, digits = line.partition(" ")

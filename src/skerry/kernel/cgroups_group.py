@@ -183,8 +183,11 @@ class Cgroup:
         """Wait until no process is left below; whether that came true in time."""
         return poll(lambda: not self.pids(), timeout)
 
-    def stats(self) -> dict[str, Any]:
+    def stats(self, *, whole: bool = True) -> dict[str, Any]:
         """One reading of the counters; parts whose controller is missing are zero or empty.
+
+        Unless it is to be `whole`, nothing is read for percpu_ns, failcnt, swap_*, io_operations,
+        hugetlb and pressure, which are missing then: each costs files to open.
 
         cpu: usage_ns user_ns system_ns periods throttled_periods throttled_ns [percpu_ns];
         memory: usage max limit failcnt swap_usage swap_limit (swap alone) stat{name: number};

@@ -182,47 +182,58 @@ class CgroupV1(Cgroup):
             os.close(control)
         return OomWatch(event, select.POLLIN)
 
-    def stats(self) -> dict[str, Any]:
+    def stats(self, *, whole: bool = True) -> dict[str, Any]:
         """See Cgroup.stats."""
-        return {
-            "cpu": self._cpu_stats(),
-            "memory": self._memory_stats(),
+        found = {
+            "cpu": self._cpu_stats(whole),
+            "memory": self._memory_stats(whole),
             "pids": self._pids_stats(),
             "io": self._block_io("io_service_bytes"),
-            "io_operations": self._block_io("io_serviced"),
-            "hugetlb": self._huge_page_stats(),
-            "pressure": {},
         }
+        if whole:
+            found |= {
+                "io_operations": self._block_io("io_serviced"),
+                "hugetlb": self._huge_page_stats(),
+                "pressure": {},
+            }
+        return found
 
-    def _cpu_stats(self) -> dict[str, Any]:
+    def _cpu_stats(self, whole: bool) -> dict[str, Any]:
         account, cpu = self.directory_of("cpuacct"), self.directory_of("cpu")
         ticks = files.table(files.text(f"{account}/cpuacct.stat"))
         throttled = files.table(files.text(f"{cpu}/cpu.stat"))
-        return {
+        found: dict[str, Any] = {
             "usage_ns": files.number(f"{account}/cpuacct.usage"),
             "user_ns": ticks.get("user", 0) * 10**9 // _TICKS,
             "system_ns": ticks.get("system", 0) * 10**9 // _TICKS,
-            "percpu_ns": [int(n) for n in files.text(f"{account}/cpuacct.usage_percpu").split()],
             "periods": throttled.get("nr_periods", 0),
             "throttled_periods": throttled.get("nr_throttled", 0),
             "throttled_ns": throttled.get("throttled_time", 0),
         }
+        if whole:
+            each = files.text(f"{account}/cpuacct.usage_percpu").split()
+            found["percpu_ns"] = [int(number) for number in each]
+        return found
 
-    def _memory_stats(self) -> dict[str, Any]:
+    def _memory_stats(self, whole: bool) -> dict[str, Any]:
         start = f"{self.directory_of('memory')}/memory."
         usage = files.number(f"{start}usage_in_bytes")
         limit = files.number(f"{start}limit_in_bytes")
-        with_swap = files.number(f"{start}memsw.usage_in_bytes")
-        swap_limit = files.number(f"{start}memsw.limit_in_bytes")
-        return {
+        found: dict[str, Any] = {
             "usage": usage,
             "max": files.number(f"{start}max_usage_in_bytes"),
             "limit": limit,
-            "failcnt": files.number(f"{start}failcnt"),
-            "swap_usage": max(with_swap - usage, 0),
-            "swap_limit": max(swap_limit - limit, 0) if limit < 1 << 62 else swap_limit,
             "stat": files.table(files.text(f"{start}stat")),
         }
+        if whole:
+            with_swap = files.number(f"{start}memsw.usage_in_bytes")
+            swap_limit = files.number(f"{start}memsw.limit_in_bytes")
+            found |= {
+                "failcnt": files.number(f"{start}failcnt"),
+                "swap_usage": max(with_swap - usage, 0),
+                "swap_limit": max(swap_limit - limit, 0) if limit < 1 << 62 else swap_limit,
+            }
+        return found
 
     def _pids_stats(self) -> dict[str, int]:
         directory = self.directory_of("pids")

@@ -256,12 +256,12 @@ class CgroupV2(Cgroup):
         os.read(fd, 4096)
         return OomWatch(fd, select.POLLPRI)
 
-    def stats(self) -> dict[str, Any]:
+    def stats(self, *, whole: bool = True) -> dict[str, Any]:
         """See Cgroup.stats."""
         start = self._directory
         cpu = files.table(files.text(f"{start}/cpu.stat"))
         transferred, operations = io_rows(files.text(f"{start}/io.stat"))
-        return {
+        found: dict[str, Any] = {
             "cpu": {
                 "usage_ns": cpu.get("usage_usec", 0) * 1000,
                 "user_ns": cpu.get("user_usec", 0) * 1000,
@@ -271,32 +271,40 @@ class CgroupV2(Cgroup):
                 "throttled_periods": cpu.get("nr_throttled", 0),
                 "throttled_ns": cpu.get("throttled_usec", 0) * 1000,
             },
-            "memory": self._memory_stats(),
+            "memory": self._memory_stats(whole),
             "pids": {
                 "current": files.number(f"{start}/pids.current"),
                 "limit": files.number(f"{start}/pids.max") or files.UNLIMITED,
             },
             "io": transferred,
-            "io_operations": operations,
-            "hugetlb": self._huge_page_stats(),
-            "pressure": {
-                name: text
-                for name in ("cpu", "memory", "io")
-                if (text := files.text(f"{start}/{name}.pressure"))
-            },
         }
+        if whole:
+            found |= {
+                "io_operations": operations,
+                "hugetlb": self._huge_page_stats(),
+                "pressure": {
+                    name: text
+                    for name in ("cpu", "memory", "io")
+                    if (text := files.text(f"{start}/{name}.pressure"))
+                },
+            }
+        return found
 
-    def _memory_stats(self) -> dict[str, Any]:
+    def _memory_stats(self, whole: bool) -> dict[str, Any]:
         start = f"{self._directory}/memory."
-        return {
+        found: dict[str, Any] = {
             "usage": files.number(f"{start}current"),
             "max": files.number(f"{start}peak"),
             "limit": files.number(f"{start}max"),
-            "failcnt": files.table(files.text(f"{start}events")).get("max", 0),
-            "swap_usage": files.number(f"{start}swap.current"),
-            "swap_limit": files.number(f"{start}swap.max"),
             "stat": files.table(files.text(f"{start}stat")),
         }
+        if whole:
+            found |= {
+                "failcnt": files.table(files.text(f"{start}events")).get("max", 0),
+                "swap_usage": files.number(f"{start}swap.current"),
+                "swap_limit": files.number(f"{start}swap.max"),
+            }
+        return found
 
     def _huge_page_stats(self) -> dict[str, dict[str, int]]:
         from skerry.kernel.cgroups_v1 import page_sizes

@@ -107,6 +107,21 @@ def test_reading() -> None:
     assert files.text("/does/not/exist") == ""
 
 
+@pytest.mark.parametrize(
+    "text", ["", "a 1\nb 2\n", "a 1\nb 2", "a 1\nb max\n", "a\nb 2\n", "a 1 2"]
+)
+def test_a_table_is_the_same_at_once_and_by_lines(text: str) -> None:
+    assert files.table(text) == files.table(f"{text}\nodd\n")
+
+
+def test_numbers_out_of_files(tmp_path: Path) -> None:
+    (tmp_path / "limit").write_text("max\n")
+    (tmp_path / "usage").write_text("4096\n")
+    assert files.number(f"{tmp_path}/limit") == files.UNLIMITED
+    assert files.number(f"{tmp_path}/usage") == 4096
+    assert files.number(f"{tmp_path}/none") == files.number(str(tmp_path)) == 0
+
+
 def test_block_io_counters() -> None:
     v1 = "8:0 Read 10\n8:0 Write 20\nTotal 30\n8:x Read 1\n"
     assert block_rows(v1) == [(8, 0, "Read", 10), (8, 0, "Write", 20)]

@@ -19,6 +19,8 @@ from skerry.engine.record import Record
 
 _HEAD = struct.Struct(">BxxxI").pack
 """A frame's header: stream and length (Docker's API, "Attach to a container")."""
+_LEAST_PAUSE = 0.1
+"""Seconds between two readings of a container: processor time is their difference."""
 
 
 def frame(entry: logs.Entry, *, terminal: bool, timestamps: bool) -> bytes:
@@ -174,7 +176,7 @@ async def _reading(call: Call, container: Container) -> Reading | None:
         found = await call.engine.containers.stats(container)
     except Conflict:
         return None
-    return None if found is None else (found, processes.host_cpu())
+    return None if found is None else (found, call.engine.containers.host_clock.now())
 
 
 async def stats(call: Call) -> web.StreamResponse:
@@ -195,8 +197,15 @@ async def stats(call: Call) -> web.StreamResponse:
         now = await _reading(call, container)
         await response.write(line(stats_shapes.stats(container, now, before, memory_total=total)))
         before = now
-        await asyncio.sleep(1)
+        await asyncio.sleep(_to_the_second())
     return response
+
+
+def _to_the_second() -> float:
+    """How long to wait for the next full second of the loop's clock, at which all streams take
+    their readings: the engine wakes once for all of them."""
+    left = 1 - asyncio.get_running_loop().time() % 1
+    return left if left > _LEAST_PAUSE else left + 1
 
 
 ROUTES = [

@@ -17,7 +17,7 @@ def stats(cgroup: Cgroup, pid: int, host_memory: int) -> Stats:
 
     A container without a memory limit has the host's memory for one, as in Docker.
     """
-    return stats_from(cgroup.stats(), _read(f"/proc/{pid}/net/dev"), host_memory)
+    return stats_from(cgroup.stats(whole=False), _read(f"/proc/{pid}/net/dev"), host_memory)
 
 
 def stats_from(reading: dict[str, Any], net_dev: str, host_memory: int) -> Stats:

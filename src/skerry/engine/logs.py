@@ -32,6 +32,8 @@ BLOCK = 64 * 1024
 BATCH = 256 * 1024
 """Bytes that are read, decoded and sent at once: about two milliseconds of the event loop."""
 LINE_LIMIT = 1 << 20
+_RENAMES = 100
+"""How often a file may get another name while it is opened."""
 QUICK = 0.01
 SLOW = 0.2
 
@@ -281,8 +283,7 @@ async def read(path: str, query: Query, alive: Callable[[], bool]) -> AsyncItera
         if not query.follow:
             return
     try:
-        start = files(path)[0] if not inode else _by_inode(path, inode)
-        file = await asyncio.to_thread(_File, start)
+        file = await _opened(path, inode)
     except FileNotFoundError:
         return
     file.offset = offset
@@ -311,6 +312,10 @@ async def read(path: str, query: Query, alive: Callable[[], bool]) -> AsyncItera
                 except FileNotFoundError:
                     # Renamed in this moment.
                     continue
+                if _after(path, file.inode) != following:
+                    # Renamed before it was opened: by then the name was a younger file's.
+                    fresh.close()
+                    continue
                 file.close()
                 file = fresh
                 continue
@@ -320,6 +325,27 @@ async def read(path: str, query: Query, alive: Callable[[], bool]) -> AsyncItera
             pause = min(pause * 1.5, SLOW)
     finally:
         file.close()
+
+
+async def _opened(path: str, inode: int) -> _File:
+    """The oldest file, or the one with `inode`; FileNotFoundError."""
+
+    def name() -> str:
+        return _by_inode(path, inode) if inode else files(path)[0]
+
+    for _ in range(_RENAMES):
+        start = name()
+        try:
+            file = await asyncio.to_thread(_File, start)
+        except FileNotFoundError:
+            if start == name():
+                raise
+            continue
+        if start == name():
+            return file
+        # Renamed before it was opened: by then the name was a younger file's.
+        file.close()
+    raise FileNotFoundError(path)
 
 
 def _by_inode(path: str, inode: int) -> str:

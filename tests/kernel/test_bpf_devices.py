@@ -1,5 +1,6 @@
 """The device filter in the running kernel: verifier, attachment, and real opens."""
 
+import json
 import os
 import stat
 from collections.abc import Iterator
@@ -80,6 +81,24 @@ def test_an_update_replaces_what_was_attached(group: tuple[Path, int]) -> None:
     assert first != second
     assert opens(path, "/dev/null", os.O_RDONLY) == 0
     assert opens(path, "/dev/null", os.O_RDWR) == 1
+
+
+def test_a_program_that_is_kept_is_loaded_once(
+    group: tuple[Path, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, fd = group
+    monkeypatch.setattr(bpf_devices, "_kept", {})
+    text = json.dumps([{"allow": False, "type": "a"}])
+    assert bpf_devices.kept_filter(text) == -1
+    bpf_devices.keep_filter(text)
+    program = bpf_devices.kept_filter(text)
+    try:
+        bpf_devices.keep_filter(text)
+        assert bpf_devices.kept_filter(text) == program
+        bpf_devices.attach_program(fd, program)
+        assert opens(path, "/dev/null", os.O_RDONLY) == 1
+    finally:
+        os.close(program)
 
 
 def test_the_verifier_takes_a_long_list(group: tuple[Path, int]) -> None:

@@ -14,6 +14,7 @@ the new one before it detaches the old: never is there a moment without a filter
 """
 
 import ctypes
+import json
 import os
 import struct
 from collections.abc import Iterable, Mapping
@@ -58,6 +59,7 @@ def _instruction(
 _ALLOW = _instruction(_MOVE_NUMBER, _RESULT, 1) + _instruction(_EXIT)
 _DENY = _instruction(_MOVE_NUMBER, _RESULT, 0) + _instruction(_EXIT)
 _SIZE = 8
+_kept: dict[str, int] = {}
 
 
 def compile_device_filter(rules: Iterable[Mapping[str, Any]]) -> bytes:
@@ -107,19 +109,35 @@ def attach_device_filter(cgroup_fd: int, rules: Iterable[Mapping[str, Any]]) -> 
     """
     program = load_device_filter(rules)
     try:
-        earlier = attached_programs(cgroup_fd)
-        if len(earlier) == 1:
-            old = _program_by_id(earlier[0])
-            try:
-                _attach(cgroup_fd, program, replace=old)
-            finally:
-                os.close(old)
-            return
-        _attach(cgroup_fd, program)
-        for number in earlier:
-            _detach(cgroup_fd, number)
+        attach_program(cgroup_fd, program)
     finally:
         os.close(program)
+
+
+def attach_program(cgroup_fd: int, program: int) -> None:
+    """Make a loaded program the group's device filter; see `attach_device_filter`."""
+    earlier = attached_programs(cgroup_fd)
+    if len(earlier) == 1:
+        old = _program_by_id(earlier[0])
+        try:
+            _attach(cgroup_fd, program, replace=old)
+        finally:
+            os.close(old)
+        return
+    _attach(cgroup_fd, program)
+    for number in earlier:
+        _detach(cgroup_fd, number)
+
+
+def keep_filter(text: str) -> None:
+    """Load the program of rules (JSON) now, and keep it for `kept_filter`."""
+    if text not in _kept:
+        _kept[text] = load_device_filter(json.loads(text))
+
+
+def kept_filter(text: str) -> int:
+    """The program that is kept for these very rules, -1 for none; not the caller's to close."""
+    return _kept.get(text, -1)
 
 
 def load_device_filter(rules: Iterable[Mapping[str, Any]]) -> int:

@@ -137,11 +137,15 @@ class CgroupV2(Cgroup):
         return KernelFault(action, code, hint=hint)
 
     def _attach_devices(self, value: str) -> None:
-        from skerry.kernel.bpf_devices import attach_device_filter
+        from skerry.kernel import bpf_devices
 
         fd = self.directory_fd()
+        kept = bpf_devices.kept_filter(value)
         try:
-            attach_device_filter(fd, json.loads(value))
+            if kept >= 0:
+                bpf_devices.attach_program(fd, kept)
+            else:
+                bpf_devices.attach_device_filter(fd, json.loads(value))
         finally:
             os.close(fd)
 

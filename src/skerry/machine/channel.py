@@ -35,6 +35,10 @@ MOST_HEAD = 64 * 1024
 MOST_FROM_GUEST = 1024 * 1024
 MOST_FROM_HOST = 64 * 1024 * 1024
 _LENGTH = struct.Struct(">I")
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+_decode = json.JSONDecoder().raw_decode
+"""Without json's own search for white space and encodings, which a fresh copy of a machine would
+have to translate first."""
 _CONGESTED = 512 * 1024
 _READ = 64 * 1024
 
@@ -65,7 +69,7 @@ def pack(kind: int, stream: int, data: bytes = b"") -> bytes:
 
 def pack_message(head: dict[str, Any], body: bytes = b"") -> bytes:
     """A message's frames."""
-    text = json.dumps(head, separators=(",", ":")).encode()
+    text = _encode(head).encode()
     if len(text) > MOST_HEAD:
         raise ProtocolFault(f"a message head of {len(text)} bytes; the limit is {MOST_HEAD}")
     whole = memoryview(_LENGTH.pack(len(text)) + text + body)
@@ -81,8 +85,9 @@ def parse_message(data: bytes) -> Message:
         if length > MOST_HEAD or length > len(data) - _LENGTH.size:
             raise ValueError("the head's length is out of bounds")
         end = _LENGTH.size + length
-        head = json.loads(data[_LENGTH.size : end])
-        if not isinstance(head, dict):
+        text = str(memoryview(data)[_LENGTH.size : end], "utf-8")
+        head, scanned = _decode(text)
+        if not isinstance(head, dict) or scanned != len(text):
             raise ValueError("the head is no object")
     except (ValueError, struct.error, RecursionError) as error:
         raise ProtocolFault(f"malformed message: {error}") from None

@@ -147,7 +147,11 @@ class MachineDriver(RuntimeDriver):
             # It has the size it was made with, whatever its container's limits are by now.
             guest = guest._replace(shape=portable.MadeOf(**saved.made_of).shape)
         frozen, layers = await asyncio.gather(
-            self.templates.get(guest.shape, guest.kernel),
+            self.templates.get(
+                guest.shape,
+                guest.kernel,
+                [write.value for write in guest.plan.cgroup_writes if write.file == "bpf"],
+            ),
             asyncio.to_thread(self._prepare_disks, task),
         )
         cgroup, accel = self._host_cgroup(task), self.templates.accel

@@ -50,6 +50,8 @@ class Wanted(NamedTuple):
     late_modules: list[str]
     shape: Shape
     accel: Accel
+    filters: list[str]
+    """Rules for devices (JSON) that are likely to be asked for: their programs are loaded."""
 
 
 class Frozen(NamedTuple):
@@ -218,7 +220,8 @@ def _make(wanted: Wanted, fresh: str) -> None:
         if talk.next(BOOT_SECONDS).head.get("event") != "ready":
             raise SystemFault("the guest's agent does not say that it is ready")
         ready = time.monotonic() - started
-        talk.ask("prepare", seconds=BOOT_SECONDS, modules=wanted.late_modules)
+        talk.ask("prepare", seconds=BOOT_SECONDS, modules=wanted.late_modules,
+                 filters=wanted.filters)  # fmt: skip
         talk.close()
         monitor = machine.monitor
         monitor.execute("stop")

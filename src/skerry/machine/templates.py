@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from skerry.base.errors import DigestMismatch, InvalidInput, SystemFault
@@ -41,20 +42,23 @@ class Templates:
             raise SystemFault("no template was asked for yet")
         return self._accel
 
-    async def get(self, shape: Shape, kernel: str = "") -> template.Frozen:
+    async def get(
+        self, shape: Shape, kernel: str = "", filters: Sequence[str] = ()
+    ) -> template.Frozen:
         """The template for a shape, made now if there is none; errors as `open_kit` and `make`.
-        `kernel` is the user's own, empty for the distribution's."""
+        `kernel` is the user's own, empty for the distribution's; `filters` are rules for devices
+        that others are likely to ask for too, with which a template that is made now saves time."""
         key = (shape, kernel, _stamp(kernel))
         if loaded := self._loaded.get(key):
             return loaded
         making = self._making.get(key)
         if making is None:
-            making = asyncio.get_running_loop().create_task(self._get(key))
+            making = asyncio.get_running_loop().create_task(self._get(key, filters))
             self._making[key] = making
             making.add_done_callback(lambda _: self._making.pop(key, None))
         return await asyncio.shield(making)
 
-    async def _get(self, wanted: _Key) -> template.Frozen:
+    async def _get(self, wanted: _Key, filters: Sequence[str]) -> template.Frozen:
         shape, kernel, _ = wanted
         self._accel = await asyncio.to_thread(accel.choose)
         found = await asyncio.to_thread(kit.open_kit, self._kits, kernel)
@@ -63,7 +67,7 @@ class Templates:
             folder = self._folder / key
             for _ in range(2):
                 if not (folder / template.MANIFEST).exists():
-                    await self._make(found, shape, folder)
+                    await self._make(found, shape, folder, filters)
                 try:
                     loaded = await asyncio.to_thread(
                         template.load, str(folder), key, found.contents
@@ -79,10 +83,13 @@ class Templates:
         self._loaded[wanted] = loaded
         return loaded
 
-    async def _make(self, found: kit.Kit, shape: Shape, folder: Path) -> None:
+    async def _make(
+        self, found: kit.Kit, shape: Shape, folder: Path, filters: Sequence[str]
+    ) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         wanted = template.Wanted(
-            str(folder), found.kernel, found.initramfs, found.late_modules, shape, self.accel
+            *(str(folder), found.kernel, found.initramfs, found.late_modules, shape, self.accel),
+            list(filters),
         )
         argument = json.dumps({**wanted._asdict(), "parent": os.getpid()})
         if len(self._making) == 1:

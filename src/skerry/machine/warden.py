@@ -720,6 +720,8 @@ def clone(conf: Conf, cards: list[dict[str, Any]]) -> hypervisor.Hypervisor:
         monitor = machine.monitor
         capabilities = [{"capability": "x-ignore-shared", "state": True}]
         monitor.execute("migrate-set-capabilities", capabilities=capabilities)
+        # Nobody knew the addresses that the card was frozen with: it is given others at once.
+        monitor.execute("migrate-set-parameters", **{"announce-rounds": 0})
         saved = 0
         if conf.saved:
             with open(conf.state, "rb") as file:

@@ -71,6 +71,14 @@ def test_messages_come_back_as_they_went(head: dict[str, int], body: bytes) -> N
     assert parse_message(b"".join(frame.data for frame in frames)) == Message(head, body)
 
 
+@pytest.mark.parametrize(
+    "text", [b'{"a": 1} ', b' {"a": 1}', b'{"a": 1}{}', b'{"\xff": 1}', b"[]", b""]
+)
+def test_a_head_is_one_object_and_nothing_else(text: bytes) -> None:
+    with pytest.raises(ProtocolFault):
+        parse_message(struct.pack(">I", len(text)) + text)
+
+
 def test_a_deep_head_is_a_fault() -> None:
     text = b"[" * 60_000
     with pytest.raises(ProtocolFault):

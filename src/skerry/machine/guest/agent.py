@@ -12,29 +12,26 @@ It trusts the host, which sees all of its memory anyway. The container does not 
 has namespaces of its own, and the port's node is not in its /dev.
 """
 
-import _socket
 import gc
 import importlib
-import json
 import os
 import signal
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
-from skerry.base.errors import Conflict, InvalidInput, KernelFault, SkerryError
-from skerry.kernel.cgroups import Cgroup, Layout, Write, detect
-from skerry.machine.channel import MOST_FROM_HOST, Line, Message, Sink, Source
-from skerry.machine.guest import files, identity, system
+from skerry.base.errors import Conflict, InvalidInput
+from skerry.machine.channel import MOST_FROM_HOST, Line, Message
+from skerry.machine.guest import identity, system
 from skerry.machine.guest.dns import Resolver
-from skerry.runtime import launch, wire
-from skerry.runtime.loop import READ, Loop
-from skerry.runtime.steps import Plan, process_from_wire
+from skerry.runtime import wire
+from skerry.runtime.loop import Loop
 
-# termios.h
-_TIOCSWINSZ = 0x5414
-_CONSOLE_SECONDS = 10.0
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from skerry.machine.guest.programs import Program, Programs
+
 _MOST_QUERIES = 256
 _SOON = (
     "skerry.kernel.cgroups_v2",
@@ -48,33 +45,19 @@ _SOON = (
 """Modules that a start would load; the template has them already."""
 
 
-class Program(NamedTuple):
-    """A running program of the container."""
-
-    id: str
-    pid: int
-    pidfd: int
-    main: bool
-    terminal: int
-    """The master side, -1 without one; the streams have copies of their own."""
-    sources: list[Source]
-    sinks: list[Sink]
-
-
 class Agent:
     """State of the agent; `main` runs it."""
 
     def __init__(self, port: int) -> None:
         self._loop = Loop()
-        self._layout: Layout | None = None
-        self._programs: dict[str, Program] = {}
-        self._main: Program | None = None
-        self._group: Cgroup | None = None
+        self._programs: Programs | None = None
         self._told = -1
         """The folder of `identity.tell`."""
+        self._fresh = -1
+        """What it will tell by."""
+        self._cards: set[str] = set()
+        """Names of the network cards that lead somewhere."""
         self._number = 0
-        self._workers: set[int] = set()
-        self._ended: dict[str, dict[str, Any]] = {}
         self._queries: dict[int, Callable[[bytes], None]] = {}
         self._resolver = Resolver(self._loop, self._ask_host)
         self._line = Line(self._loop, port, self._take, self._lost, most_message=MOST_FROM_HOST)
@@ -108,15 +91,18 @@ class Agent:
             case "start":
                 return self._start(head, body)
             case "exec":
-                return self._exec(head, body)
+                return self._all_programs().exec(head, body)
             case "signal":
-                return self._signal(str(head["id"]), int(head["signal"]))
+                self._all_programs().signal(str(head["id"]), int(head["signal"]))
+                return {}
             case "resize":
-                return self._resize(str(head["id"]), int(head["rows"]), int(head["columns"]))
+                size = int(head["rows"]), int(head["columns"])
+                self._all_programs().resize(str(head["id"]), *size)
+                return {}
             case "stats":
-                return self._stats()
+                return self._all_programs().stats()
             case "update":
-                self._running_group().apply([Write(*row) for row in head["writes"]])
+                self._all_programs().update(head["writes"])
                 return {}
             case "dns":
                 if taker := self._queries.pop(int(head["number"]), None):
@@ -126,26 +112,10 @@ class Agent:
                 system.write_files(head["files"])
                 return {}
             case "network":
-                for card in head["cards"]:
-                    system.configure_network(card)
+                self._configure(head["cards"])
                 return {}
-            case "attach":
-                system.attach_disks(str(head["layers"]), str(head["writable"]))
-                files.mount_root()
-                return {}
-            case "detach":
-                files.unmount_root()
-                system.detach_disks()
-                return {}
-            case "pack":
-                fd, work = files.pack_upper()
-                return self._work(head, self._line.source(int(head["stream"]), fd), work)
-            case "unpack":
-                init = self._main.pid if self._main else 0
-                fd, work = files.unpack(init, head)
-                return self._work(head, self._line.sink(int(head["stream"]), fd), work)
-            case "processes":
-                return {"rows": files.processes(self._running_group().pids())}
+            case "attach" | "detach" | "pack" | "unpack" | "processes":
+                return self._all_programs().about_files(head)
             case "sync":
                 os.sync()
                 return {}
@@ -176,13 +146,30 @@ class Agent:
         system.load_modules(list(head["modules"]))
         system.mount_rest()
         system.loopback()
+        system.get_ready()
         self._resolver.start()
-        self._layout = detect()
+        programs = self._all_programs()
         for name in _SOON:
             importlib.import_module(name)
+        for rules in head.get("filters", ()):
+            importlib.import_module("skerry.kernel.bpf_devices").keep_filter(str(rules))
         gc.collect()
         gc.freeze()
-        return {"layout": self._layout.mode}
+        return {"layout": programs.layout}
+
+    def _all_programs(self) -> "Programs":
+        """Loaded when it is first asked for: the agent answers sooner without."""
+        if self._programs is None:
+            from skerry.machine.guest.programs import Programs
+
+            self._programs = Programs(self._loop, self._line)
+        return self._programs
+
+    def _running(self) -> "Program":
+        main = self._all_programs().main
+        if main is None:
+            raise Conflict("the container is not running")
+        return main
 
     def _identity(self, head: dict[str, Any]) -> dict[str, Any]:
         """What no two clones may share. The clock comes along."""
@@ -192,6 +179,23 @@ class Agent:
             socket.sethostname(str(head["hostname"]))
         return {}
 
+    def _configure(self, cards: list[dict[str, Any]]) -> None:
+        for card in cards:
+            system.configure_network(card)
+            self._cards.add(card["name"])
+
+    def _start(self, head: dict[str, Any], body: bytes) -> dict[str, Any]:
+        programs = self._all_programs()
+        if programs.main is not None:
+            raise Conflict("the container runs already")
+        self._identity(head["identity"])
+        system.attach_disks(str(head["layers"]), str(head["writable"]))
+        system.write_files(head["files"])
+        if head["shares"]:
+            system.attach_shares()
+        self._configure(head["cards"])
+        return programs.start(head, body)
+
     # Being frozen and copied
 
     def _hold(self) -> dict[str, Any]:
@@ -199,263 +203,36 @@ class Agent:
 
         Tells which files a copy needs to have of its own.
         """
-        if self._main is None:
-            raise Conflict("the container is not running")
+        main = self._running()
         if self._told < 0:
-            self._told = identity.prepare(self._main.pid)
-        return identity.found(self._main.pid)
+            self._told = identity.prepare(main.pid)
+            identity.share_hostname(main.pid)
+        if self._told >= 0 and self._fresh < 0:
+            with suppress(OSError):  # The container may have filled its tmpfs.
+                self._fresh = identity.make_fresh(self._told)
+        return identity.found(main.pid)
 
     def _wake(self, head: dict[str, Any]) -> dict[str, Any]:
         """In a copy of the machine, whose warden knows the main program's streams only.
 
         Further programs go on without their clients, as those of a client that has left.
         """
-        main = self._main
-        if main is None:
-            raise Conflict("the container is not running")
+        main = self._running()
         self._identity(head["identity"])
         kept = {each.stream for each in main.sources} | {each.stream for each in main.sinks}
         waiting = self._line.begin_anew(kept)
         system.write_files(head["files"])
-        system.cut_off({card["name"] for card in head["cards"]})
+        system.cut_off(self._cards - {card["name"] for card in head["cards"]})
         for card in head["cards"]:
             system.reconfigure_network(card)
-        if head["identity"].get("hostname"):
-            identity.rename(main.pid, str(head["identity"]["hostname"]))
+            self._cards.add(card["name"])
         identity.renew(main.pid, dict(head["renew"]))
         if self._told >= 0:
-            with suppress(OSError):  # The container may have filled its tmpfs.
-                identity.tell(self._told, str(head["generation"]))
+            with suppress(OSError):
+                fresh, self._fresh = self._fresh, -1
+                identity.tell(self._told, fresh, str(head["generation"]))
         self._line.release()
         return {"waiting": waiting}
-
-    # Programs
-
-    def _start(self, head: dict[str, Any], body: bytes) -> dict[str, Any]:
-        if self._main is not None:
-            raise Conflict("the container runs already")
-        plan = Plan.from_wire(body)
-        self._identity(head["identity"])
-        system.attach_disks(str(head["layers"]), str(head["writable"]))
-        system.write_files(head["files"])
-        if head["shares"]:
-            system.attach_shares()
-        for card in head["cards"]:
-            system.configure_network(card)
-        self._group = Cgroup(plan.cgroup_path, self._host_layout())
-
-        own: dict[str, str] = head["renew"]
-
-        def start(stdin: int, stdout: int, stderr: int, console: int) -> launch.Created:
-            created = launch.create(
-                plan, stdin, stdout, stderr,
-                console=console, wait_for_start=bool(own), layout=self._layout,
-            )  # fmt: skip
-            if not own:
-                return created
-            try:
-                identity.renew(created.pid, own)
-            except BaseException:
-                created.close()
-                raise
-            return launch.start(created, plan)
-
-        terminal = plan.process is not None and plan.process.terminal
-        self._main = self._launch(head, start, terminal=terminal, main=True)
-        return {"pid": self._main.pid}
-
-    def _exec(self, head: dict[str, Any], body: bytes) -> dict[str, Any]:
-        init = self._main
-        if init is None or self._group is None:
-            raise Conflict("the container is not running")
-        process = process_from_wire(body)
-        group = self._group
-
-        def start(stdin: int, stdout: int, stderr: int, console: int) -> launch.Created:
-            return launch.exec_into(
-                init.pid, process, stdin, stdout, stderr,
-                cgroup_path=group.path, console=console, layout=self._layout,
-            )  # fmt: skip
-
-        program = self._launch(head, start, terminal=process.terminal, main=False)
-        return {"pid": program.pid}
-
-    def _host_layout(self) -> Layout:
-        if self._layout is None:
-            self._layout = detect()
-        return self._layout
-
-    def _launch(self, head: dict[str, Any], start: Any, *, terminal: bool, main: bool) -> Program:
-        """Make the streams, run the program, connect both."""
-        ids: dict[str, int] = head["streams"]
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        theirs: list[int] = [null]
-        mine: dict[str, int] = {}
-        console, sock = -1, None
-        try:
-            stdin = stdout = stderr = null
-            if terminal:
-                sock, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-                console = other.detach()
-                theirs.append(console)
-            else:
-                if "stdin" in ids:
-                    stdin, mine["stdin"] = os.pipe2(os.O_CLOEXEC)
-                    theirs.append(stdin)
-                mine["stdout"], stdout = os.pipe2(os.O_CLOEXEC)
-                mine["stderr"], stderr = os.pipe2(os.O_CLOEXEC)
-                theirs += [stdout, stderr]
-            created = start(stdin, stdout, stderr, console)
-            if sock is not None:
-                mine["terminal"] = _receive_terminal(sock)
-        except BaseException:
-            for fd in mine.values():
-                os.close(fd)
-            raise
-        finally:
-            for fd in theirs:
-                os.close(fd)
-            if sock is not None:
-                sock.close()
-        for fd in (created.start_fd, created.status_fd):
-            if fd >= 0:
-                os.close(fd)
-        return self._connect(str(head["id"]), created, mine, ids, main=main)
-
-    def _connect(
-        self, id_: str, created: launch.Created, mine: dict[str, int], ids: dict[str, int],
-        *, main: bool,
-    ) -> Program:  # fmt: skip
-        sources, sinks = [], []
-        for fd in mine.values():
-            os.set_blocking(fd, False)
-        if "terminal" in mine:
-            master = mine["terminal"]
-            sources.append(self._line.source(ids["stdout"], os.dup(master)))
-            sinks.append(self._line.sink(ids["stdin"], os.dup(master)))
-        else:
-            if "stdin" in mine:
-                sinks.append(self._line.sink(ids["stdin"], mine["stdin"]))
-            sources += [self._line.source(ids[name], mine[name]) for name in ("stdout", "stderr")]
-        program = Program(
-            id_, created.pid, created.pidfd, main, mine.get("terminal", -1), sources, sinks
-        )
-        self._programs[id_] = program
-        for source in sources:
-            source.on_end = lambda: self._tell_end(program)
-        self._loop.watch(created.pidfd, READ, lambda *_: self._exited(program))
-        return program
-
-    def _exited(self, program: Program) -> None:
-        _, status = os.waitpid(program.pid, 0)
-        self._loop.drop(program.pidfd)
-        os.close(program.pidfd)
-        code = os.waitstatus_to_exitcode(status)
-        oom = False
-        if program.main and self._group is not None:
-            with suppress(SkerryError):
-                if self._group.pids():
-                    self._group.kill_all()
-            with suppress(SkerryError):
-                oom = self._group.oom_kills() > 0
-        self._ended[program.id] = {
-            "event": "exit", "id": program.id, "code": max(code, 0), "signal": max(-code, 0),
-            "oom": oom,
-        }  # fmt: skip
-        for source in program.sources:
-            source.drain()
-        self._reap_orphans()
-        self._tell_end(program)
-
-    def _tell_end(self, program: Program) -> None:
-        """Once the program has ended and its output was sent."""
-        if program.id not in self._ended or any(source.fd >= 0 for source in program.sources):
-            return
-        end = self._ended.pop(program.id)
-        del self._programs[program.id]
-        for sink in program.sinks:
-            sink.close()
-        if program.terminal >= 0:
-            os.close(program.terminal)
-        if program.main:
-            self._main = None
-            if self._group is not None:
-                with suppress(SkerryError):
-                    self._group.remove()
-            system.detach_disks()
-        self._line.say(end)
-
-    def _work(self, head: dict[str, Any], end: Source | Sink, work: files.Work) -> dict[str, Any]:
-        """A child packs or unpacks; how that went is told as another event, when it has ended."""
-        self._workers.add(work.pid)
-
-        def ended(fd: int, _events: int) -> None:
-            said = os.read(fd, 8192)
-            self._loop.drop(fd)
-            os.close(fd)
-            os.waitpid(work.pid, 0)
-            self._workers.discard(work.pid)
-            if isinstance(end, Sink):
-                end.close()
-            error = json.loads(said) if said else None
-            self._line.say({"event": "worked", "number": head["seq"], "error": error})
-
-        self._loop.watch(work.report, READ, ended)
-        return {}
-
-    def _reap_orphans(self) -> None:
-        known = {program.pid for program in self._programs.values()} | self._workers
-        with suppress(ChildProcessError):
-            while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-                if ended.si_pid in known:
-                    return
-                os.waitpid(ended.si_pid, 0)
-
-    def _program(self, id_: str) -> Program:
-        program = self._programs.get(id_)
-        if program is None or id_ in self._ended:
-            raise Conflict(f"{id_} is not running")
-        return program
-
-    def _signal(self, id_: str, number: int) -> dict[str, Any]:
-        program = self._program(id_)
-        if program.main and number == signal.SIGKILL and self._group is not None:
-            self._group.kill_all()
-        else:
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(program.pidfd, number)
-        return {}
-
-    def _resize(self, id_: str, rows: int, columns: int) -> dict[str, Any]:
-        import fcntl
-        import struct
-
-        program = self._program(id_)
-        if program.terminal < 0:
-            raise Conflict("cannot resize: the program has no terminal")
-        size = struct.pack("HHHH", rows & 0xFFFF, columns & 0xFFFF, 0, 0)
-        fcntl.ioctl(program.terminal, _TIOCSWINSZ, size)
-        return {}
-
-    def _running_group(self) -> Cgroup:
-        if self._group is None or self._main is None:
-            raise Conflict("the container is not running")
-        return self._group
-
-    def _stats(self) -> dict[str, Any]:
-        return {
-            "stats": self._running_group().stats(),
-            "network": system.net_counters(),
-            "memory": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
-        }
-
-
-def _receive_terminal(sock: socket.socket) -> int:
-    sock.settimeout(_CONSOLE_SECONDS)
-    _, fds, _, _ = socket.recv_fds(sock, 4096, 1)
-    if not fds:
-        raise KernelFault("receiving the terminal: the container's init sent none", 0)
-    return fds[0]
 
 
 def main() -> None:
@@ -477,6 +254,3 @@ def main() -> None:
                 log.flush()
         # Rather than leave, which would have the kernel print a panic over these words.
         system.power_off()
-
-
-_ = (_socket, json)  # Loaded here, so that the kit carries them.

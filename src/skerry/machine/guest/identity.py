@@ -4,7 +4,6 @@ The container is hostile to the agent: its files are opened beneath its root (op
 regular ones that are there and not empty are replaced.
 """
 
-import _socket
 import os
 import signal
 import stat
@@ -29,6 +28,7 @@ GENERATION = ("/run", "skerry", "generation")
 """Where programs see that they go on in another copy, as vmgenid tells a kernel: 32 hexadecimal
 digits and a newline, replaced whenever the machine comes out of a file."""
 _TOLD = "/run/generation"
+_FRESH = ".generation"
 _MOST = 64 * 1024
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -56,6 +56,8 @@ def found(pid: int) -> dict[str, Any]:
 
 def renew(pid: int, contents: dict[str, str]) -> None:
     """Replace files by hexadecimal contents; an SSH server that runs reads its new keys."""
+    if not contents:
+        return
     root = _root(pid)
     keys = False
     try:
@@ -105,20 +107,25 @@ def prepare(pid: int) -> int:
             os.close(fd)
 
 
-def tell(folder: int, generation: str) -> None:
-    """Put the number of this copy where its programs look for it; renamed over the former one, so
-    that they read one or the other."""
-    name = GENERATION[2]
-    fresh = f".{name}"
+def make_fresh(folder: int) -> int:
+    """The empty file that `tell` fills, made before the machine is saved: to make one takes a fresh
+    copy longer than all the rest of telling."""
     with suppress(FileNotFoundError):
-        os.unlink(fresh, dir_fd=folder)
+        os.unlink(_FRESH, dir_fd=folder)
     creating = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    fd = os.open(fresh, creating, 0o644, dir_fd=folder)
+    return os.open(_FRESH, creating, 0o644, dir_fd=folder)
+
+
+def tell(folder: int, fresh: int, generation: str) -> None:
+    """Put the number of this copy where its programs look for it; renamed over the former one, so
+    that they read one or the other. `fresh` is of `make_fresh`, or -1, and is closed."""
+    if fresh < 0:
+        fresh = make_fresh(folder)
     try:
-        os.write(fd, f"{generation}\n".encode())
+        os.write(fresh, f"{generation}\n".encode())
     finally:
-        os.close(fd)
-    os.rename(fresh, name, src_dir_fd=folder, dst_dir_fd=folder)
+        os.close(fresh)
+    os.rename(_FRESH, GENERATION[2], src_dir_fd=folder, dst_dir_fd=folder)
 
 
 def _subfolder(above: int, name: str) -> int:
@@ -131,10 +138,13 @@ def _subfolder(above: int, name: str) -> int:
         return os.open(name, flags, dir_fd=above)
 
 
-def rename(pid: int, hostname: str) -> None:
-    """The hostname inside the container, whose namespace of it is its own."""
-    with _inside(pid, "uts", "uts"):
-        _socket.sethostname(hostname)
+def share_hostname(pid: int) -> None:
+    """Join the container's namespace of the hostname for good: a copy then has one name to set."""
+    theirs = os.open(f"/proc/{pid}/ns/uts", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        namespaces.setns(theirs, namespaces.FLAGS["uts"])
+    finally:
+        os.close(theirs)
 
 
 @contextmanager

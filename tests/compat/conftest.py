@@ -15,6 +15,7 @@ import subprocess
 import termios
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -203,3 +204,22 @@ def background(daemon: Daemon) -> Iterator[Callable[..., subprocess.Popen[bytes]
     for one in started:
         one.kill()
         one.communicate()
+
+
+@pytest.fixture
+def agent(short_tmp: Path) -> Iterator[str]:
+    """The socket of an SSH agent that holds one key."""
+    place = str(short_tmp / "agent")
+    with subprocess.Popen(["ssh-agent", "-D", "-a", place], stdout=subprocess.DEVNULL) as running:
+        try:
+            deadline = time.monotonic() + DEADLINE
+            while not os.path.exists(place):
+                assert time.monotonic() < deadline, "ssh-agent does not listen"
+                time.sleep(0.02)
+            key = str(short_tmp / "key")
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+            own = os.environ | {"SSH_AUTH_SOCK": place}
+            subprocess.run(["ssh-add", "-q", key], check=True, env=own)
+            yield place
+        finally:
+            running.terminate()

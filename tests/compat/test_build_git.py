@@ -209,22 +209,6 @@ def test_https(built: Built, https: str, trusting: Trusting) -> None:
         del os.environ["GIT_AUTH_TOKEN"]
 
 
-@pytest.fixture
-def agent(short_tmp: Path) -> Iterator[Path]:
-    """The socket of an SSH agent that holds one key, which lies beside it."""
-    place, key = short_tmp / "agent", str(short_tmp / "key")
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
-    command = ["ssh-agent", "-D", "-a", str(place)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as running:
-        try:
-            until(place.exists, "ssh-agent")
-            own = os.environ | {"SSH_AUTH_SOCK": str(place)}
-            subprocess.run(["ssh-add", "-q", key], check=True, env=own)
-            yield place
-        finally:
-            running.terminate()
-
-
 def until(condition: Callable[[], object], what: str) -> None:
     deadline = time.monotonic() + DEADLINE
     while not condition():
@@ -233,7 +217,7 @@ def until(condition: Callable[[], object], what: str) -> None:
 
 
 @pytest.fixture
-def sshd(agent: Path, tmp_path: Path) -> Iterator[int]:
+def sshd(agent: str, tmp_path: Path) -> Iterator[int]:
     """An OpenSSH server on a port of loopback that lets the agent's key in."""
     program = shutil.which("sshd", path="/usr/sbin:/usr/bin")
     if program is None:
@@ -243,7 +227,7 @@ def sshd(agent: Path, tmp_path: Path) -> Iterator[int]:
     with http.server.HTTPServer(("127.0.0.1", 0), Server) as free:
         port = free.server_address[1]
     options = {
-        "AuthorizedKeysFile": f"{agent.with_name('key.pub')}",
+        "AuthorizedKeysFile": str(Path(agent).with_name("key.pub")),
         "HostKey": str(key),
         "ListenAddress": f"127.0.0.1:{port}",
         "PasswordAuthentication": "no",
@@ -266,7 +250,7 @@ def sshd(agent: Path, tmp_path: Path) -> Iterator[int]:
 
 
 def test_ssh(
-    built: Built, served: Path, sshd: int, agent: Path, tmp_path: Path, trusting: Trusting
+    built: Built, served: Path, sshd: int, agent: str, tmp_path: Path, trusting: Trusting
 ) -> None:
     url = f"ssh://root@127.0.0.1:{sshd}{served}/repo"
     words = ("--ssh", f"default={agent}")
@@ -287,7 +271,7 @@ def test_ssh(
     assert "Permission denied" in denied
     assert "--ssh default" in denied
     # Another key than the known one is somebody else.
-    other = Path(f"{agent}").with_name("key.pub").read_text()
+    other = Path(agent).with_name("key.pub").read_text()
     known.write_text(f"[127.0.0.1]:{sshd} {other}")
     assert "Host key verification failed" in refused(trusting, url, *words)
     known.unlink()

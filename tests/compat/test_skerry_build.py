@@ -7,7 +7,6 @@ import shutil
 import stat
 import subprocess
 import tarfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -338,25 +337,6 @@ def test_secrets_from_files_and_environment(build: Build, tmp_path: Path) -> Non
     finally:
         del os.environ["SKERRY_TEST_SECRET"]
     assert found["seen"] == b"9 4\n"
-
-
-@pytest.fixture
-def agent(short_tmp: Path) -> Iterator[str]:
-    """The socket of an SSH agent that holds one key."""
-    place = str(short_tmp / "agent")
-    with subprocess.Popen(["ssh-agent", "-D", "-a", place], stdout=subprocess.DEVNULL) as running:
-        try:
-            deadline = time.monotonic() + 20
-            while not os.path.exists(place):
-                assert time.monotonic() < deadline, "ssh-agent does not listen"
-                time.sleep(0.02)
-            key = str(short_tmp / "key")
-            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
-            own = os.environ | {"SSH_AUTH_SOCK": place}
-            subprocess.run(["ssh-add", "-q", key], check=True, env=own)
-            yield place
-        finally:
-            running.terminate()
 
 
 def test_an_agent_is_forwarded(build: Build, folder: Path, agent: str, tmp_path: Path) -> None:

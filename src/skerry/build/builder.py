@@ -270,7 +270,7 @@ class Builder:
                 image = with_tags(store, image, tags)
             else:
                 image = await asyncio.to_thread(
-                    record_image, store, state, tags, annotations=notes, compression=compression
+                    record_image, store, state, tags, notes, compression
                 )
         if image is not None and options.tags:
             self.engine.archives.emit("tag", image)

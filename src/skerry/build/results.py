@@ -43,16 +43,11 @@ def make_image(
         known = same_image(store, state, annotations or {}, compression)
         if known is not None:
             return with_tags(store, known, tags)
-        return record_image(store, state, tags, annotations=annotations, compression=compression)
+        return record_image(store, state, tags, annotations or {}, compression)
 
 
 def record_image(
-    store: Store,
-    state: State,
-    tags: Iterable[str] = (),
-    *,
-    annotations: dict[str, str] | None = None,
-    compression: str = "gzip",
+    store: Store, state: State, tags: Iterable[str], annotations: dict[str, str], compression: str
 ) -> Image:
     """Record the image of a state that `same_image` does not know."""
     with store.leases.hold():
@@ -68,7 +63,7 @@ def record_image(
                 Descriptor(OCI_CONFIG, digest, len(config)),
                 descriptors,
                 OCI_MANIFEST,
-                annotations=annotations or {},
+                annotations=annotations,
             )
         )
         store.blobs.put(config)

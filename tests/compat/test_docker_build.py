@@ -73,8 +73,10 @@ def test_options(build: Any, daemon: Daemon, tmp_path: Path) -> None:
         *("-f", str(tmp_path / "context" / "sub" / "Other"), "--target", "first", "-t", "opts"),
         *("--build-arg", "WHO=me", "--label", "a=b", "--iidfile", str(tmp_path / "iid")),
         *("--add-host", "somewhere:10.9.8.7", "--memory", "200m", "--ulimit", "nofile=99"),
+        *("--security-opt", "seccomp=unconfined", "--build-arg", "NOPE=1"),
     )
     assert status == 0, said
+    assert "[Warning] One or more build-args [NOPE] were not consumed" in said
     assert run(daemon, "opts", "cat", "/who") == "me\n"
     assert run(daemon, "opts", "ls", "/c", "/c/deep").split() == [
         "/c:", "deep", "kept", "sub", "/c/deep:", "ignored.txt",
@@ -83,6 +85,17 @@ def test_options(build: Any, daemon: Daemon, tmp_path: Path) -> None:
     assert found["Config"]["Labels"]["a"] == "b"
     assert (tmp_path / "iid").read_text() == found["Id"]
     daemon.docker("rmi", "-f", "opts")
+
+
+def test_a_dockerfile_from_standard_input_beside_a_folder(
+    build: Any, daemon: Daemon, tmp_path: Path
+) -> None:
+    build({"Dockerfile": "FROM none\n", "kept": "k"})
+    words = ("-t", "beside", "-f", "-", str(tmp_path / "context"))
+    said, status = build({}, *words, stdin=b"FROM busybox\nCOPY kept /\n")
+    assert status == 0, said
+    assert run(daemon, "beside", "cat", "/kept") == "k"
+    daemon.docker("rmi", "-f", "beside")
 
 
 @pytest.mark.parametrize(

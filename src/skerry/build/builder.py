@@ -20,7 +20,7 @@ from skerry.build.git_access import Access
 from skerry.build.inventory import Inventory
 from skerry.build.language.lint import Warned
 from skerry.build.linting import warned
-from skerry.build.reading import Plan, read
+from skerry.build.reading import Plan, read, unconsumed
 from skerry.build.remote_cache import Imports
 from skerry.build.request import Options, Output
 from skerry.build.results import (
@@ -194,6 +194,9 @@ class Builder:
                 self._later(asyncio.to_thread(self.engine.store.steps.write_uses))
             if options.only_list:
                 return
+            if unused := unconsumed(plan, options, one.solver.declared):
+                text = f"One or more build-args [{' '.join(unused)}] were not consumed"
+                tell({"kind": "warning", "rule": "BuildArgUnused", "text": text, "line": 0})
             built = await self._finish(state, options, one, plan, tell)
             if session is not None:
                 session.built = built

@@ -99,6 +99,21 @@ def read(
     return Plan(found, graph.target, graph.names, file, globals)
 
 
+def unconsumed(plan: Plan, options: Options, more: Collection[str]) -> list[str]:
+    """Build arguments that no ARG declares; `more` are those that triggers declare."""
+    instructions = [each for stage in plan.stages.values() for each in stage.instructions]
+    listed = [*plan.dockerfile.arguments, *instructions]
+    known = {name for each in listed if isinstance(each, words.Arg) for name, _ in each.pairs}
+    known |= {*more, *_PREDEFINED, "SOURCE_DATE_EPOCH"}
+    return sorted(
+        name
+        for name in options.build_args
+        if name not in known
+        and name.lower() not in _PROXIES
+        and not name.startswith(("BUILDKIT_", "SKERRY_"))
+    )
+
+
 @lru_cache(32)
 def _parsed(data: bytes) -> Dockerfile:
     return parser.parse(data)
@@ -288,6 +303,7 @@ class Scope:
 
 
 _PREDEFINED = frozenset(platform_arguments("", ""))
+_PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
 
 
 def _directory(config: Mapping[str, Any]) -> str:

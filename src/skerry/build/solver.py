@@ -22,7 +22,7 @@ from skerry.build.bases import Bases
 from skerry.build.errors import StepFailed
 from skerry.build.events import Tell
 from skerry.build.keys import Key, note, why_missed
-from skerry.build.language.instructions import Instruction, Maintainer
+from skerry.build.language.instructions import Arg, Instruction, Maintainer
 from skerry.build.operations import Configure, Copy, Operation, Run, Workdir
 from skerry.build.places import place
 from skerry.build.reading import Plan, Scope, Stage, triggers
@@ -89,6 +89,8 @@ class Solver:
         self.keys: dict[int, list[tuple[str, str]]] = {}
         """By stage: key and layer of each step, for cache exports."""
         self.failed: Failed | None = None
+        self.declared: set[str] = set()
+        """Arguments that ONBUILD triggers declared."""
 
     async def run(self) -> State:
         """The target's state. The first error ends every stage."""
@@ -132,6 +134,8 @@ class Solver:
         for number, instruction in enumerate(added, 1):
             text = instruction.source.text
             self._tell({"kind": "added", "step": f"{first}.{number}", "text": text})
+            if isinstance(instruction, Arg):
+                self.declared |= {name for name, _ in instruction.pairs}
         self._tell(
             {"kind": "done", "step": first, "cached": False, "seconds": time.time() - begun}
             | {"chain": state.chain}

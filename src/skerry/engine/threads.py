@@ -1,6 +1,7 @@
 """Blocking work in threads, which nobody leaves behind: cancelled, it is waited for."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -13,6 +14,10 @@ async def blocking(work: Callable[[], _T]) -> _T:
     try:
         return await asyncio.shield(done)
     except asyncio.CancelledError:
-        await asyncio.wait([done])
-        done.exception()
+        # Whoever cancels twice must not free what the thread still works on.
+        while not done.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([done])
+        if not done.cancelled():
+            done.exception()
         raise

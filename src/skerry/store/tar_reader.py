@@ -92,7 +92,11 @@ class TarReader:
     def __iter__(self) -> Iterator[Entry]:
         count = 0
         while True:
-            self._skip(self._left + self._padding)
+            self._skip(self._left)
+            # docker's client leaves out the padding and the end after a file that it changed.
+            if self._padding and not self._more():
+                break
+            self._skip(self._padding)
             self._left = self._padding = 0
             header = self._header()
             if header is None:
@@ -175,15 +179,20 @@ class TarReader:
             self._at += step
             count -= step
 
+    def _more(self) -> bool:
+        """Whether any byte is left."""
+        if self._at < len(self._chunk):
+            return True
+        for chunk in self._chunks:
+            if chunk:
+                self._chunk, self._at = chunk, 0
+                return True
+        return False
+
     def _header(self) -> bytes | None:
         """The next header block; None at the end: two zero blocks, one, or just no more bytes."""
-        if self._at == len(self._chunk):
-            for chunk in self._chunks:
-                if chunk:
-                    self._chunk, self._at = chunk, 0
-                    break
-            else:
-                return None
+        if not self._more():
+            return None
         header = self._take(BLOCK)
         return None if header == _ZEROS else header
 

@@ -143,6 +143,16 @@ def test_the_end_may_be_two_blocks_or_one_or_none() -> None:
     assert read(b"") == []
 
 
+def test_the_last_file_may_lack_its_padding_but_no_part_of_it() -> None:
+    info = tarfile.TarInfo("a")
+    info.size = 3
+    whole = write((info, b"abc"), style=tarfile.USTAR_FORMAT)
+    assert read(whole[:515]) == read(whole)
+    for cut in (514, 516, 1000):
+        with pytest.raises(InvalidInput, match="ends too early"):
+            read(whole[:cut])
+
+
 def test_every_truncation_inside_an_entry_is_an_error() -> None:
     info = tarfile.TarInfo("a" * 200)
     info.size = 3

@@ -93,8 +93,11 @@ def classic_options(call: Call) -> Options:
         host["Ulimits"] = _json_list(ulimits, "ulimits")
     if parent := call.text("cgroupparent"):
         host["CgroupParent"] = parent
-    if security := call.text("securityopt"):
-        host["SecurityOpt"] = _json_list(security, "securityopt")
+    security = [each for text in call.query.getall("securityopt", []) for each in _list(text)]
+    if security:
+        host["SecurityOpt"] = security
+    if (isolation := call.text("isolation")) not in ("", "default"):
+        raise InvalidInput(f"unsupported isolation: {isolation!r:.40}")
     sources = _json_list(call.text("cachefrom") or "[]", "cachefrom")
     return Options(
         dockerfile=call.text("dockerfile") or "Dockerfile",
@@ -114,7 +117,8 @@ def classic_options(call: Call) -> Options:
 
 
 def _list(text: str) -> list[str]:
-    return [str(each) for each in _json_list(text, "extrahosts")] if text[:1] == "[" else [text]
+    """A value that may be a JSON list, or one of several plain ones."""
+    return [str(each) for each in _json_list(text, "list")] if text[:1] == "[" else [text]
 
 
 def _json_list(text: str, what: str) -> list[Any]:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequenc
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
 from skerry.base.errors import InvalidInput
+from skerry.base.references import parse_reference
 from skerry.engine import artifacts
 from skerry.engine.events import Events
 from skerry.engine.images import Progress, report
@@ -59,14 +60,18 @@ class Archives:
                 if line.startswith("passed over"):
                     tell({"stream": f"{line}\n"})
 
+            brought: set[str] = set()
+
             def admit(packed: Packed) -> None:
                 self.admit_packed(packed, "load")
+                brought.update(parse_reference(name).familiar for name in packed.names)
 
             for image in self._store.images.load(stream, progress=note, tag=tag, admit=admit):
                 self.emit("load", image)
-                names = image.tags or (f"ID: {image.id}",)
-                for name in names:
-                    tell({"stream": f"Loaded image{':' if image.tags else ''} {name}\n"})
+                # It may have had other names before.
+                names = [name for name in image.tags if name in brought]
+                for name in names or [f"ID: {image.id}"]:
+                    tell({"stream": f"Loaded image{':' if names else ''} {name}\n"})
 
         return report(work)
 

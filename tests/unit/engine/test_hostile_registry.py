@@ -157,10 +157,11 @@ def a_media_type_that_lies(image: Image) -> None:
     document(image, image.manifest(), OCI_INDEX)
 
 
-@case("longer than 8388608 bytes")
-def a_manifest_without_end(image: Image) -> Any:
+def without_end(place: str) -> Any:
+    """Answers to paths with `place` in them never end."""
+
     async def answer(request: web.BaseRequest) -> web.StreamResponse | None:
-        if "/manifests/" not in request.path:
+        if place not in request.path:
             return None
         response = web.StreamResponse()
         await response.prepare(request)
@@ -168,6 +169,11 @@ def a_manifest_without_end(image: Image) -> Any:
             await response.write(b" " * 65536)
 
     return answer
+
+
+@case("longer than 8388608 bytes")
+def a_manifest_without_end(image: Image) -> Any:
+    return without_end("/manifests/")
 
 
 @case("malformed")
@@ -228,15 +234,7 @@ def a_diff_id_that_lies(image: Image) -> None:
 
 @case("digest is sha256|more bytes|the descriptor says")
 def a_layer_without_end(image: Image) -> Any:
-    async def answer(request: web.BaseRequest) -> web.StreamResponse | None:
-        if not request.path.endswith(image.layers[0].digest):
-            return None
-        response = web.StreamResponse()
-        await response.prepare(request)
-        while True:
-            await response.write(b"x" * 65536)
-
-    return answer
+    return without_end(image.layers[0].digest)
 
 
 @case("the descriptor says|cut in the middle|digest is")

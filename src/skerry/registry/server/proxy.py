@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from skerry.base.errors import NotFound, RegistryRateLimited, SkerryError
 from skerry.base.oci_image import Descriptor
 from skerry.registry.auth import Credentials
-from skerry.registry.client import Client
+from skerry.registry.client import Client, Limits
 from skerry.registry.config import Registries, RegistrySettings, load_registries
 from skerry.registry.server import documents
 from skerry.registry.server.call import BATCH
@@ -23,6 +23,8 @@ from skerry.registry.server.refusals import Refusal
 from skerry.registry.server.storage import Blob, Storage
 
 _R = TypeVar("_R")
+_PATIENCE = Limits(connect=5, answer=15, attempts=2)
+"""A client waits meanwhile, and what is here answers when the origin does not."""
 
 
 class Upstream:
@@ -36,7 +38,7 @@ class Upstream:
             registries = Registries({name: RegistrySettings(name, name, plain_http=True)})
         self._hub = name == "docker.io"
         self._storage = storage
-        self._client = Client(name, registries, Credentials())
+        self._client = Client(name, registries, Credentials(), limits=_PATIENCE)
         self._fetching: dict[str, asyncio.Task[Any]] = {}
 
     async def close(self) -> None:

@@ -203,6 +203,54 @@ def test_a_container_becomes_a_machine(client: Engine, box: Container) -> None:
     assert sh(one, "cat /data") == "data"
 
 
+def test_volumes_and_binds_are_kept_and_shared(
+    client: Engine, box: Container, tmp_path: Path
+) -> None:
+    """A machine with folders of the host is saved, taken back and forked like any other, as long
+    as no program holds one of its files; who does is named, and nothing has changed."""
+    del box  # which clears up
+    (tmp_path / "file").write_text("bound")
+    binds = ["kept:/data", f"{tmp_path}:/bind:ro", f"{tmp_path}/file:/etc/single"]
+    options: dict[str, Any] = {
+        "host_config": {"Runtime": "skerry-vm", "Binds": binds}, "network": "none",
+    }  # fmt: skip
+    shared = client.containers.start(
+        "busybox", ["sh", "-c", f"mkdir -p /dev/shm; {COUNT}"], name="shared", **options
+    )
+    look = "cat /data/one /bind/file /etc/single; echo; echo no 2>&- > /bind/x || echo refused"
+    table = "grep virtiofs /proc/self/mounts"
+    sh(shared, "echo 1 > /data/one; until [ -s /dev/shm/count ]; do sleep 0.05; done")
+    mounted = sh(shared, table)
+    taken = client.client.post("/skerry/snapshots?container=shared&name=one")
+    assert taken["Kind"] == "machine"
+    assert sh(shared, look).split("\n") == ["1", "boundbound", "refused"]
+    assert sh(shared, table) == mounted
+    sh(shared, "echo 2 > /data/one")
+    then = count(shared)
+    (made,) = client.client.post("/skerry/fork?container=shared&count=1")
+    assert not made["Error"], made
+    copy = client.containers.get(made["Id"])
+    assert count(copy) >= then
+    assert sh(copy, look).split("\n") == ["2", "boundbound", "refused"]
+    assert sh(copy, table) == mounted
+    sh(copy, "echo copy > /data/two")
+    assert sh(shared, "cat /data/two") == "copy"
+    copy.remove(force=True)
+    sh(shared, "{ cd /data; exec 3>>held; exec sleep 1000; } >/dev/null 2>&1 &")
+    sh(shared, "until [ -e /data/held ]; do sleep 0.05; done")
+    with pytest.raises(Conflict, match=r"process \d+ \(\w+\) uses /data.*lies on a volume"):
+        client.client.post("/skerry/snapshots?container=shared&name=two")
+    assert sh(shared, look).split("\n") == ["2", "boundbound", "refused"]
+    disk = client.client.post("/skerry/snapshots?container=shared&name=disk&disk-only=1")
+    assert disk["Kind"] == "disk"
+    client.client.post("/skerry/snapshots/shared:one/restore?force=1")
+    assert sh(shared, "cat /data/one /data/two") == "2\ncopy"
+    assert sh(shared, table) == mounted
+    assert count(shared) > 0
+    shared.remove(force=True)
+    client.client.delete("/volumes/kept")
+
+
 @pytest.fixture(scope="module")
 def other() -> Iterator[Skerry]:
     """An engine with roots of its own, which a test may kill."""

@@ -266,6 +266,8 @@ class MachineDriver(RuntimeDriver):
         for `take_snapshot`, and file names to paths. `folder` has its memory, if it was kept.
         Blocks."""
         files: dict[str, str] = {}
+        if made_of:
+            portable.leave_out_shares(portable.MadeOf(**made_of))
         if chain := frozen_disks(overlay):
             files[portable.DISK] = f"{target}/{portable.DISK}"
             self.disks.flatten(chain, Path(files[portable.DISK]))
@@ -562,8 +564,9 @@ class MachineDriver(RuntimeDriver):
 def _made_of(frozen: template.Frozen, guest: planning.Guest, accel: qemu.Accel) -> dict[str, Any]:
     shape = guest.shape
     return portable.MadeOf(
-        frozen.kit, accel.name, accel.cpu, accel.tsc_khz, shape.memory, shape.cpus
-    )._asdict()
+        frozen.kit, accel.name, accel.cpu, accel.tsc_khz, shape.memory, shape.cpus,
+        shares=len(guest.shares),
+    )._asdict()  # fmt: skip
 
 
 def frozen_disks(overlay: Overlay | None) -> list[Path]:

@@ -53,6 +53,8 @@ class MadeOf(NamedTuple):
     """The version that has saved it."""
     layers: str = ""
     """SHA-256 of the disk with the layers below its own."""
+    shares: int = 0
+    """Volumes and binds, which are not in a snapshot."""
 
     @property
     def shape(self) -> Shape:
@@ -71,7 +73,7 @@ def parse(said: object) -> MadeOf:
             "snapshot archive: it does not say all that its machine is made of"
         ) from None
     words = (found.kit, found.accel, found.cpu, found.qemu, found.layers)
-    numbers = (found.tsc_khz, found.memory, found.cpus)
+    numbers = (found.tsc_khz, found.memory, found.cpus, found.shares)
     if not all(isinstance(each, str) and _WORD.fullmatch(each) for each in words) or not all(
         type(each) is int and each >= 0 for each in numbers
     ):
@@ -84,8 +86,18 @@ def parse(said: object) -> MadeOf:
     return found
 
 
+def leave_out_shares(found: MadeOf) -> None:
+    """Unsupported when the machine's programs know folders that do not travel with it."""
+    if found.shares:
+        raise Unsupported(
+            "a machine with volumes or binds cannot be carried with its memory",
+            hint="export a snapshot without it (--disk-only), and the volumes beside",
+        )
+
+
 def refuse(found: MadeOf, here: MadeOf) -> None:
     """Unsupported, with what differs, when memory of such a machine cannot go on here."""
+    leave_out_shares(found)
     reasons = [
         f"{what} {one or 'not known'}, here is {other or 'none'}"
         for what, one, other in (

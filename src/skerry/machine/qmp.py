@@ -70,6 +70,23 @@ class Monitor:
                 text = told.get("desc") if isinstance(told, dict) else told
                 raise Conflict(f"QEMU refused {command}: {text!s:.500}")
 
+    def await_event(self, name: str, seconds: float = SECONDS, **data: object) -> None:
+        """Until QEMU has told of such an event with this data; other events stay. Unavailable."""
+        deadline = time.monotonic() + seconds
+        while True:
+            self._sort_all()
+            for event in self.events:
+                told = event.get("data")
+                said = told.items() if isinstance(told, dict) else {}.items()
+                if event.get("event") == name and data.items() <= said:
+                    self.events.remove(event)
+                    return
+            left = deadline - time.monotonic()
+            if left <= 0 or not wait_readable(self.sock.fileno(), left):
+                raise Unavailable(f"QEMU does not tell of {name} in time")
+            if not self._read():
+                raise Unavailable(f"QEMU has gone before {name}")
+
     def take_events(self) -> list[dict[str, Any]]:
         """Read what waits, within bounds; the events since the last call."""
         self._sort_all()

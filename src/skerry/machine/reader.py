@@ -24,7 +24,7 @@ _STREAM = 16
 def work(conf: warden.Conf, request: dict[str, Any], fd: int) -> None:
     """Clone, mount, carry out `pack` into or `unpack` from `fd`, unmount; raises the error."""
     warden.enter_network("")
-    machine = warden.clone(conf, [])
+    machine = warden.clone(conf, []).machine
     messages: list[Message] = []
     lost: list[str] = []
     loop = Loop()

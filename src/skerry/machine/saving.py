@@ -60,6 +60,8 @@ class Files(NamedTuple):
     """Where its memory goes; the base is there already."""
     devices: int
     """Where a stream for copies goes."""
+    shared: bool = False
+    """`base` is its memory itself, which it does not map privately."""
 
 
 class Saving:
@@ -111,7 +113,10 @@ class Saving:
             self._stopped_at = time.monotonic()
             self._rotate()
             monitor.execute("xen-save-devices-state", filename=f"/dev/fdset/{number}", live=False)
-            memory.copy_own(files.pid, files.base, files.memory, files.size)
+            if files.shared:
+                memory.copy_extents(files.base, files.memory, files.size)
+            else:
+                memory.copy_own(files.pid, files.base, files.memory, files.size)
             self._continue()
             pause = self._pause()
             self._standing = False

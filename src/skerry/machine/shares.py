@@ -6,14 +6,17 @@ files belong to whomever they belong to, but with the few capabilities that chan
 namespaces of its own, and with virtiofsd's own chroot and seccomp filter on top.
 
 It maps the guest's memory, so that must be a file that both share: a machine with shares runs on a
-copy of its template's. QEMU cannot save a machine while the device is there: it is unplugged first.
+copy of its template's. QEMU cannot save a machine while the device is there: it is unplugged first,
+when nobody in the guest uses it (`guest.volumes`), and plugged in again afterwards.
 
 Source: virtiofsd(1), docs/interop/vhost-user.rst.
 """
 
 import os
+import signal
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 
 from skerry.base.errors import SystemFault, Unavailable
 from skerry.kernel import capabilities, namespaces
@@ -28,6 +31,7 @@ _KEPT = (
     "CAP_SETGID", "CAP_SETUID", "CAP_SYS_CHROOT", "CAP_SETPCAP",
 )  # fmt: skip
 _FD = 3
+UNPLUG_SECONDS = 20.0
 
 
 def program() -> str:
@@ -47,8 +51,8 @@ def command(path: str) -> list[str]:
     return [path, f"--fd={_FD}", "-o", options]
 
 
-def plug(monitor: Monitor, shares: Sequence[tuple[str, bool]], run_dir: str, port: str) -> None:
-    """Start virtiofsd on the shares and plug its device in."""
+def plug(monitor: Monitor, shares: Sequence[tuple[str, bool]], run_dir: str, port: str) -> int:
+    """Start virtiofsd on the shares and plug its device in; virtiofsd's pid, for `unplug`."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     directory = os.open(run_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -57,7 +61,7 @@ def plug(monitor: Monitor, shares: Sequence[tuple[str, bool]], run_dir: str, por
         listener.bind(path)
         listener.listen(1)
         client.connect(path)
-        _start(listener.fileno(), shares, run_dir)
+        pid = _start(listener.fileno(), shares, run_dir)
         monitor.give_fd("volumes", client.fileno())
     except OSError as error:
         raise SystemFault(f"cannot start virtiofsd: {error.strerror}") from None
@@ -73,9 +77,21 @@ def plug(monitor: Monitor, shares: Sequence[tuple[str, bool]], run_dir: str, por
     monitor.execute(
         "device_add", driver="vhost-user-fs-pci", id="volumes", chardev="volumes", tag=TAG, bus=port
     )
+    return pid
 
 
-def _start(listener: int, shares: Sequence[tuple[str, bool]], run_dir: str) -> None:
+def unplug(monitor: Monitor, pid: int) -> None:
+    """Take the device out of the running guest, which uses it no more, and end its virtiofsd.
+    Unavailable when the guest does not let it go."""
+    monitor.execute("device_del", id="volumes")
+    monitor.await_event("DEVICE_DELETED", UNPLUG_SECONDS, device="volumes")
+    monitor.execute("chardev-remove", id="volumes")
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def _start(listener: int, shares: Sequence[tuple[str, bool]], run_dir: str) -> int:
     root = os.path.join(run_dir, "shares")
     os.makedirs(root, exist_ok=True)
     wanted: confine.Confined = {
@@ -107,3 +123,4 @@ def _start(listener: int, shares: Sequence[tuple[str, bool]], run_dir: str) -> N
         finally:
             os._exit(126)
     os.close(pidfd)
+    return pid

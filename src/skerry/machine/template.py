@@ -130,23 +130,6 @@ def copy_sparse(source: int, target: int, size: int) -> str:
     return digest.hexdigest()
 
 
-def copy_extents(source: int, target: int, size: int) -> None:
-    """Copy what is not a hole, from memfd to memfd."""
-    at = 0
-    while at < size:
-        try:
-            at = os.lseek(source, at, os.SEEK_DATA)
-        except OSError:
-            return
-        end = min(os.lseek(source, at, os.SEEK_HOLE), size)
-        os.lseek(target, at, os.SEEK_SET)
-        while at < end:
-            count = os.sendfile(target, source, at, end - at)
-            if not count:
-                raise SystemFault("a template's memory is cut short")
-            at += count
-
-
 class Talk:
     """Question and answer with an agent, for a process that does nothing else meanwhile."""
 

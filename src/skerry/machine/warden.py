@@ -40,7 +40,6 @@ from skerry.base.errors import (
     InvalidInput,
     SkerryError,
     SystemFault,
-    Unsupported,
 )
 from skerry.kernel import namespaces
 from skerry.kernel.cgroups import Cgroup, Layout
@@ -56,6 +55,7 @@ from skerry.machine.channel import (
     wait_readable,
 )
 from skerry.machine.dns import Forwarder
+from skerry.machine.memory import copy_extents
 from skerry.machine.qemu import Accel
 from skerry.machine.shape import Shape
 from skerry.machine.stream import cards as saved_cards
@@ -67,6 +67,7 @@ from skerry.runtime.starter import Ends
 
 SOCKET = "machine.sock"
 LAST_WORDS = "last-words.json"
+SHARES_PORT = f"port{qemu.PORTS - 1}"
 START_SECONDS = 60.0
 KILL_SECONDS = 5.0
 _MAIN = "main"
@@ -122,6 +123,14 @@ class Waiting(NamedTuple):
     then: Callable[[dict[str, Any]], None] | None
 
 
+class Cloned(NamedTuple):
+    """A machine that runs, and with shares (else -1) its own memory and its virtiofsd."""
+
+    machine: hypervisor.Hypervisor
+    ram: int
+    sharer: int
+
+
 class Exec(NamedTuple):
     """A further process of the container and its client."""
 
@@ -133,9 +142,8 @@ class Exec(NamedTuple):
 class Warden:
     """State of one warden; `run` is its life after the start."""
 
-    def __init__(
-        self, conf: Conf, machine: hypervisor.Hypervisor, cards: list[dict[str, Any]]
-    ) -> None:
+    def __init__(self, conf: Conf, cloned: Cloned, cards: list[dict[str, Any]]) -> None:
+        machine, self._ram, self._sharer = cloned
         self._conf = conf
         self._cards = cards
         self._machine = machine
@@ -483,28 +491,38 @@ class Warden:
         files for its devices and its memory. The answer says whether they are `apart`, or the
         first has a stream of both."""
         self._check_awake()
-        if self._conf.shares:
-            raise Unsupported(
-                "a machine with volumes or binds cannot be saved with its memory or while it runs:"
-                " QEMU does not save a shared folder",
-                hint="stop it first, or leave its volumes out",
-            )
         conf = self._conf
         disk, *target = [os.dup(fd) for fd in message.fds]
         orderly.mark(disk)
         self._disks.append(os.dup(disk))
         self._saved += 1
         told: dict[str, Any] = {}
+        shared, began = bool(conf.shares and target), time.monotonic()
 
         def done(found: dict[str, Any] | None, error: SkerryError | None) -> None:
             for fd in (disk, *target):
                 os.close(fd)
             self._disk = work.node
             self._saving = None
+            if shared:
+                self._share_again()
             if target:
                 self._line.release()
-                self._ask({"op": "go"}, b"", Waiting(None, 0, None))
+                then = (lambda answer: over(answer, found, error)) if shared else None
+                self._ask({"op": "go"}, b"", Waiting(None, 0, then))
             self._ask(_clock(), b"", Waiting(None, 0, None))
+            if not shared:
+                over({}, found, error)
+
+        def over(
+            answer: dict[str, Any], found: dict[str, Any] | None, error: SkerryError | None
+        ) -> None:
+            if "error" in answer:
+                fault = _guests_error(answer["error"])
+                self._fail(f"the host's folders did not come back after it was saved: {fault}")
+            if shared and found:
+                # Its programs stood all the while.
+                found["pause_ms"] = round((time.monotonic() - began) * 1000, 1)
             if error is not None:
                 _say(sock, {"reply": seq, "error": wire.error_to_wire(error)})
             else:
@@ -523,35 +541,57 @@ class Warden:
                     work.only_disk(disk)
                     return
                 told.update({key: answer.get(key) for key in ("renew", "hooks")})
+                if shared:
+                    shares.unplug(self._machine.monitor, self._sharer)
+                    self._sharer = -1
                 if live:
                     work.begin(target[0], disk)
                 else:
                     (base, state), (devices, memory) = self._came_from, target
                     pid, size = self._machine.pid, conf.shape[0]
-                    work.stand(saving.Files(pid, base, state, size, memory, devices), disk)
+                    base = self._ram if shared else base
+                    files = saving.Files(pid, base, state, size, memory, devices, shared)
+                    work.stand(files, disk)
             except (SkerryError, GuestFault) as fault:
-                work.give_up(SystemFault(f"cannot save the machine: {fault.message}"))
+                said = isinstance(fault, Conflict) and "error" in answer
+                text = f"cannot save the machine: {fault.message}"
+                work.give_up(
+                    Conflict(fault.message, hint=fault.hint) if said else SystemFault(text)
+                )
             except OSError as fault:
                 work.give_up(SystemFault(f"cannot save the machine: {fault}"))
 
         version = self._machine.monitor.execute("query-version")
-        live = saving.copies_live(conf.accel[0], _number(version["qemu"]["major"], 1000))
+        major = _number(version["qemu"]["major"], 1000)
+        live = not shared and saving.copies_live(conf.accel[0], major)
         work = saving.Saving(self._machine.monitor, self._disk, self._saved, done)
         self._saving = work
         if target:
-            self._ask({"op": "hold"}, b"", Waiting(None, 0, held))
+            self._ask({"op": "hold", "shares": shared}, b"", Waiting(None, 0, held))
             # Nothing goes out after that: when the answer comes, nothing is on the way.
             self._line.hold()
             if not live:
                 # While the guest gets ready.
                 try:
                     os.ftruncate(target[1], conf.shape[0])
-                    template.copy_extents(self._came_from[0], target[1], conf.shape[0])
+                    if not shared:
+                        copy_extents(self._came_from[0], target[1], conf.shape[0])
                 except (SkerryError, OSError) as fault:
                     work.give_up(SystemFault(f"cannot copy the machine's memory: {fault}"))
         else:
             # What programs have written so far lies in the guest's memory.
             self._ask({"op": "sync"}, b"", Waiting(None, 0, held))
+
+    def _share_again(self) -> None:
+        if self._sharer >= 0:
+            return
+        conf = self._conf
+        try:
+            self._sharer = shares.plug(
+                self._machine.monitor, conf.shares, conf.run_dir, SHARES_PORT
+            )
+        except SkerryError as error:
+            self._fail(f"the host's folders did not come back after it was saved: {error}")
 
     def _exec(self, sock: socket.socket, seq: int, message: wire.Message) -> None:
         self._check_awake()
@@ -677,11 +717,12 @@ def enter_network(path: str) -> None:
         namespaces.unshare(namespaces.FLAGS["network"])
 
 
-def clone(conf: Conf, cards: list[dict[str, Any]]) -> hypervisor.Hypervisor:
+def clone(conf: Conf, cards: list[dict[str, Any]]) -> Cloned:
     """Start QEMU on the template's memory and this container's disks, its cards joined to those of
     the network namespace that the caller is in; the guest runs on return."""
     fds: list[int] = []
     names: list[str] = []
+    own, sharer = -1, -1
 
     def give(name: str, fd: int) -> None:
         names.append(name)
@@ -690,6 +731,7 @@ def clone(conf: Conf, cards: list[dict[str, Any]]) -> hypervisor.Hypervisor:
     try:
         ram = os.open(conf.ram, os.O_RDWR | os.O_CLOEXEC)
         give("ram", own_memory(ram, conf.shape[0]) if conf.shares else ram)
+        own = os.dup(fds[-1]) if conf.shares else -1
         give("tap", open_tap(_tap(0)))
         give("state", os.open(conf.state, os.O_RDONLY | os.O_CLOEXEC))
         give("writable", os.open(conf.writable, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW))
@@ -733,12 +775,12 @@ def clone(conf: Conf, cards: list[dict[str, Any]]) -> hypervisor.Hypervisor:
         for number, card in enumerate(cards):
             splice.join(card["name"], _tap(number))
         if conf.shares:
-            shares.plug(monitor, conf.shares, conf.run_dir, f"port{qemu.PORTS - 1}")
+            sharer = shares.plug(monitor, conf.shares, conf.run_dir, SHARES_PORT)
         monitor.execute("cont")
     except BaseException:
         machine.end()
         raise
-    return machine
+    return Cloned(machine, own, sharer)
 
 
 def own_memory(ram: int, size: int) -> int:
@@ -746,7 +788,7 @@ def own_memory(ram: int, size: int) -> int:
     copy = os.memfd_create("skerry-ram", os.MFD_CLOEXEC)
     try:
         os.ftruncate(copy, size)
-        template.copy_extents(ram, copy, size)
+        copy_extents(ram, copy, size)
     finally:
         os.close(ram)
     return copy

@@ -36,6 +36,7 @@ def test_what_was_said_comes_back() -> None:
         {"kit": "\n"},
         {"cpu": "x" * 1000},
         {"more": 1},
+        {"shares": -1},
     ],
     ids=json.dumps,
 )
@@ -70,6 +71,11 @@ def test_any_words_are_read_or_refused(said: object) -> None:
 def test_what_cannot_go_on_here_is_named(words: dict[str, Any], expected: str) -> None:
     with pytest.raises(Unsupported, match=expected):
         portable.refuse(MADE._replace(**words), MADE)
+
+
+def test_folders_do_not_travel() -> None:
+    with pytest.raises(Unsupported, match="volumes or binds"):
+        portable.refuse(MADE._replace(shares=1), MADE)
 
 
 def test_the_same_goes_on() -> None:

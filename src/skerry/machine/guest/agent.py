@@ -120,9 +120,10 @@ class Agent:
                 os.sync()
                 return {}
             case "hold":
-                return self._hold()
+                return self._hold(head)
             case "go":
                 self._line.release()
+                self._all_programs().put_back()
                 return {}
             case "clock":
                 system.set_clock(int(head["time_ns"]))
@@ -198,8 +199,9 @@ class Agent:
 
     # Being frozen and copied
 
-    def _hold(self) -> dict[str, Any]:
-        """Before the machine is saved: after the answer nothing is on the way in either direction.
+    def _hold(self, head: dict[str, Any]) -> dict[str, Any]:
+        """Before the machine is saved: after the answer nothing is on the way in either direction,
+        and with `shares` the container is frozen and the host's folders are out of it.
 
         Tells which files a copy needs to have of its own.
         """
@@ -210,7 +212,10 @@ class Agent:
         if self._told >= 0 and self._fresh < 0:
             with suppress(OSError):  # The container may have filled its tmpfs.
                 self._fresh = identity.make_fresh(self._told)
-        return identity.found(main.pid)
+        found = identity.found(main.pid)
+        if head.get("shares"):
+            self._all_programs().take_out()
+        return found
 
     def _wake(self, head: dict[str, Any]) -> dict[str, Any]:
         """In a copy of the machine, whose warden knows the main program's streams only.
@@ -231,6 +236,7 @@ class Agent:
             with suppress(OSError):
                 fresh, self._fresh = self._fresh, -1
                 identity.tell(self._told, fresh, str(head["generation"]))
+        self._all_programs().put_back()
         self._line.release()
         return {"waiting": waiting}
 

@@ -98,7 +98,7 @@ def prepare(pid: int) -> int:
             opened.append(mounts.open_tree(_TOLD))
             attributes = mounts.ATTR_NOSUID | mounts.ATTR_NODEV | mounts.ATTR_NOEXEC
             mounts.mount_setattr(opened[-1], attr_set=attributes | mounts.ATTR_RDONLY)
-            with _inside(pid, "mnt", "mount"):
+            with inside(pid, "mnt", "mount"):
                 mounts.move_mount(opened[-1], at)
             return os.open(_TOLD, _FOLDER)
         return -1
@@ -148,7 +148,7 @@ def share_hostname(pid: int) -> None:
 
 
 @contextmanager
-def _inside(pid: int, name: str, flag: str) -> Iterator[None]:
+def inside(pid: int, name: str, flag: str) -> Iterator[None]:
     """In another namespace of this process for a moment: the agent has one thread, and a fork
     takes a fresh copy of a machine a hundred milliseconds."""
     flags = os.O_RDONLY | os.O_CLOEXEC

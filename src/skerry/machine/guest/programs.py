@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from skerry.base.errors import Conflict, KernelFault, SkerryError
 from skerry.kernel.cgroups import Cgroup, Write, detect
 from skerry.machine.channel import Line, Sink, Source
-from skerry.machine.guest import files, identity, system
+from skerry.machine.guest import files, identity, system, volumes
 from skerry.runtime import launch
 from skerry.runtime.loop import READ, Loop
 from skerry.runtime.steps import Plan, process_from_wire
@@ -50,6 +50,9 @@ class Programs:
         self._group: Cgroup | None = None
         self._workers: set[int] = set()
         self._ended: dict[str, dict[str, Any]] = {}
+        self._sources: dict[str, str] = {}
+        """Where the container has what of /volumes."""
+        self._taken_out: list[volumes.Gone] | None = None
         self.main: Program | None = None
         """The container's first program while it runs."""
 
@@ -63,6 +66,11 @@ class Programs:
         plan = Plan.from_wire(body)
         self._group = Cgroup(plan.cgroup_path, self._layout)
         own: dict[str, str] = head["renew"]
+        self._sources = {
+            step.target: os.path.normpath(f"{step.source}/{step.subpath}")
+            for step in plan.mounts
+            if step.source.startswith("/volumes/")
+        }
 
         def start(stdin: int, stdout: int, stderr: int, console: int) -> launch.Created:
             created = launch.create(
@@ -81,6 +89,19 @@ class Programs:
         terminal = plan.process is not None and plan.process.terminal
         self.main = self._launch(head, start, terminal=terminal, main=True)
         return {"pid": self.main.pid}
+
+    def take_out(self) -> None:
+        """Freeze the container and take the host's folders out of it; see `volumes`."""
+        if self.main is not None:
+            group = self.running_group()
+            self._taken_out = volumes.take_out(self.main.pid, group, self._sources)
+
+    def put_back(self) -> None:
+        """Those folders, whose device is coming again, if they were taken out."""
+        gone, self._taken_out = self._taken_out, None
+        if gone is not None and self.main is not None:
+            system.attach_shares()
+            volumes.put_back(self.main.pid, self.running_group(), gone)
 
     def exec(self, head: dict[str, Any], body: bytes) -> dict[str, Any]:
         """Run a further program in it."""

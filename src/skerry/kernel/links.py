@@ -300,6 +300,18 @@ def list_routes(sock: Netlink) -> list[Route]:
     return found
 
 
+def default_links(sock: Netlink) -> set[int]:
+    """Indexes of the links that a default route of the main tables leads out by."""
+    found = set()
+    for family in (socket.AF_INET, socket.AF_INET6):
+        request = struct.pack("=BBBBBBBBI", family, 0, 0, 0, 0, 0, 0, 0, 0)
+        for kind, body in sock.dump(_RTM_GETROUTE, request, "list routes"):
+            known = kind == _RTM_NEWROUTE and len(body) >= 12
+            if known and not body[1] and body[4] == _RT_TABLE_MAIN:
+                found.add(_number(attributes(body[12:]).get(_RTA_OIF, b"")))
+    return found - {0}
+
+
 def _text(value: bytes) -> str:
     return value.rstrip(b"\0").decode("utf-8", "replace")
 

@@ -196,15 +196,20 @@ def _expression(name: str, *attrs: bytes) -> bytes:
     return nested(1, text(1, name), nested(2, *attrs))
 
 
-_META = {"iifname": 6, "oifname": 7, "skuid": 10, "nfproto": 15, "l4proto": 16}
+_META = {"priority": 2, "iifname": 6, "oifname": 7, "skuid": 10, "nfproto": 15, "l4proto": 16}
 _META |= {"iifkind": 26, "oifkind": 27}
 
 
 def meta(key: str, register: int = 1) -> bytes:
-    """Load iifname, oifname, skuid (the sender's user), nfproto, l4proto, or iifkind and oifkind
-    (the link's type)."""
+    """Load priority, iifname, oifname, skuid (the sender's user), nfproto, l4proto, or iifkind and
+    oifkind (the link's type)."""
     number = _META[key]
     return _expression("meta", be32(1, register), be32(2, number))
+
+
+def set_meta(key: str, register: int = 1) -> bytes:
+    """Give the packet the priority in the register."""
+    return _expression("meta", be32(2, _META[key]), be32(3, register))
 
 
 def payload(base: int, offset: int, length: int, register: int = 1) -> bytes:

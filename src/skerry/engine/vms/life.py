@@ -258,7 +258,7 @@ class Life:
             for nic in record.hardware.nics
             if nic.kind == "internal"
         ]
-        fenced = record.uid != 0 and launching.needs_host_network(record.hardware)
+        fenced = record.uid != 0 and launching.needs_fence(record.hardware)
         plan_ = launching.adoption(
             self._shelf.places(record),
             group.path if group else "",

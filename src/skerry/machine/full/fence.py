@@ -1,26 +1,40 @@
-"""What keeps a guest behind NAT from the host's own services.
+"""What keeps a guest off the host's own services, and off other bridges than its own.
 
-QEMU's user network opens the guest's connections as QEMU itself, and what the guest sends to
-10.0.2.2 goes to the host's loopback. So a rule drops what the machine's user sends to any address
-of the host, unless it is an answer (a forwarded port) or a question for the host's resolver.
+*Behind NAT* QEMU opens the guest's connections itself, from the host's network: what the guest
+sends to 10.0.2.2 goes to the host's loopback. So rules look at the machine's user. What it sends
+to an address of the host is dropped, unless it is an answer (a forwarded port) or a question for
+the host's resolver; and what it sends out by a bridge, unless that is an answer, goes to a
+published port, or the bridge is a way to the world: one that has the default route or a port
+other than containers' and machines' (veth, tun). The rest are others' networks, which Docker's
+containers do not reach from their own either.
 
-One nftables table for each machine, made before QEMU starts and removed after it. Lean.
+*Plugged into a bridge* the guest sends frames. What comes up from its tap to the host is dropped
+as a whole on an internal network, and held to answers, the resolver and DHCP on any other
+(`kernel.guest_filter`).
+
+Two nftables tables of one name (families inet and bridge) for each machine, made before QEMU
+starts and removed after it. Lean.
 """
 
 import hashlib
 import struct
+from collections.abc import Iterable
 
-from skerry.kernel import nft
+from skerry.kernel import guest_filter, links, netlink, nft
 
 _LOCAL = struct.pack("=I", 2)
 """RTN_LOCAL, linux/rtnetlink.h."""
 _ESTABLISHED_RELATED = 0x6
+_DNAT = 0x20
+"""IPS_DST_NAT, linux/netfilter/nf_conntrack_common.h."""
 _PREFIX = "skvm-"
 _RESOLVER = struct.pack(">H", 53)
+_INSIDE = ("veth", "tun")
+_ACCEPT, _DROP = nft.verdict(nft.ACCEPT), nft.verdict(nft.DROP)
 
 
 def name(root: str, machine: str) -> str:
-    """The table of a machine of the engine with this root."""
+    """The tables of a machine of the engine with this root."""
     return f"{prefix(root)}{machine[:16]}"
 
 
@@ -30,24 +44,53 @@ def prefix(root: str) -> str:
 
 
 def rules(uid: int) -> list[bytes]:
-    """In order. Pure."""
+    """For what the machine's user sends, in order; the set `ways` has bridges to the world."""
     mine = nft.meta("skuid") + nft.equal(struct.pack("=I", uid))
     local = nft.address_type() + nft.equal(_LOCAL)
     answer = nft.conntrack("state") + nft.any_bit(_ESTABLISHED_RELATED)
+    published = nft.conntrack("status") + nft.any_bit(_DNAT)
     resolver = nft.payload(nft.TRANSPORT_HEADER, 2, 2) + nft.equal(_RESOLVER)
+    bridge = nft.meta("oifkind") + nft.equal(nft.ifname("bridge"))
+    elsewhere = nft.meta("oifname") + nft.lookup("ways", absent=True)
     return [
-        mine + answer + nft.verdict(nft.ACCEPT),
-        mine + local + resolver + nft.verdict(nft.ACCEPT),
-        mine + local + nft.verdict(nft.DROP),
+        mine + answer + _ACCEPT,
+        mine + published + _ACCEPT,
+        mine + local + resolver + _ACCEPT,
+        mine + local + _DROP,
+        mine + bridge + elsewhere + _DROP,
     ]
 
 
-def build(title: str, uid: int) -> None:
-    """Make the table, in place of one that is there."""
+def ways(found: Iterable[links.Link], default: Iterable[int]) -> set[str]:
+    """The bridges that lead to the world. `default`: links with a default route. Pure."""
+    every = list(found)
+    leading = {link.master for link in every if link.kind not in _INSIDE} | set(default)
+    return {link.name for link in every if link.kind == "bridge" and link.number in leading}
+
+
+def build(title: str, uid: int, taps: Iterable[tuple[str, bool]] = ()) -> None:
+    """Make the tables, in place of those that are there. `taps`: name, and whether it is of an
+    internal network."""
+    with netlink.Netlink(netlink.NETLINK_ROUTE) as route:
+        known = ways(links.list_links(route), links.default_links(route))
     table = nft.Table(nft.NFPROTO_INET, title)
-    messages = [table.add(), table.delete(), table.add()]
+    messages = [table.add(), table.delete(), table.add(), table.add_set("ways", "ifname")]
+    if known:
+        elements = [(nft.ifname(each), b"") for each in sorted(known)]
+        messages.append(table.add_elements("ways", elements))
     messages.append(table.add_chain("output", kind="filter", hook="output"))
     messages += [table.add_rule("output", each) for each in rules(uid)]
+    plugged = list(taps)
+    if plugged:
+        messages.append(table.add_chain("input", kind="filter", hook="input"))
+        messages += [table.add_rule("input", each) for each in guest_filter.rules(dhcp=True)]
+        ports = nft.Table(nft.NFPROTO_BRIDGE, title)
+        messages += [ports.add(), ports.delete(), ports.add()]
+        messages.append(ports.add_chain("input", kind="filter", hook="input"))
+        for tap, internal in plugged:
+            mine = nft.meta("iifname") + nft.equal(nft.ifname(tap))
+            does = _DROP if internal else guest_filter.mark()
+            messages.append(ports.add_rule("input", mine + does))
     with nft.Nft() as kernel:
         kernel.commit(messages)
 
@@ -55,15 +98,14 @@ def build(title: str, uid: int) -> None:
 def remove(title: str) -> None:
     """Idempotent."""
     with nft.Nft() as kernel:
-        table = nft.Table(nft.NFPROTO_INET, title)
-        if table in kernel.tables():
-            kernel.commit([table.delete()])
+        found = [table for table in kernel.tables() if table.name == title]
+        if found:
+            kernel.commit([table.delete() for table in found])
 
 
 def sweep(root: str, kept: set[str]) -> None:
     """Remove this engine's tables but for those named."""
     with nft.Nft() as kernel:
-        found = [each for each in kernel.tables() if each.name.startswith(prefix(root))]
-    for table in found:
-        if table.name not in kept:
-            remove(table.name)
+        found = {each.name for each in kernel.tables() if each.name.startswith(prefix(root))}
+    for title in sorted(found - kept):
+        remove(title)

@@ -74,7 +74,7 @@ class Plan(TypedDict, total=False):
     confined: confine.Confined
     cgroup: str
     fence: str
-    """The nftables table that keeps the guest off the host's services; empty for none."""
+    """The nftables tables that keep the guest off the host's services; empty for none."""
     bridges: list[str]
     """Removed at the end when nothing else is plugged into them."""
     adopt: list[int]
@@ -201,7 +201,9 @@ def run(plan: Plan) -> None:
             with suppress(FileNotFoundError):
                 os.unlink(os.path.join(run_dir, EXIT))
             if plan["fence"]:
-                fence.build(plan["fence"], plan["confined"]["uid"])
+                plugged = [each for each in plan["openings"] if each["kind"] == "tap"]
+                taps_ = [(each["path"], each["ours"]) for each in plugged]
+                fence.build(plan["fence"], plan["confined"]["uid"], taps_)
             for opening in plan["openings"]:
                 _open(opening, helpers, say)
             keep = [opening["fd"] for opening in plan["openings"]]

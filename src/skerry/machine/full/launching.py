@@ -141,7 +141,7 @@ def plan(launch: Launch) -> keeper.Plan:
         "openings": openings.all,
         "confined": confined,
         "cgroup": launch.cgroup,
-        "fence": launch.fence if launch.uid and needs_host_network(hardware) else "",
+        "fence": launch.fence if launch.uid and needs_fence(hardware) else "",
         "bridges": [bridge for _, bridge, ours in launch.taps.values() if ours],
     }
 
@@ -150,6 +150,12 @@ def needs_host_network(hardware: Hardware) -> bool:
     """Whether QEMU itself opens sockets: for NAT, and to show the screen at an address."""
     shown = hardware.video != "none" and hardware.vnc != "unix"
     return shown or any(nic.kind == "nat" for nic in hardware.nics)
+
+
+def needs_fence(hardware: Hardware) -> bool:
+    """Whether the guest could reach the host: by QEMU's sockets, or by a bridge."""
+    plugged = any(nic.kind in ("bridge", "internal") for nic in hardware.nics)
+    return plugged or needs_host_network(hardware)
 
 
 def _families(hardware: Hardware) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 import socket
 from typing import Any
 
+from skerry.kernel.links import Link
 from skerry.machine import jail
 from skerry.machine.full import fence, launching
 from skerry.machine.full.launching import Launch, Places
@@ -73,6 +74,9 @@ def test_only_what_needs_the_hosts_network_gets_it() -> None:
         plan = launching.plan(launch(hardware))
         assert plan["confined"]["network"] == ("host" if host else "none")
         assert plan["fence"] == ("skvm-x" if host else "")
+    plugged = Hardware(uuid="u", nics=(Nic("internal", MAC, "lab"),))
+    plan = launching.plan(launch(plugged, taps={0: ("tap0", "ski0", True)}))
+    assert (plan["confined"]["network"], plan["fence"]) == ("none", "skvm-x")
 
 
 def test_without_root_there_is_no_wall() -> None:
@@ -95,7 +99,20 @@ def test_helpers_are_joined_by_a_socket() -> None:
 def test_fences_belong_to_a_machine_and_an_engine() -> None:
     assert fence.name("/a", "m" * 64) != fence.name("/b", "m" * 64)
     assert fence.name("/a", "m" * 64).startswith(fence.prefix("/a"))
-    assert len(fence.rules(7)) == 3
+
+
+def test_bridges_lead_to_the_world_by_their_ports_or_routes() -> None:
+    def link(number: int, name: str, kind: str, master: int = 0) -> Link:
+        return Link(number, name, kind, "", b"", 1500, master, True)
+
+    found = [
+        *(link(1, "eth0", "", 2), link(2, "lan", "bridge")),
+        *(link(3, "ve1", "veth", 4), link(4, "sk-a", "bridge")),
+        *(link(5, "tap1", "tun", 6), link(6, "virbr0", "bridge")),
+        *(link(7, "ve2", "veth", 8), link(8, "routed", "bridge")),
+        *(link(9, "bond.5", "vlan", 10), link(10, "vlans", "bridge"), link(11, "empty", "bridge")),
+    ]
+    assert fence.ways(found, [8]) == {"lan", "routed", "vlans"}
 
 
 def test_the_filter_has_the_sockets_that_devices_need() -> None:

@@ -43,10 +43,11 @@ def take(folders: Iterable[Path], run_roots: Iterable[Path] = ()) -> Footprint:
     """The footprint of the engines that live in `folders`; `run_roots` are listed file by file."""
     inside = [str(folder).encode() for folder in folders]
     ours = {pid: name for pid in _pids() if (name := _belongs(pid, inside)) is not None}
+    kept = {pid: name for pid, name in ours.items() if not _stands_by(pid)}
     return Footprint(
         mounts=frozenset(_mounts(inside)),
         cgroups=frozenset(_cgroups(set(ours), inside)),
-        processes=frozenset(f"process {pid} {name}" for pid, name in ours.items()),
+        processes=frozenset(f"process {pid} {name}" for pid, name in kept.items()),
         files=frozenset(f"file {path}" for root in run_roots for path in _files(root)),
     )
 
@@ -103,6 +104,15 @@ def _belongs(pid: int, inside: list[bytes]) -> str | None:
         if any(folder in mounts for folder in inside):
             return name
     return None
+
+
+def _stands_by(pid: int) -> bool:
+    """A part of a living spawner, which makes a fresh one after each exec."""
+    base = f"/proc/{pid}"
+    if _read(f"{base}/comm") != b"skerry-standby\n":
+        return False
+    parent = re.search(rb"^PPid:\t(\d+)$", _read(f"{base}/status"), re.MULTILINE)
+    return parent is not None and _read(f"/proc/{int(parent[1])}/comm") == b"skerry-spawner\n"
 
 
 def _link(path: str) -> bytes:

@@ -142,6 +142,35 @@ async def test_keeper_of_an_exec_killed(world: ContainerWorld) -> None:
     assert alive(started.pid)
 
 
+async def test_execs_while_keepers_stand_by_and_are_killed(world: ContainerWorld) -> None:
+    """Whether one stands by, is half ready, was killed or has just been: an exec runs once."""
+    assert isinstance(world.driver, RuntimeDriver)
+    task = world.task(["sleep", "100"])
+    await world.start(task)
+
+    def standing_by() -> list[int]:
+        pids = [int(pid) for pid in children(world.driver.spawner_pid)]
+        return [pid for pid in pids if _comm(pid) == "skerry-standby"]
+
+    for kill_it in (False, True, False):
+        end, output = await world.exec(task, "echo $$; exit 3")
+        assert (end.code, list(output)) == (3, [1])
+        await until(lambda: len(standing_by()) == 1, "no keeper stands by after an exec")
+        if kill_it:
+            os.kill(standing_by()[0], signal.SIGKILL)
+    both = [world.exec(task, "echo once") for _ in range(3)]
+    assert {tuple(output.items()) for _, output in await asyncio.gather(*both)} == {
+        ((1, b"once\n"),)
+    }
+
+
+def _comm(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
 async def test_keeper_killed_while_it_launches(world: ContainerWorld) -> None:
     marker = world.home / "launching"
 

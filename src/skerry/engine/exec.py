@@ -48,6 +48,7 @@ class Exec:
         "launched",
         "pid",
         "running",
+        "saved",
         "started",
         "wanted",
     )
@@ -58,6 +59,8 @@ class Exec:
         self.id = id or new_id()
         self.kept = kept
         """Whether anybody may ask about it when it is over."""
+        self.saved = not kept
+        """Whether what outlives the engine is written down, or never will be."""
         self.container = container
         self.wanted = wanted
         self.created_at = time.monotonic()
@@ -115,10 +118,13 @@ class Execs:
         """Where its keeper lives: inside the container's, so that it goes with it."""
         return os.path.join(self._lifecycle.run_dir(exec.container.id), "exec", exec.id[:16])
 
-    def create(self, reference: str, wanted: dict[str, Any], *, kept: bool = True) -> Exec:
+    def create(
+        self, reference: str, wanted: dict[str, Any], *, kept: bool = True, told: bool = True
+    ) -> Exec:
         """Note what to run. Conflict when the container does not run or is paused.
 
-        One that is not `kept` is forgotten when it ends.
+        One that is not `kept` is forgotten when it ends. One whose id the client is not `told` is
+        written down only when it runs.
         """
         container = self._roster.find(reference)
         self._check(container)
@@ -130,8 +136,8 @@ class Execs:
         exec = Exec(container, wanted, kept=kept)
         container.execs[exec.id] = exec
         self._by_id[exec.id] = exec
-        if kept:
-            exec_files.save(self.run_dir(exec), exec.id, wanted)
+        if told:
+            self._save(exec)
         command = _told(wanted["Cmd"])
         self._lifecycle.emit(container, f"exec_create: {command}", execID=exec.id)
         return exec
@@ -201,9 +207,15 @@ class Execs:
                 code = error.exit_code
             self._failed(exec, code)
             raise
+        self._save(exec)
         exec.pid = started.pid if exec.running else 0
         exec.launched.set()
         return stream
+
+    def _save(self, exec: Exec) -> None:
+        if not exec.saved:
+            exec.saved = True
+            exec_files.save(self.run_dir(exec), exec.id, exec.wanted)
 
     def _on_exit(self, exec: Exec) -> Callable[[str, Exit], None]:
         def on_exit(_: str, exit: Exit) -> None:

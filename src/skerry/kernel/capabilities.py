@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from skerry.base.errors import InvalidInput
-from skerry.kernel.syscalls import checked, libc
+from skerry.kernel.syscalls import Call, checked, do, libc
 
 # linux/capability.h, in the order of their numbers.
 _NAMES = (
@@ -137,11 +137,20 @@ def parse(capabilities: Mapping[str, Any] | None) -> CapabilitySets:
 
 def drop_bounding(keep: int) -> None:
     """Remove every capability that is not in `keep` from the bounding set. Needs CAP_SETPCAP."""
+    for call in bounding_calls(keep):
+        do(call)
+
+
+def bounding_calls(keep: int) -> list[Call]:
+    """The calls of `drop_bounding`, for the caller's bounding set as it is now."""
+    calls: list[Call] = []
     for number in range(last_capability() + 1):
         if keep >> number & 1 or libc.prctl(_PR_CAPBSET_READ, number, 0, 0, 0) == 0:
             continue
         name = ALL[number] if number < len(ALL) else str(number)
-        checked(libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0), f"drop {name} from the bounding set")
+        words = (_PR_CAPBSET_DROP, number, 0, 0, 0)
+        calls.append((libc.prctl, words, f"drop {name} from the bounding set"))
+    return calls
 
 
 def keep_on_setuid(keep: bool) -> None:
@@ -149,29 +158,26 @@ def keep_on_setuid(keep: bool) -> None:
     checked(libc.prctl(_PR_SET_KEEPCAPS, int(keep), 0, 0, 0), "set keep-capabilities")
 
 
-def capset(permitted: int, effective: int, inheritable: int) -> None:
-    """Set the three classic sets of the calling thread (capset(2), version 3)."""
+def _capset(permitted: int, effective: int, inheritable: int) -> Call:
+    """The three classic sets of the calling thread (capset(2), version 3)."""
     header = (ctypes.c_uint32 * 2)(_VERSION_3, 0)
     low, high = 0xFFFFFFFF, 32
     data = (ctypes.c_uint32 * 6)(
         *(effective & low, permitted & low, inheritable & low),
         *(effective >> high, permitted >> high, inheritable >> high),
     )
-    checked(libc.capset(header, data), "set capabilities")
+    return libc.capset, (header, data), "set capabilities"
 
 
-def set_ambient(bits: int) -> None:
+def _ambient(bits: int) -> list[Call]:
     """Make the ambient set exactly `bits`; each must be permitted and inheritable already."""
-    checked(
-        libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0),
-        "clear ambient capabilities",
-    )
+    words = (_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    calls: list[Call] = [(libc.prctl, words, "clear ambient capabilities")]
     for number in range(bits.bit_length()):
         if bits >> number & 1:
-            checked(
-                libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number, 0, 0),
-                f"raise ambient {ALL[number]}",
-            )
+            words = (_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number, 0, 0)
+            calls.append((libc.prctl, words, f"raise ambient {ALL[number]}"))
+    return calls
 
 
 def current() -> CapabilitySets:
@@ -195,6 +201,12 @@ def apply(sets: CapabilitySets) -> None:
     the specification forbids failing on it. To be called after setuid; the bounding set is
     `drop_bounding`'s.
     """
+    for call in apply_calls(sets):
+        do(call)
+
+
+def apply_calls(sets: CapabilitySets) -> list[Call]:
+    """The calls of `apply`, for what the caller holds now."""
     header = (ctypes.c_uint32 * 2)(_VERSION_3, 0)
     data = (ctypes.c_uint32 * 6)()
     checked(libc.capget(header, data), "read capabilities")
@@ -202,6 +214,8 @@ def apply(sets: CapabilitySets) -> None:
     permitted = sets.permitted & held
     # Without CAP_SETPCAP inheritable may only grow by what is permitted; never ask for more.
     inheritable = sets.inheritable & held
-    capset(permitted, sets.effective & permitted, inheritable)
-    set_ambient(sets.ambient & permitted & inheritable)
-    keep_on_setuid(False)
+    return [
+        _capset(permitted, sets.effective & permitted, inheritable),
+        *_ambient(sets.ambient & permitted & inheritable),
+        (libc.prctl, (_PR_SET_KEEPCAPS, 0, 0, 0, 0), "set keep-capabilities"),
+    ]

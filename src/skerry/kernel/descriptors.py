@@ -16,8 +16,10 @@ from skerry.kernel.syscalls import (
     NR_CLOSE_RANGE,
     NR_OPENAT2,
     NR_PIDFD_OPEN,
+    Call,
     checked,
     libc,
+    raw,
     syscall,
 )
 
@@ -154,6 +156,11 @@ def close_range(first: int, last: int = 0x7FFFFFFF, *, cloexec: bool = False) ->
     """Close descriptors `first` to `last`, or mark them close-on-exec (close_range(2))."""
     flags = CLOSE_RANGE_CLOEXEC if cloexec else 0
     syscall(NR_CLOSE_RANGE, first, last, flags, action=f"close descriptors from {first}")
+
+
+def close_range_call(first: int, last: int = 0x7FFFFFFF) -> Call:
+    """`close_range`, prepared."""
+    return raw(NR_CLOSE_RANGE, first, last, 0, action=f"close descriptors from {first}")
 
 
 def pidfd_open(pid: int) -> int:

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterable, Sequence
 
 from skerry.base.errors import KernelFault, Unsupported
-from skerry.kernel.syscalls import NR_CLONE3, checked, libc, syscall
+from skerry.kernel.syscalls import NR_CLONE3, Call, checked, do, libc, syscall
 
 # linux/sched.h
 CLONE_NEWTIME = 0x00000080
@@ -117,7 +117,12 @@ def unshare(flags: int) -> None:
 
 def setns(fd: int, flags: int, what: str = "") -> None:
     """Join the namespace behind `fd`; with a pidfd every kind in `flags` at once (setns(2))."""
-    checked(libc.setns(fd, flags), f"join {_names(flags)} namespace {what}".rstrip())
+    do(setns_call(fd, flags, what))
+
+
+def setns_call(fd: int, flags: int, what: str = "") -> Call:
+    """`setns`, to be made later."""
+    return libc.setns, (fd, flags), f"join {_names(flags)} namespace {what}".rstrip()
 
 
 def _names(flags: int) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from skerry.base.errors import InvalidInput
-from skerry.kernel.syscalls import checked, libc, syscall
+from skerry.kernel.syscalls import Call, checked, libc, raw
 
 # linux/seccomp.h, linux/prctl.h
 FLAG_NEW_LISTENER = 1 << 3
@@ -131,18 +131,22 @@ def load(program: bytes, flags: int = 0) -> int:
     result is a descriptor (close-on-exec) that gets the notifications, else -1. KernelFault when
     the kernel refuses, EINVAL for a program that it does not accept.
     """
+    function, arguments, action = load_call(program, flags)
+    result = checked(function(*arguments), action)
+    return result if flags & FLAG_NEW_LISTENER else -1
+
+
+def load_call(program: bytes, flags: int = 0) -> Call:
+    """`load`, prepared; InvalidInput for what cannot be a program."""
     count, rest = divmod(len(program), _INSTRUCTION)
     if rest or not 0 < len(program) <= _MAX_BYTES:
         raise InvalidInput(f"not a seccomp program: {len(program)} bytes")
     if flags & FLAG_NEW_LISTENER and flags & FLAG_TSYNC:
         # Both speak through the return value; the kernel wants to be told which one.
         flags |= FLAG_TSYNC_ESRCH
-    argument = _Program(count, program)
+    argument = ctypes.pointer(_Program(count, program))
     number = _NR_SECCOMP.get(os.uname().machine, -1)
-    result = syscall(
-        number, _SET_MODE_FILTER, flags, ctypes.byref(argument), action="load the seccomp filter"
-    )
-    return result if flags & FLAG_NEW_LISTENER else -1
+    return raw(number, _SET_MODE_FILTER, flags, argument, action="load the seccomp filter")
 
 
 def no_new_privileges() -> None:

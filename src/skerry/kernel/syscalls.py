@@ -11,7 +11,14 @@ from skerry.base.errors import KernelFault
 
 TYPE_CHECKING = False  # `typing` would cost a command line 5 ms
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
+
+    Call = tuple[Callable[..., Any], tuple[Any, ...], str]
+else:
+    Call = tuple
+"""A call of libc with its arguments, and what it does in words, to be made later by `do`.
+Without words it is a function of Python that raises its own errors."""
 
 libc = ctypes.CDLL(None, use_errno=True)
 _syscall = libc.syscall
@@ -49,6 +56,19 @@ def syscall(number: int, *args: "Any", action: str) -> int:
     if result == -1:
         raise KernelFault(action, ctypes.get_errno())
     return result
+
+
+def raw(number: int, *args: "Any", action: str) -> Call:
+    """A raw system call, prepared; arguments as of `syscall`."""
+    words = [ctypes.c_long(a) if isinstance(a, int) else a for a in args]
+    return _syscall, (ctypes.c_long(number), *words), action
+
+
+def do(call: Call) -> None:
+    """Make a prepared call; KernelFault when it returns -1."""
+    function, arguments, action = call
+    if function(*arguments) == -1 and action:
+        raise KernelFault(action, ctypes.get_errno())
 
 
 def checked(result: int, action: str) -> int:

@@ -16,7 +16,7 @@ from skerry.kernel.syscalls import libc
 from skerry.machine import warden
 from skerry.runtime import rundir, wire
 from skerry.runtime.containers import Containers
-from skerry.runtime.starter import Ends, Launched
+from skerry.runtime.starter import Ends, Launched, OnCloned
 
 _PR_SET_NAME = 15
 _ = termios
@@ -30,7 +30,9 @@ class Machines(Containers):
         super().__init__(layout)
         self._layout = layout
 
-    def launch(self, head: dict[str, Any], body: bytes, ends: Ends) -> Launched:
+    def launch(
+        self, head: dict[str, Any], body: bytes, ends: Ends, on_cloned: OnCloned
+    ) -> Launched:
         """Run the program in its machine; errors as `launch.create`, and the machine's own."""
         match head.get("op"):
             case "start":

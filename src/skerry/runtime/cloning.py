@@ -18,6 +18,9 @@ from skerry.runtime.steps import MountStep, Plan
 _LATE = namespaces.CLONE_NEWCGROUP | namespaces.CLONE_NEWTIME
 """Made by the child itself: their contents depend on what it has done before."""
 
+_THROUGH = namespaces.CLONE_NEWUSER | namespaces.CLONE_NEWPID
+"""Entered by a process in between, when there are no rights outside of the user namespace."""
+
 
 class NotCloned(Exception):
     """A process in between failed; it has reported why over the status pair."""
@@ -119,28 +122,34 @@ def _clone_beside(pid_namespace: int, folder: int, flags: int = 0) -> tuple[int,
             if child != 0:
                 namespaces.setns(own, namespaces.CLONE_NEWPID)
     finally:
-        os.close(own)
+        if child != 0:  # The child closes all that it does not need at once.
+            os.close(own)
     return child, pidfd
 
 
-def clone_further(target: int, kinds: int, folder: int, status: Status) -> tuple[int, int, int]:
-    """Fork into the pid namespace of the process behind the pidfd `target`.
+def to_join(kinds: int) -> int:
+    """The kinds of namespaces, of `kinds`, that a child of `clone_further` still has to join."""
+    if os.geteuid() != 0 and kinds & namespaces.CLONE_NEWUSER:
+        return kinds & ~_THROUGH
+    return kinds & ~namespaces.CLONE_NEWPID
 
-    (pid, pidfd, kinds): the kinds of namespaces that the child, for which pid is 0, has to join.
-    """
+
+def clone_further(target: int, kinds: int, folder: int, status: Status) -> tuple[int, int]:
+    """Fork into the pid namespace of the process behind the pidfd `target`: (pid, pidfd), and a
+    pid of 0 in the child, which has to join `to_join` yet."""
     if os.geteuid() != 0 and kinds & namespaces.CLONE_NEWUSER:
         # Without root the rights over the container's namespaces are in its user namespace.
-        here = kinds & (namespaces.CLONE_NEWUSER | namespaces.CLONE_NEWPID)
+        here = kinds & _THROUGH
 
         def enter() -> None:
             namespaces.setns(target, here, "of the container")
             os.setresgid(0, 0, 0)
             os.setresuid(0, 0, 0)
 
-        return (*_clone_through(enter, 0, folder, status), kinds & ~here)
+        return _clone_through(enter, 0, folder, status)
     if kinds & namespaces.CLONE_NEWPID:
-        return (*_clone_beside(target, folder), kinds)
-    return (*namespaces.clone3(0, cgroup_fd=folder), kinds)
+        return _clone_beside(target, folder)
+    return namespaces.clone3(0, cgroup_fd=folder)
 
 
 def _join_all(plan: Plan, handover: Handover) -> None:

@@ -10,7 +10,7 @@ from skerry.kernel.cgroups import Cgroup, Layout
 from skerry.kernel.namespaces import CLONE_NEWPID
 from skerry.runtime import launch
 from skerry.runtime.null_device import guarded_null
-from skerry.runtime.starter import Ends, Launched, Programs
+from skerry.runtime.starter import Ends, Launched, OnCloned, Programs
 from skerry.runtime.steps import Plan, process_from_wire
 
 
@@ -22,13 +22,15 @@ class Containers(Programs):
         self._layout = layout
         guarded_null()  # Here, so that keepers inherit it.
 
-    def launch(self, head: dict[str, Any], body: bytes, ends: Ends) -> Launched:
+    def launch(
+        self, head: dict[str, Any], body: bytes, ends: Ends, on_cloned: OnCloned
+    ) -> Launched:
         """Run the program; errors as `launch.create`."""
         match head.get("op"):
             case "start":
                 return self._start(Plan.from_wire(body), ends)
             case "exec":
-                return self._exec(head, body, ends)
+                return self._exec(head, body, ends, on_cloned)
         raise InvalidInput(f"a keeper cannot {head.get('op')!r}")
 
     def _start(self, plan: Plan, ends: Ends) -> Launched:
@@ -50,7 +52,7 @@ class Containers(Programs):
             poststop=plan.to_wire() if plan.hooks_of("poststop") else b"",
         )
 
-    def _exec(self, head: dict[str, Any], body: bytes, ends: Ends) -> Launched:
+    def _exec(self, head: dict[str, Any], body: bytes, ends: Ends, on_cloned: OnCloned) -> Launched:
         init = Started(int(head["pid"]), int(head["start_time"]))
         created = launch.exec_into(
             init.pid,
@@ -62,6 +64,7 @@ class Containers(Programs):
             console=ends.console,
             layout=self._layout,
             start_time=init.start_time,
+            on_cloned=on_cloned,
         )
         return Launched(created.pid, _only_pidfd(created))
 

@@ -53,7 +53,10 @@ LINGER = 2.0
 """Seconds to wait for the end of output that a descendant of an ended exec still holds open."""
 _DRAIN_READS = 64
 """Reads that surely empty a pipe (at most 1 MB, 64 KB a read) or a terminal that nobody fills."""
-_EXEC = b'{"op":"exec"'
+EXEC = b'{"op":"exec"'
+"""How the head of an exec's request begins."""
+_MOMENT = 0.02
+"""Seconds after which an exec is one that runs for long."""
 _HANDOVER = 64 * 1024
 _MAX_FDS = 8
 _MAX_FD = (1 << 31) - 1
@@ -85,8 +88,8 @@ class Keeper:
 
     # Copy
 
-    def run(self, client: int) -> None:
-        """Steps 3 and 4; returns when nothing is left to do."""
+    def run(self, client: int, done: int = -1) -> None:
+        """Steps 3 and 4; returns when nothing is left to do. `done` as of `keep`."""
         kept = self._kept
         if client >= 0 and kept.attach:
             self._join(client, Attach(*kept.attach))
@@ -97,6 +100,10 @@ class Keeper:
         for fd in self._controls:
             self._loop.watch(fd, READ, self._serve)
         self._arrange()
+        if done >= 0:
+            self._loop.turn(time.monotonic() + _MOMENT)
+            os.close(done)
+            self._arrange()
         while not self._ended:
             self._loop.turn(self._deadline() if self._clients else None)
             self._arrange()
@@ -312,8 +319,10 @@ class Keeper:
                 client.finish()
 
 
-def keep(datagram: bytes, fds: tuple[int, ...], programs: Programs) -> None:
+def keep(datagram: bytes, fds: tuple[int, ...], programs: Programs, *, done: int = -1) -> None:
     """The life of a keeper, in its own process; returns when it is over.
+
+    An exec closes `done` when it is over or has run for a moment.
 
     The descriptors of the request: the control socket of the engine that asked, then perhaps the
     stream socket of a client that joins from the start, then perhaps a memfd with the body.
@@ -322,14 +331,14 @@ def keep(datagram: bytes, fds: tuple[int, ...], programs: Programs) -> None:
     _c_signal(_SIGCHLD, None)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     _prctl(_PR_SET_NAME, b"skerry-keeper", 0, 0, 0)
-    if datagram.startswith(_EXEC, wire.HEADER):
+    if datagram.startswith(EXEC, wire.HEADER):
         started = starter.start_here(datagram, fds, programs)
         if started is not None:
             kept, named = started
             used = fds[: 2 if kept.attach else 1]
-            _close_all_but({*used, *named.values()})
+            _close_all_but({*used, *named.values()} | ({done} if done >= 0 else set()))
             os.dup2(0, 2)
-            _run(kept, named, used, programs)
+            _run(kept, named, used, programs, done)
         return
     mine, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     own = os.getpid()
@@ -367,12 +376,14 @@ def _close_all_but(wanted: set[int]) -> None:
     os.closerange(above, _MAX_FD)
 
 
-def _run(kept: Kept, named: dict[str, int], fds: tuple[int, ...], programs: Programs) -> None:
+def _run(
+    kept: Kept, named: dict[str, int], fds: tuple[int, ...], programs: Programs, done: int = -1
+) -> None:
     control = _socket.socket(fileno=fds[0])
     control.setblocking(False)
     keeper = Keeper(kept, named, control, programs)
     try:
-        keeper.run(fds[1] if kept.attach else -1)
+        keeper.run(fds[1] if kept.attach else -1, done)
     except Exception as error:
         # Nobody would read the program's output any more; say why instead of leaving a riddle.
         keeper.abandon(f"the keeper failed: {type(error).__name__}: {error}")

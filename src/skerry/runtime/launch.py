@@ -31,9 +31,11 @@ from skerry.runtime.cloning import (
     clone_further,
     clone_init,
     open_tasks,
+    to_join,
     trees,
 )
-from skerry.runtime.init.handover import Handover, Status, error_from
+from skerry.runtime.init import further
+from skerry.runtime.init.handover import Handover, Status, Stdio, error_from
 from skerry.runtime.late_hooks import run_late_hooks, run_poststart, run_poststop
 from skerry.runtime.null_device import guarded_streams
 from skerry.runtime.serving import serve
@@ -187,11 +189,13 @@ def exec_into(
     layout: Layout | None = None,
     name: str = "exec",
     start_time: int = 0,
+    on_cloned: OnCloned | None = None,
 ) -> Created:
     """Run a further process in the namespaces (and cgroup) of the container whose init is `pid`.
 
     Returns once the program was executed. Streams, console and errors as `create`. `name` is for
-    the session keyring. Conflict when the process at `pid` did not start at `start_time`.
+    the session keyring. `on_cloned` is told the pid while the process is still on its way. Conflict
+    when the process at `pid` did not start at `start_time`.
     """
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     opened = Opened()
@@ -211,16 +215,21 @@ def exec_into(
                 opened.keep(folder)
             tasks = open_tasks(group, opened)
             streams = guarded_streams(stdin, stdout, stderr)
-            handover = Handover(streams, console, -1, Status(theirs), {}, tasks)
-            status = handover.status
-            child, pidfd, kinds = _heard(ours, lambda: clone_further(target, kinds, folder, status))
+            status = Status(theirs)
+            handover = Handover(streams, console, -1, status, {}, tasks)
+            foreign = bool(kinds & namespaces.CLONE_NEWUSER)
+            into = further.Target(target, root_fd, to_join(kinds), foreign)
+            calls = further.steps(into, process, handover, name)
+            child, pidfd = _heard(ours, lambda: clone_further(target, kinds, folder, status))
             if child == 0:
                 ours.close()
-                init.run_in(init.Target(target, root_fd, kinds), process, handover, name)
+                init.run_further(calls, status)
         finally:
             theirs.close()
         created = Created(child, pidfd, -1, -1)
         try:
+            if on_cloned is not None:
+                on_cloned(child)
             serve(child, pidfd, None, ours, last="", process=process)
         except BaseException:
             _end(created)
@@ -230,6 +239,21 @@ def exec_into(
         return created
     finally:
         opened.close()
+
+
+def rehearse_exec() -> None:
+    """Make known to this process, and to those forked from it, what each exec looks up in libc."""
+    idle = ProcessPlan(
+        ("/",), ("HOME=/",), "/", 0, 0, (), -1, 0, 0, 0, 0, 0, True, (), None, bytes(8), 0,
+        "", "", "", "", False, 0, 0, -1, None, -1, True, 0,
+    )  # fmt: skip
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    number = ours.fileno()
+    stdio = Stdio(number, number, number)
+    handover = Handover(stdio, -1, -1, Status(theirs), {}, (number,))
+    further.steps(further.Target(number, number, namespaces.CLONE_NEWNS, False), idle, handover, "")
+    ours.close()
+    theirs.close()
 
 
 def _root_of(pid: int) -> int:

@@ -8,10 +8,11 @@ when it comes up, while there is nothing secret in it, and sends it requests:
     descriptor 1, if any          the stream socket of the first client
     head and body                 for the keeper; the spawner does not look at them
 
-It forks and goes back to reading; it never waits for a container and keeps nothing of a request, so
-one container's plan is not in the memory that the next one's init is forked from. When the engine
-dies the spawner reads the end of its socket, after the requests still queued there (their keepers
-see that nobody is left, and leave), and goes too.
+It forks (or hands over to a child that stands by: `standby`) and goes back to reading; it never
+waits for a container and keeps nothing of a request, so one container's plan is not in the memory
+that the next one's init is forked from. When the engine dies the spawner reads the end of its
+socket, after the requests still queued there (their keepers see that nobody is left, and leave),
+and goes too.
 
 Privileges: it keeps root and stays in the host's namespaces; it is not dumpable, so nobody inside a
 container can trace what was forked from it until it executes the program; its executable is
@@ -22,6 +23,7 @@ before the first fork: a page that nobody writes to is shared by all keepers.
 import _socket
 import gc
 import os
+import select
 import signal
 import socket
 import sys
@@ -33,7 +35,9 @@ from skerry.kernel.descriptors import set_dumpable
 from skerry.kernel.syscalls import libc
 from skerry.runtime import wire
 from skerry.runtime.containers import Containers
-from skerry.runtime.keeper import keep
+from skerry.runtime.keeper import EXEC, keep
+from skerry.runtime.launch import rehearse_exec
+from skerry.runtime.standby import QUIET, Standby
 from skerry.runtime.starter import Programs
 
 _ROOM_FOR_FDS = _socket.CMSG_SPACE(4 * wire.MAX_FDS)
@@ -48,26 +52,52 @@ def serve(sock: _socket.socket, programs: Programs) -> None:
     gc.collect()
     gc.freeze()
     gc.disable()
+    standby = Standby(lambda datagram, fds, done: keep(datagram, fds, programs, done=done))
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
     while True:
         # No wrapper of ours: what this loop writes to is no longer shared with earlier keepers.
+        ready = poll.poll(QUIET if standby.due else None)
+        if not ready:
+            if standby.make(sock):
+                poll.register(standby.fd, select.POLLIN)
+            continue
+        if ready[0][0] == standby.fd:
+            poll.unregister(standby.fd)
+            standby.gone()
+            continue
         datagram, ancillary, flags, _ = sock.recvmsg(
             wire.DATAGRAM, _ROOM_FOR_FDS, _socket.MSG_CMSG_CLOEXEC
         )
         if not datagram:
             return
         fds = tuple(memoryview(ancillary[0][2]).cast("i")) if ancillary else ()
-        try:
-            # A request that was cut short is dropped: the engine sees its control socket close.
-            if fds and not flags & _CUT_SHORT and os.fork() == 0:
-                try:
-                    sock.close()
-                    keep(datagram, fds, programs)
-                finally:
-                    os._exit(0)
-        except OSError as error:
-            _refuse(fds, error)
+        # A request that was cut short is dropped: the engine sees its control socket close.
+        if fds and not flags & _CUT_SHORT:
+            ready_made = datagram.startswith(EXEC, wire.HEADER) and standby.give(datagram, fds)
+            if not ready_made:
+                _fork(sock, standby, datagram, fds, programs)
         for fd in fds:
             os.close(fd)
+
+
+def _fork(
+    sock: _socket.socket,
+    standby: Standby,
+    datagram: bytes,
+    fds: tuple[int, ...],
+    programs: Programs,
+) -> None:
+    try:
+        if os.fork() == 0:
+            try:
+                sock.close()
+                standby.gone()
+                keep(datagram, fds, programs)
+            finally:
+                os._exit(0)
+    except OSError as error:
+        _refuse(fds, error)
 
 
 def _refuse(fds: tuple[int, ...], error: OSError) -> None:
@@ -85,6 +115,7 @@ def main(fd: int) -> None:
     programs = Containers(detect())
     # Imported late elsewhere; a keeper must not read modules from the disk at the end of a program.
     programs.kill_rest("/skerry/no-such-group")  # It kills what it finds.
+    rehearse_exec()
     # Asked here once, or every init asks the kernel anew, one capability at a time.
     last_capability()
     os.set_inheritable(fd, False)

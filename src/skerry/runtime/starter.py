@@ -17,8 +17,9 @@ Order, and what breaks when it is changed:
    The other way round an engine could die after the look, and its successor search the directory
    before there is anything to find;
 3. only then forget the last run's record, open the log, make streams, launch;
-4. write `task.json`, hand over to the keeper, and only then say `started`: what an engine sends
-   next waits in the keeper's sockets. A failure is told from here too, and leaves nothing.
+4. write `task.json` (an exec's while the process is on its way: the keeper would only wait), hand
+   over to the keeper, and only then say `started`: what an engine sends next waits in the keeper's
+   sockets. A failure is told from here too, and leaves nothing.
 """
 
 import _socket
@@ -65,14 +66,22 @@ class Launched(NamedTuple):
     """What `Programs.clean_up` needs to run hooks after the end."""
 
 
+OnCloned = Callable[[int], None]
+
+
 class Programs:
     """What keepers keep: how to launch a program and how to tidy up behind it.
 
     `skerry.runtime.containers` does this with containers.
     """
 
-    def launch(self, head: dict[str, Any], body: bytes, ends: Ends) -> Launched:
-        """Run it; raises GuestFault or SkerryError, and then nothing is left."""
+    def launch(
+        self, head: dict[str, Any], body: bytes, ends: Ends, on_cloned: OnCloned
+    ) -> Launched:
+        """Run it; raises GuestFault or SkerryError, and then nothing is left.
+
+        `on_cloned` may be told the pid while the program is still on its way.
+        """
         raise NotImplementedError
 
     def kill_rest(self, cgroup: str) -> bool:
@@ -184,12 +193,19 @@ def _start(
             kept_fds["log"] = open_log(path)
         kept_fds["listener"] = listening.detach()
         ends, console = _streams(head, kept_fds)
-        launched = programs.launch(head, message.body, ends)
+        known: list[Started] = []
+
+        def on_cloned(pid: int) -> None:
+            known.append(Started(pid, rundir.start_time(pid)))
+            rundir.write_task(run_dir, known[0], head["facts"])
+
+        launched = programs.launch(head, message.body, ends, on_cloned)
         kept_fds["pidfd"] = launched.pidfd
         if console is not None:
             kept_fds["terminal"] = _receive_terminal(console)
-        started = Started(launched.pid, rundir.start_time(launched.pid))
-        rundir.write_task(run_dir, started, head["facts"])
+        if not known:
+            on_cloned(launched.pid)
+        (started,) = known
         kept = Kept(
             *started,
             run_dir,

@@ -22,7 +22,7 @@ from skerry.base.isolation import Exit
 from skerry.kernel.descriptors import pidfd_open, send_fds
 from skerry.runtime import attached, rundir, wire
 from skerry.runtime.keeper import keep
-from skerry.runtime.starter import Ends, Launched, Programs
+from skerry.runtime.starter import Ends, Launched, OnCloned, Programs
 
 DEADLINE = 20.0
 NR_WRITE = {"x86_64": "1 ", "aarch64": "64 "}.get(os.uname().machine, "?")
@@ -34,7 +34,9 @@ class Forked(Programs):
     def __init__(self, args: list[str]) -> None:
         self._args = args
 
-    def launch(self, head: dict[str, Any], body: bytes, ends: Ends) -> Launched:
+    def launch(
+        self, head: dict[str, Any], body: bytes, ends: Ends, on_cloned: OnCloned
+    ) -> Launched:
         if self._args[0] == "missing":
             raise CommandNotFound('exec: "missing": executable file not found in $PATH', hint="h")
         pid = os.fork()

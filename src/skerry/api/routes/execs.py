@@ -78,7 +78,7 @@ async def run(call: Call) -> web.StreamResponse:
         raise InvalidInput("an exec with a terminal has to be created first, to be resized")
     stdin = bool(wanted.get("AttachStdin"))
     how = Attach(stdin, bool(wanted.get("AttachStdout")), bool(wanted.get("AttachStderr")))
-    exec = call.engine.execs.create(call.params["id"], wanted)
+    exec = call.engine.execs.create(call.params["id"], wanted, told=False)
     stream = await call.engine.execs.start(exec, how)
     assert stream is not None
     try:

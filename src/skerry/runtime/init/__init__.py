@@ -48,20 +48,19 @@ links of this process closed to the container's other processes until execve.
 
 import gc
 import os
-import select
 import signal
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from skerry.base.errors import KernelFault, SystemFault
 from skerry.kernel import capabilities, mounts, namespaces
 from skerry.kernel.descriptors import make_directories
-from skerry.kernel.syscalls import libc
+from skerry.kernel.syscalls import Call, do, libc
 from skerry.runtime.init import hooks, last, root, settings
-from skerry.runtime.init.handover import Handover
+from skerry.runtime.init.handover import Handover, Status
 from skerry.runtime.init.mounting import CgroupTree, perform
 
 if TYPE_CHECKING:
-    from skerry.runtime.steps import Plan, ProcessPlan
+    from skerry.runtime.steps import Plan
 
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
@@ -80,37 +79,15 @@ def run(plan: "Plan", handover: Handover, cgroups: CgroupTree) -> NoReturn:
         os._exit(_FAILED)
 
 
-class Target(NamedTuple):
-    """A container that runs."""
-
-    pidfd: int
-    root: int
-    """Descriptor of its root folder."""
-    kinds: int
-    """CLONE_NEW… flags of the namespaces that are still to be joined."""
-
-
-def run_in(target: Target, plan: "ProcessPlan", handover: Handover, name: str) -> NoReturn:
-    """Become a further process in a container that runs."""
+def run_further(calls: "list[Call]", status: Status) -> NoReturn:
+    """Become a further process in a container that runs, by the steps of `further`."""
     try:
-        _prepare(handover)
-        _join_cgroup(handover)
-        if plan.oom_score_adj is not None:
-            settings.oom_score(plan.oom_score_adj)
-        kinds = target.kinds & ~namespaces.CLONE_NEWPID
-        if kinds:
-            namespaces.setns(target.pidfd, kinds, "of the container")
-        os.umask(0)
-        if kinds & namespaces.CLONE_NEWUSER:
-            settings.become_root()
-        # Joining a mount namespace leads to its root, which is the host's when it is shared.
-        root.chroot(target.root)
-        last.take_stdio(target.root, plan, handover, console=False)
-        proc_fd = settings.private_proc() if plan.apparmor or plan.selinux else -1
-        capabilities.drop_bounding(plan.bounding)
-        last.finish(plan, handover, (), {}, name, proc_fd)
+        # A collection would touch, and so copy, every page of the parent's objects.
+        gc.disable()
+        for call in calls:
+            do(call)
     except BaseException as error:
-        handover.status.fail(error)
+        status.fail(error)
     finally:
         os._exit(_FAILED)
 
@@ -119,10 +96,7 @@ def _prepare(handover: Handover) -> None:
     # A collection would touch, and so copy, every page of the parent's objects.
     gc.disable()
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    poller = select.poll()
-    poller.register(handover.status.sock.fileno(), 0)
-    if poller.poll(0):  # the parent died before the line above
-        os._exit(_FAILED)
+    last.leave_orphaned(last.look_for_parent(handover))
     # Python ignores these two, and what is ignored stays so across execve.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)

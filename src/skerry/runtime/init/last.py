@@ -1,6 +1,7 @@
 """The last part: streams, descriptors, identity, and then the program."""
 
 import _socket
+import ctypes
 import errno
 import fcntl
 import os
@@ -11,16 +12,30 @@ from skerry.kernel import seccomp
 from skerry.kernel.descriptors import close_range
 from skerry.kernel.syscalls import checked, libc
 from skerry.runtime.init import hooks, process, program, terminal
-from skerry.runtime.init.handover import Handover
+from skerry.runtime.init.handover import Handover, Status
 
 if TYPE_CHECKING:
     from skerry.runtime.steps import Hook, ProcessPlan
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _FAILED = 1
+_c_poll = libc.poll
 
 
-def take_stdio(root_fd: int, plan: "ProcessPlan", handover: Handover, *, console: bool) -> None:
+def look_for_parent(handover: Handover) -> "ctypes.Array[ctypes.c_int]":
+    """What `leave_orphaned` asks the kernel with: a struct pollfd that waits for a hang-up."""
+    return (ctypes.c_int * 2)(handover.status.sock.fileno(), 0)
+
+
+def leave_orphaned(parent: "ctypes.Array[ctypes.c_int]") -> None:
+    """End when the parent has died before this process asked to die with it."""
+    if _c_poll(parent, 1, 0):
+        os._exit(_FAILED)
+
+
+def take_stdio(
+    root_fd: int, plan: "ProcessPlan", handover: Handover, console: bool = False
+) -> None:
     """Make 0, 1 and 2 from what was handed over, or from a fresh terminal of the root's devpts.
 
     With `console` the terminal is also bound to /dev/console, which is before pivot_root.
@@ -56,20 +71,18 @@ def finish(
     if plan.new_keyring:
         process.join_keyring(f"_ses.{name}")
     process.set_limits(plan)
-    process.own_null()
+    process.own_null(process.null_devices((0, 1, 2)))
     process.own_stdio(plan.uid)
     if proc_fd >= 0:
         process.write_label(proc_fd, plan)
     filtered = bool(plan.seccomp)
     admin = filtered and not plan.no_new_privileges
-    gate = _close_descriptors(plan, handover)
+    gate = close_descriptors(plan, handover)
     status = handover.status
-    entered = _enter_folder(plan.cwd)
+    entered = enter_folder(plan.cwd)
     process.become_user(plan)
     process.take_capabilities(plan, admin=admin)
-    if not entered and not _enter_folder(plan.cwd):
-        raise KernelFault(f"chdir to cwd ({plan.cwd!r:.200})", errno.EACCES)
-    _check_folder(plan.cwd)
+    enter_and_check(plan.cwd, entered=entered)
     env = program.with_home(plan.env, plan.uid)
     path = program.find(plan.args, env)
     ready = program.Program(path, plan.args, env)
@@ -82,10 +95,15 @@ def finish(
         _wait_at(gate, handover)
     hooks.run_all("startContainer", start_hooks, state)
     if filtered:
-        listener = seccomp.load(plan.seccomp, plan.seccomp_flags)
-        if listener >= 0:
-            status.ask("listener", listener)
+        load_filter(plan, status)
     raise ready.execute()
+
+
+def load_filter(plan: "ProcessPlan", status: Status) -> None:
+    """Put the process under its filter; whom it notifies gets the listener."""
+    listener = seccomp.load(plan.seccomp, plan.seccomp_flags)
+    if listener >= 0:
+        status.ask("listener", listener)
 
 
 def _wait_at(gate: int, handover: Handover) -> None:
@@ -99,7 +117,7 @@ def _wait_at(gate: int, handover: Handover) -> None:
         os._exit(_FAILED)
 
 
-def _close_descriptors(plan: "ProcessPlan", handover: Handover) -> int:
+def close_descriptors(plan: "ProcessPlan", handover: Handover) -> int:
     """Close all but 0 to 2, those the program inherits, and our own two; the gate's new number."""
     first = 3 + plan.preserve_fds
     sock = handover.status.sock
@@ -121,7 +139,7 @@ def _close_descriptors(plan: "ProcessPlan", handover: Handover) -> int:
     return gate
 
 
-def _enter_folder(folder: str) -> bool:
+def enter_folder(folder: str) -> bool:
     """chdir with the runtime's rights; False when the program's user has to try."""
     try:
         os.chdir(folder)
@@ -132,8 +150,13 @@ def _enter_folder(folder: str) -> bool:
     return True
 
 
-def _check_folder(folder: str) -> None:
-    """A folder that the root does not lead to has no path: somebody's descriptor led here."""
+def enter_and_check(folder: str, *, entered: bool) -> None:
+    """Enter it as the program's user unless that was done, and look where it is.
+
+    A folder that the root does not lead to has no path: somebody's descriptor led there.
+    """
+    if not entered and not enter_folder(folder):
+        raise KernelFault(f"chdir to cwd ({folder!r:.200})", errno.EACCES)
     try:
         inside = os.getcwd().startswith("/")
     except OSError:

@@ -5,6 +5,7 @@ import errno
 import os
 import stat
 import struct
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from skerry.base.errors import KernelFault
@@ -14,10 +15,13 @@ from skerry.kernel.syscalls import (
     NR_IOPRIO_SET,
     NR_KEYCTL,
     NR_SCHED_SETATTR,
+    Call,
     checked,
+    do,
     libc,
     syscall,
 )
+from skerry.runtime.init import settings
 
 if TYPE_CHECKING:
     from skerry.runtime.steps import ProcessPlan
@@ -47,6 +51,16 @@ def join_keyring(name: str) -> None:
             raise
 
 
+def has_limits(process: "ProcessPlan") -> bool:
+    """Whether `set_limits` has anything to do."""
+    return bool(
+        process.rlimits
+        or process.scheduler is not None
+        or process.io_priority >= 0
+        or process.personality >= 0
+    )
+
+
 def set_limits(process: "ProcessPlan") -> None:
     """Resource limits, scheduling, I/O priority, personality."""
     for kind, soft, hard in process.rlimits:
@@ -68,6 +82,11 @@ def set_limits(process: "ProcessPlan") -> None:
         checked(libc.personality(process.personality), "set the personality")
 
 
+def strange_stdio(fds: Iterable[int], uid: int) -> bool:
+    """Whether some of the streams may be another user's, so that `own_stdio` is needed."""
+    return any(os.fstat(fd).st_uid != uid for fd in fds)
+
+
 def own_stdio(uid: int) -> None:
     """Give the streams to the program's user, who could otherwise not open /dev/stdout again.
 
@@ -87,13 +106,17 @@ def own_stdio(uid: int) -> None:
                 raise KernelFault(f"give descriptor {fd} to user {uid}", error.errno or 0) from None
 
 
-def own_null() -> None:
-    """Take the container's own null device for streams that are the host's.
+def null_devices(fds: Iterable[int]) -> list[int]:
+    """Which of the descriptors are a null device."""
+    return [number for number, fd in enumerate(fds) if device_number(fd) == _NULL]
+
+
+def own_null(streams: list[int]) -> None:
+    """Take the container's own null device for `streams`, those that are the host's.
 
     So its path and its label are the container's. When the image's /dev/null is something else the
     stream stays, which the parent has opened through a read-only mount.
     """
-    streams = [fd for fd in (0, 1, 2) if device_number(fd) == _NULL]
     if not streams:
         return
     # Without O_NONBLOCK a FIFO or a terminal in its place would make us wait.
@@ -130,8 +153,14 @@ def become_user(process: "ProcessPlan") -> None:
     os.umask(process.umask if process.umask >= 0 else _DEFAULT_UMASK)
 
 
-def take_capabilities(process: "ProcessPlan", *, admin: bool) -> None:
-    """The four sets besides the bounding one.
+def take_capabilities(process: "ProcessPlan", admin: bool) -> None:
+    """The four sets besides the bounding one."""
+    for call in capability_calls(process, admin=admin):
+        do(call)
+
+
+def capability_calls(process: "ProcessPlan", *, admin: bool) -> list[Call]:
+    """`take_capabilities`, prepared for what the caller holds now.
 
     With `admin` CAP_SYS_ADMIN stays in permitted and effective, to load a filter as the very last
     step; execve drops it, since it computes the new sets from inheritable, bounding and ambient.
@@ -143,13 +172,27 @@ def take_capabilities(process: "ProcessPlan", *, admin: bool) -> None:
         process.permitted,
         process.ambient,
     )
-    if not admin:
-        capabilities.apply(sets)
-        return
-    extra = CAP_SYS_ADMIN
-    capabilities.apply(
+    extra = CAP_SYS_ADMIN if admin else 0
+    return capabilities.apply_calls(
         sets._replace(effective=sets.effective | extra, permitted=sets.permitted | extra)
     )
+
+
+class Labels:
+    """The labels of an exec: `prepare` while procfs can be mounted, `write` at the end."""
+
+    def __init__(self, process: "ProcessPlan") -> None:
+        self._process = process
+        self._proc = -1
+        self.wanted = bool(process.apparmor or process.selinux)
+
+    def prepare(self) -> None:
+        """Open a procfs of its own."""
+        self._proc = settings.private_proc()
+
+    def write(self) -> None:
+        """Tell the security modules."""
+        write_label(self._proc, self._process)
 
 
 def write_label(proc_fd: int, process: "ProcessPlan") -> None:

@@ -55,6 +55,18 @@ def sysctl(proc_fd: int, path: str, value: str) -> None:
         raise KernelFault(f"set sysctl {path} to {value!r:.200}", error.errno or 0) from None
 
 
+def own_oom_score() -> int | None:
+    """The caller's oom_score_adj, which a child inherits; None when it cannot be read."""
+    try:
+        fd = os.open("/proc/self/oom_score_adj", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return int(os.read(fd, 16))
+        finally:
+            os.close(fd)
+    except (OSError, ValueError):
+        return None
+
+
 def oom_score(score: int) -> None:
     """Set the caller's oom_score_adj, -1000 to 1000, through the host's /proc."""
     try:

@@ -1,0 +1,105 @@
+"""A keeper that stands by: forked before the exec that it will keep, its memory its own already.
+
+Theory. A fork and the pages that the child must copy, each at its first look, were a third of an
+exec. So once there was an exec, the spawner has one child more, which does both ahead of time and
+waits for a request. It becomes that exec's keeper. The next one is made when the exec is over, or
+has run for a moment: earlier it would only take a processor away from it. While none stands by the
+spawner forks as for any other request.
+
+Only execs get it: a keeper that stood by owns all its memory, and a container's keeper has to live
+small for long.
+
+The two hold the ends of a socket pair. The child sees the spawner's end in it and goes; the spawner
+sees that the child is done with its exec, or was killed. A request that was handed to a child which
+was killed is lost as one is whose keeper was killed: nobody had said `taken`.
+"""
+
+import _socket
+import array
+import os
+import select
+from collections.abc import Callable
+
+from skerry.kernel.memory import own_pages
+from skerry.kernel.syscalls import libc
+from skerry.runtime import wire
+
+QUIET = 1
+"""Milliseconds without a request after which the next child is made."""
+_PR_SET_NAME = 15  # linux/prctl.h
+_ROOM_FOR_FDS = _socket.CMSG_SPACE(4 * wire.MAX_FDS)
+
+Keep = Callable[[bytes, tuple[int, ...], int], None]
+"""What a child does with a request; the last argument is closed when the exec is over, or has run
+for a moment."""
+
+
+class Standby:
+    """The spawner's side."""
+
+    def __init__(self, keep: Keep) -> None:
+        self._keep = keep
+        self._sock: _socket.socket | None = None
+        self._free = False
+        self._wanted = False
+
+    @property
+    def fd(self) -> int:
+        """To be polled, -1 while there is no child."""
+        return -1 if self._sock is None else self._sock.fileno()
+
+    @property
+    def due(self) -> bool:
+        """Whether a child is to be made as soon as there is time."""
+        return self._wanted and self._sock is None
+
+    def give(self, datagram: bytes, fds: tuple[int, ...]) -> bool:
+        """Hand over an exec's request; False when nobody stands by. The descriptors stay open."""
+        self._wanted = True
+        if self._sock is None or not self._free:
+            return False
+        rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", fds))
+        try:
+            self._sock.sendmsg([datagram], [rights], _socket.MSG_NOSIGNAL)
+        except OSError:
+            return False
+        self._free = False
+        return True
+
+    def gone(self) -> None:
+        """The child is done, or was killed."""
+        if self._sock is not None:
+            self._sock.close()
+        self._sock = None
+
+    def make(self, engine: _socket.socket) -> bool:
+        """Fork a child, if that can be; `engine` is the socket that is the spawner's alone."""
+        self._wanted = False
+        try:
+            mine, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+            pid = os.fork()
+        except OSError:
+            return False
+        if pid == 0:
+            try:
+                engine.close()
+                mine.close()
+                self._wait(theirs)
+            finally:
+                os._exit(0)
+        theirs.close()
+        self._sock, self._free = mine, True
+        return True
+
+    def _wait(self, sock: _socket.socket) -> None:
+        libc.prctl(_PR_SET_NAME, b"skerry-standby", 0, 0, 0)
+        waiting = select.poll()
+        waiting.register(sock.fileno(), select.POLLIN)
+        for _ in own_pages():
+            if waiting.poll(0):
+                break
+        datagram, ancillary, _, _ = sock.recvmsg(
+            wire.DATAGRAM, _ROOM_FOR_FDS, _socket.MSG_CMSG_CLOEXEC
+        )
+        if datagram:
+            self._keep(datagram, tuple(memoryview(ancillary[0][2]).cast("i")), sock.detach())

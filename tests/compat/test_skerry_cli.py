@@ -181,7 +181,7 @@ class TestRun:
             (("--cap-add", "nosuch"), "invalid capability"),
             (("--mount", "type=bind,src=/proc/nosuch,dst=/x"), "does not exist: /proc/nosuch"),
             (("--cpus", "10000"), "range of CPUs"),
-            (("--log-driver", "nosuch"), "no log driver named 'nosuch'"),
+            (("--log-driver", "nosuch"), "looking up logging plugin nosuch"),
         ],
         ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
     )

@@ -1,15 +1,14 @@
 """Bills of materials of real images: layers put together, hostile trees, Debian's own list."""
 
-import io
 import json
 import os
 import shutil
 import subprocess
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.archives import archive_of
 
 from skerry.base.digests import sha256
 from skerry.base.errors import SkerryError
@@ -30,16 +29,6 @@ def store(tmp_path: Path) -> Iterator[Store]:
     opened = open_store(str(tmp_path / "root"))
     yield opened
     opened.close()
-
-
-def layer(files: dict[str, bytes]) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as tar:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return out.getvalue()
 
 
 def add(store: Store, layers: list[bytes], name: str) -> None:
@@ -68,7 +57,7 @@ async def listed(store: Store, root: Path, name: str) -> list[tuple[str, str]]:
 
 async def test_upper_layers_hide_what_is_below(store: Store, tmp_path: Path) -> None:
     site = "usr/lib/python3/site-packages"
-    bottom = layer(
+    bottom = archive_of(
         {
             "lib/apk/db/installed": APK,
             f"{site}/gone-1.0.dist-info/METADATA": METADATA % b"gone",
@@ -78,7 +67,7 @@ async def test_upper_layers_hide_what_is_below(store: Store, tmp_path: Path) -> 
             "app/node_modules/a/lib/package.json": b'{"name":"inner","version":"2.0.0"}',
         }
     )
-    top = layer(
+    top = archive_of(
         {
             f"{site}/.wh.gone-1.0.dist-info": b"",
             "old/.wh..wh..opq": b"",

@@ -21,6 +21,13 @@ def wanted(call: Call, verb: str) -> Platform | None:
     return parse(given[0]) if given and given[0] else None
 
 
+def check(call: Call, verb: str, *names: str) -> None:
+    """NotFound unless each of these images is for the platform, if the request asks for one."""
+    platform = wanted(call, verb)
+    for name in names if platform else ():
+        call.engine.images.get(name, platform)
+
+
 def parse(text: str) -> Platform:
     """One platform."""
     try:

@@ -4,20 +4,15 @@ import tomllib
 from typing import Any, Final
 
 from skerry.base.errors import InvalidInput
+from skerry.base.small_file import read_small
 
 MAX_FILE: Final = 1 << 20
 
 
 def read(path: str) -> dict[str, Any] | None:
     """The file's content, None when there is no such file; InvalidInput names `path`."""
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_FILE + 1)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise InvalidInput(f"{path}: {error.strerror}") from None
-    return parse(data, path)
+    data = read_small(path, MAX_FILE)
+    return None if data is None else parse(data, path)
 
 
 def parse(data: bytes, path: str) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final, NamedTuple, NoReturn, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, NamedTuple, NoReturn
 
 from skerry.base.isolation import Attach, Exit, LogOptions, Overlay, Task
 from skerry.build import disk
@@ -19,6 +19,7 @@ from skerry.engine.container import Container
 from skerry.engine.engine import Engine
 from skerry.engine.isolation import Stream
 from skerry.engine.record import MountPoint, Record
+from skerry.engine.threads import to_its_end
 
 PIDS_LIMIT: Final = 8192
 """Processes of one step, when nothing else is asked for: a fork bomb ends there."""
@@ -28,7 +29,6 @@ LOG_TAIL: Final = 16 << 10
 """Bytes from the end of an output that was cut."""
 _HEADER: Final = 8
 
-_T = TypeVar("_T")
 Output = Callable[[int, bytes], None]
 """Told what the program writes: 1 or 2, and the bytes."""
 
@@ -63,7 +63,7 @@ async def run(engine: Engine, what: Run, output: Output) -> Exit:
     try:
         with contextlib.ExitStack() as held:
             held.callback(engine.endpoints.part, what.id)
-            joined = await _shielded(engine.endpoints.prepare(Container(saved)))
+            joined = await to_its_end(engine.endpoints.prepare(Container(saved)))
             found = facts.gather(
                 saved,
                 engine.roster,
@@ -85,7 +85,7 @@ async def run(engine: Engine, what: Run, output: Output) -> Exit:
             watching = disk.watch(engine.settings.root, what.overlay.upper, what.disk_limit)
             return await _run(engine, task, output, watching)
     finally:
-        await _shielded(_remove(engine, what.id, state_dir, run_dir))
+        await to_its_end(_remove(engine, what.id, state_dir, run_dir))
 
 
 def record_of(what: Run) -> Record:
@@ -181,16 +181,3 @@ async def _remove(engine: Engine, id: str, state_dir: str, run_dir: str) -> None
     finally:
         for folder in (state_dir, run_dir):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-async def _shielded(work: Awaitable[_T]) -> _T:
-    """To its end, also when this task is cancelled meanwhile."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        # Also when it is cancelled once more.
-        while not task.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([task])
-        raise

@@ -17,6 +17,7 @@ from skerry.engine.events import Events
 from skerry.engine.filters import Filters, label_matches
 from skerry.engine.logs import parse_time
 from skerry.engine.roster import Roster
+from skerry.registry.documents import show
 from skerry.store import Store
 from skerry.store.images import HistoryLine, Image, Removed
 
@@ -37,13 +38,13 @@ class Images:
     def get(self, reference: str, platform: Platform | None = None) -> Image:
         """By name or id; NotFound in Docker's words, also when it is for another platform."""
         image = self._store.images.get(reference)
-        if platform and not _runs_as(image, platform):
-            raise NotFound(
-                f"image with reference {reference:.200} was found but its platform "
-                f"({_words(image.os, image.architecture, image.variant)}) does not match the "
-                f"specified platform "
-                f"({_words(platform.os, platform.architecture, platform.variant)})"
-            )
+        if platform:
+            has = Platform(image.architecture, image.os, variant=image.variant)
+            if not _runs_as(has, platform):
+                raise NotFound(
+                    f"image with reference {reference:.200} was found but its platform "
+                    f"({show(has)}) does not match the specified platform ({show(platform)})"
+                )
         return image
 
     def history(self, reference: str) -> list[HistoryLine]:
@@ -229,13 +230,9 @@ class Images:
         return report(work)
 
 
-def _runs_as(image: Image, platform: Platform) -> bool:
-    same = (image.os, image.architecture) == (platform.os, platform.architecture)
-    return same and (image.variant == platform.variant or not (image.variant and platform.variant))
-
-
-def _words(*parts: str) -> str:
-    return "/".join(part for part in parts if part)
+def _runs_as(has: Platform, wanted: Platform) -> bool:
+    same = (has.os, has.architecture) == (wanted.os, wanted.architecture)
+    return same and (has.variant == wanted.variant or not (has.variant and wanted.variant))
 
 
 def _accepts(image: Image, filters: Filters, created: int) -> bool:

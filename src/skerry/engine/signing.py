@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from skerry.base.errors import Forbidden, InvalidInput, RegistryNotFound, SkerryError
 from skerry.base.oci_image import OCI_MANIFEST, Descriptor
 from skerry.base.references import Reference, parse_reference
+from skerry.base.small_file import read_small
 from skerry.engine import artifacts
 from skerry.engine.transfer import Transfer
 from skerry.registry.auth import Credential
@@ -51,7 +52,7 @@ class Gate:
         raises InvalidInput: no pull goes on without it.
         """
         for path in self._files:
-            data = _read(path, MAX_POLICY)
+            data = read_small(path, MAX_POLICY)
             if data is not None:
                 return parse_policy(data, path)
         return None
@@ -200,7 +201,7 @@ def trusted_keys(rule: Rule) -> "list[Verifying]":
 
     keys = []
     for path in rule.keys:
-        data = _read(path, MAX_PEM)
+        data = read_small(path, MAX_PEM)
         if data is None:
             raise InvalidInput(f"policy, {rule.shown}: no key file {path}")
         keys.append(load_public(data, path))
@@ -259,17 +260,3 @@ async def _manifests(
             failures.append(error.message)
             continue
         yield found.data, f"signatures {each[:26]}"
-
-
-def _read(path: str, limit: int) -> bytes | None:
-    """A small file, None when there is none; InvalidInput when it cannot be read or is too long."""
-    try:
-        with open(path, "rb") as file:
-            data = file.read(limit + 1)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise InvalidInput(f"{path}: {error.strerror}") from None
-    if len(data) > limit:
-        raise InvalidInput(f"{path}: larger than {limit} bytes")
-    return data

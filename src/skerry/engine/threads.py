@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 _T = TypeVar("_T")
@@ -10,14 +10,19 @@ _T = TypeVar("_T")
 
 async def blocking(work: Callable[[], _T]) -> _T:
     """In a thread, which has ended when this returns or raises, also when it is cancelled."""
-    done = asyncio.get_running_loop().run_in_executor(None, work)
+    return await to_its_end(asyncio.get_running_loop().run_in_executor(None, work))
+
+
+async def to_its_end(work: Awaitable[_T]) -> _T:
+    """Its result; it has ended when this returns or raises, also when the caller is cancelled."""
+    future = asyncio.ensure_future(work)
     try:
-        return await asyncio.shield(done)
+        return await asyncio.shield(future)
     except asyncio.CancelledError:
-        # Whoever cancels twice must not free what the thread still works on.
-        while not done.done():
+        # Whoever cancels twice must not free what is still worked on.
+        while not future.done():
             with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([done])
-        if not done.cancelled():
-            done.exception()
+                await asyncio.wait([future])
+        if not future.cancelled():
+            future.exception()
         raise

@@ -13,7 +13,7 @@ from skerry.base.errors import (
     SkerryError,
 )
 from skerry.base.oci_image import Descriptor
-from skerry.engine.threads import blocking
+from skerry.engine.threads import blocking, to_its_end
 from skerry.registry.client import Client
 from skerry.store.arrival import Arrival
 from skerry.store.blobs import Blobs
@@ -30,9 +30,8 @@ async def arrive(blobs: Blobs, digest: str, work: Callable[[Arrival], Awaitable[
     while True:
         making = asyncio.ensure_future(asyncio.to_thread(Arrival, blobs, digest))
         try:
-            arrival = await asyncio.shield(making)
+            arrival = await to_its_end(making)
         except asyncio.CancelledError:
-            await asyncio.wait([making])
             if making.exception() is None:
                 with making.result():
                     raise
@@ -75,6 +74,3 @@ async def download(
         await blocking(partial(arrival.write, b"".join(batch)))
         raise
     await blocking(partial(arrival.write, b"".join(batch)))
-
-
-__all__ = ["arrive", "download"]

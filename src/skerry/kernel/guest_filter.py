@@ -13,7 +13,6 @@ from skerry.kernel import nft
 
 _PRIORITY = struct.pack("=I", 0x736B7670)
 """Its last four bits are 0: an ordinary packet, wherever it is read all the same."""
-_ESTABLISHED_RELATED = 0x6
 _TCP, _UDP, _ICMPV6 = 6, 17, 58
 _NEIGHBOURS = (135, 136)
 """Neighbour solicitation and advertisement, RFC 4861: without them no answer finds the way."""
@@ -29,8 +28,7 @@ def rules(*, dhcp: bool = False) -> list[bytes]:
     to the host's resolver, with `dhcp` also for an address, reach the host."""
     guest = nft.meta("priority") + nft.equal(_PRIORITY)
     accept = nft.verdict(nft.ACCEPT)
-    answer = nft.conntrack("state") + nft.any_bit(_ESTABLISHED_RELATED)
-    found = [guest + answer + accept]
+    found = [guest + nft.answers() + accept]
     services = [(_TCP, 53), (_UDP, 53), *([(_UDP, 67)] if dhcp else [])]
     for protocol, port in services:
         to = nft.meta("l4proto") + nft.equal(bytes((protocol,)))

@@ -196,6 +196,9 @@ def _expression(name: str, *attrs: bytes) -> bytes:
     return nested(1, text(1, name), nested(2, *attrs))
 
 
+_ESTABLISHED_RELATED = 0x6
+_DNAT = 0x20
+"""IPS_DST_NAT, linux/netfilter/nf_conntrack_common.h."""
 _META = {"priority": 2, "iifname": 6, "oifname": 7, "skuid": 10, "nfproto": 15, "l4proto": 16}
 _META |= {"iifkind": 26, "oifkind": 27}
 
@@ -229,6 +232,17 @@ def conntrack(key: str, register: int = 1) -> bytes:
     """Load state, direction or status."""
     number = {"state": 0, "direction": 1, "status": 2}[key]
     return _expression("ct", be32(1, register), be32(2, number))
+
+
+def answers() -> bytes:
+    """Go on when the packet belongs to a connection that is known, or to one that such a one
+    needs."""
+    return conntrack("state") + any_bit(_ESTABLISHED_RELATED)
+
+
+def redirected() -> bytes:
+    """Go on when the connection was sent elsewhere than its client said: to a published port."""
+    return conntrack("status") + any_bit(_DNAT)
 
 
 def address_type(*, source: bool = False, register: int = 1) -> bytes:

@@ -144,13 +144,19 @@ class Disks:
             os.truncate(fresh, SLOT_SIZE)
             os.rename(fresh, path)
 
+    def floor(self, chain: Sequence[Path]) -> str:
+        """What lies below these frozen disks: the blank one, or nothing (empty) when the last of
+        them came from elsewhere and stands on nothing."""
+        whole = bool(chain) and chain[-1].with_name(WHOLE).exists()
+        return "" if whole else str(self.blank)
+
     def flatten(self, chain: Sequence[Path], target: Path) -> None:
         """Frozen disks, top-most first, as one that stands on nothing."""
         source: dict[str, object] | None = None
         binds = [Bind(str(each)) for each in chain]
-        if not stands_on_nothing(chain):
-            source = {"driver": "raw", "file": _as_file(self.blank)}
-            binds.append(Bind(str(self.blank)))
+        if floor := self.floor(chain):
+            source = {"driver": "raw", "file": _as_file(Path(floor))}
+            binds.append(Bind(floor))
         for each in reversed(chain):
             source = {"driver": "qcow2", "backing": source, "file": _as_file(each)}
         target.touch(0o600, exist_ok=False)
@@ -189,11 +195,6 @@ class Disks:
             with suppress(OSError):  # Its layers are going as well.
                 wanted.add(f"{key_of(chain)}.erofs")
         return [path for path in self._layers.glob("*.erofs") if path.name not in wanted]
-
-
-def stands_on_nothing(chain: Sequence[Path]) -> bool:
-    """Whether the blank disk does not lie below these frozen ones."""
-    return bool(chain) and chain[-1].with_name(WHOLE).exists()
 
 
 class _Lock:

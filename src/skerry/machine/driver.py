@@ -21,6 +21,7 @@ from skerry.base.isolation import (
     Attach,
     ExecTask,
     Exit,
+    LogOptions,
     Overlay,
     SavedInfo,
     Started,
@@ -42,7 +43,7 @@ from skerry.machine import (
     warden,
 )
 from skerry.machine.accel import choose
-from skerry.machine.disks import Disks, stands_on_nothing
+from skerry.machine.disks import Disks
 from skerry.machine.guest import identity
 from skerry.machine.shape import Shape, shape_for
 from skerry.machine.templates import Templates
@@ -171,7 +172,7 @@ class MachineDriver(RuntimeDriver):
             layers=layers,
             writable=str(disk_of(task)),
             below=[str(disk) for disk in below],
-            blank="" if stands_on_nothing(below) else str(self.disks.blank),
+            blank=self.disks.floor(below),
             shape=(guest.shape.memory, guest.shape.cpus),
             accel=(accel.name, accel.cpu, accel.tsc_khz),
             network=guest.network,
@@ -198,7 +199,10 @@ class MachineDriver(RuntimeDriver):
                 "state_dir": task.state_dir,
                 "shape": [guest.shape.memory, guest.shape.cpus],
                 "template": frozen.key,
-                "made_of": (saved.made_of if saved else None) or _made_of(frozen, guest, accel),
+                "made_of": (saved.made_of if saved else None)
+                or _made_of(frozen.kit, guest.shape, accel)
+                ._replace(shares=len(guest.shares))
+                ._asdict(),
             },
         }
         body = warden.pack_conf(conf, guest.plan.to_wire())
@@ -269,8 +273,8 @@ class MachineDriver(RuntimeDriver):
         if made_of:
             portable.leave_out_shares(portable.MadeOf(**made_of))
         if chain := frozen_disks(overlay):
-            files[portable.DISK] = f"{target}/{portable.DISK}"
-            self.disks.flatten(chain, Path(files[portable.DISK]))
+            files[DISK] = f"{target}/{DISK}"
+            self.disks.flatten(chain, Path(files[DISK]))
         if not made_of:
             return {}, files
         layers = self._ready_disks(overlay)
@@ -295,16 +299,15 @@ class MachineDriver(RuntimeDriver):
             portable.expand(files[portable.MEMORY], f"{folder}/memory", found.memory)
             portable.take_devices(files[portable.DEVICES], f"{folder}/{portable.DEVICES}")
             made_of = found._asdict()
-        self.disks.take_in(Path(files[portable.DISK]), Path(folder, DISK))
+        self.disks.take_in(Path(files[DISK]), Path(folder, DISK))
         return made_of
 
     def _here(self, shape: Shape, overlay: Overlay) -> portable.MadeOf:
         contents, accel = self.templates.kit_contents(), choose()
         layers = self._ready_disks(overlay)
-        return portable.MadeOf(
-            contents, accel.name, accel.cpu, accel.tsc_khz, shape.memory, shape.cpus,
-            portable.qemu_version(), portable.digest(layers) if layers else "",
-        )  # fmt: skip
+        return _made_of(contents, shape, accel)._replace(
+            qemu=portable.qemu_version(), layers=portable.digest(layers) if layers else ""
+        )
 
     def _shape_of(self, container_id: str) -> Shape:
         facts = self._containers[container_id].facts
@@ -325,7 +328,7 @@ class MachineDriver(RuntimeDriver):
             "id": task.id,
             "run_dir": task.run_dir,
             "machine": container.run_dir,
-            "log": ["none", "", 0, 0],
+            "log": LogOptions("none"),
             "terminal": process.terminal,
             "size": [process.rows, process.columns],
             "open_stdin": task.open_stdin,
@@ -536,7 +539,7 @@ class MachineDriver(RuntimeDriver):
                 layers=layers,
                 below=[str(disk) for disk in below],
                 writable=os.path.join(os.path.dirname(overlay.upper), DISK),
-                blank="" if stands_on_nothing(below) else str(self.disks.blank),
+                blank=self.disks.floor(below),
                 shape=(shape.memory, shape.cpus),
                 accel=(accel.name, accel.cpu, accel.tsc_khz),
                 network="",
@@ -561,12 +564,8 @@ class MachineDriver(RuntimeDriver):
             raise Unavailable(f"the machine of {container_id} answers without sense") from None
 
 
-def _made_of(frozen: template.Frozen, guest: planning.Guest, accel: qemu.Accel) -> dict[str, Any]:
-    shape = guest.shape
-    return portable.MadeOf(
-        frozen.kit, accel.name, accel.cpu, accel.tsc_khz, shape.memory, shape.cpus,
-        shares=len(guest.shares),
-    )._asdict()  # fmt: skip
+def _made_of(kit: str, shape: Shape, accel: qemu.Accel) -> portable.MadeOf:
+    return portable.MadeOf(kit, accel.name, accel.cpu, accel.tsc_khz, shape.memory, shape.cpus)
 
 
 def frozen_disks(overlay: Overlay | None) -> list[Path]:

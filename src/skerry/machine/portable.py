@@ -25,7 +25,6 @@ from skerry.machine.shape import MIB, MOST_CPUS, MOST_MEMORY, Shape
 
 MEMORY: Final = "memory.zst"
 DEVICES: Final = "devices"
-DISK: Final = "disk.qcow2"
 MOST_DEVICES: Final = 64 << 20
 
 _WORD: Final = re.compile(r"[ -~]{0,200}")

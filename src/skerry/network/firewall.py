@@ -32,9 +32,6 @@ from skerry.kernel.netlink import Message
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 USER_CHAIN = "user"
 _LOCAL = struct.pack("=I", 2)
-_DNAT = 0x20
-"""IPS_DST_NAT, linux/netfilter/nf_conntrack_common.h."""
-_ESTABLISHED_RELATED = 0x6
 
 _SETS = {
     "bridges": ("ifname", ""),
@@ -197,7 +194,7 @@ _IPV4 = nft.meta("nfproto") + nft.equal(bytes((nft.NFPROTO_IPV4,)))
 _IPV6 = nft.meta("nfproto") + nft.equal(bytes((nft.NFPROTO_IPV6,)))
 _BOTH = nft.meta("iifname", 1) + nft.meta("oifname", 2)
 _SAME = _BOTH + nft.lookup("same")
-_PUBLISHED = nft.conntrack("status") + nft.any_bit(_DNAT)
+_PUBLISHED = nft.redirected()
 _ACCEPT, _DROP = nft.verdict(nft.ACCEPT), nft.verdict(nft.DROP)
 
 
@@ -259,7 +256,7 @@ def _input() -> Iterator[tuple[str, bytes]]:
 
 
 def _forward(*, closed: bool) -> Iterator[tuple[str, bytes]]:
-    known = nft.conntrack("state") + nft.any_bit(_ESTABLISHED_RELATED)
+    known = nft.answers()
     for expressions in (
         nft.jump(USER_CHAIN),
         known + _ACCEPT,

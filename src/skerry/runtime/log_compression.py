@@ -12,9 +12,11 @@ _STEP = 64 * 1024
 _OWN = b"SK"
 """The extra field (RFC 1952, 2.3.1.1) that holds the inode of the file before it was compressed:
 readers that follow a log know its files by their inodes."""
-_HEAD = struct.Struct("<4sIBBHHHQ")
+_HEAD = struct.Struct("<4sIBBH2sHQ")
 HEAD_SIZE = _HEAD.size
-_FEXTRA, _DEFLATE, _UNIX = 4, 8, 3
+_UNIX = 3
+_MAGIC = b"\x1f\x8b\x08\x04"
+"""gzip, by deflate, with an extra field."""
 
 
 def original_inode(head: bytes) -> int:
@@ -22,10 +24,7 @@ def original_inode(head: bytes) -> int:
     if len(head) < HEAD_SIZE:
         return 0
     magic, _, _, _, _, own, _, inode = _HEAD.unpack_from(head)
-    known = magic == bytes((0x1F, 0x8B, _DEFLATE, _FEXTRA)) and own == int.from_bytes(
-        _OWN, "little"
-    )
-    return int(inode) if known else 0
+    return int(inode) if (magic, own) == (_MAGIC, _OWN) else 0
 
 
 class Compression:
@@ -44,10 +43,8 @@ class Compression:
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
             self._target = os.open(self._made, flags, 0o640)
-            own = int.from_bytes(_OWN, "little")
-            magic = bytes((0x1F, 0x8B, _DEFLATE, _FEXTRA))
             inode = os.fstat(self._source).st_ino
-            os.write(self._target, _HEAD.pack(magic, 0, 0, _UNIX, 12, own, 8, inode))
+            os.write(self._target, _HEAD.pack(_MAGIC, 0, 0, _UNIX, 12, _OWN, 8, inode))
         except OSError:
             self.abandon()
             raise

@@ -188,7 +188,7 @@ def _start(
             raise Unavailable("the engine that asked for this program has gone")
         rundir.remove(run_dir, rundir.EXIT, rundir.TASK)
         kept_fds = {"lock": lock}
-        driver, path, max_size, max_file, *compress = head["log"]
+        driver, path, max_size, max_file, compress = head["log"]
         if driver != "none" and path:
             kept_fds["log"] = open_log(path)
         kept_fds["listener"] = listening.detach()
@@ -212,7 +212,7 @@ def _start(
             json.dumps(head["facts"]),
             bool(head["stdin_once"]),
             head["attach"] and tuple(head["attach"]),
-            (driver, path, max_size, max_file, any(compress)),
+            (driver, path, max_size, max_file, compress),
             launched.cgroup,
             launched.reap,
             launched.poststop,

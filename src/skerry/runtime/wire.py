@@ -20,7 +20,7 @@ from skerry.base import errors
 from skerry.base.errors import GuestFault, KernelFault, LimitExceeded, SkerryError, SystemFault
 from skerry.kernel.descriptors import memfd_sealed, recv_fds, send_fds
 
-VERSION = 1
+VERSION = 2
 """Of the requests; to be raised with every change of their words."""
 INLINE_LIMIT = 2 * 1024
 """Largest body that travels in the datagram. Plans are larger, so that they pass by the spawner and

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from tests.archives import archive_of
 
 from skerry.base.errors import (
     DigestMismatch,
@@ -28,17 +29,9 @@ from skerry.engine.transfer import Transfer
 from skerry.store import Store, open_store
 
 
-def tar(files: dict[str, bytes]) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as archive:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return out.getvalue()
-
-
-def docker_archive(*names: str, layer: bytes = tar({"file": b"content"}), lie: str = "") -> bytes:
+def docker_archive(
+    *names: str, layer: bytes = archive_of({"file": b"content"}), lie: str = ""
+) -> bytes:
     diff_id = lie or hashlib.sha256(layer).hexdigest()
     config = {
         "architecture": "amd64",
@@ -52,7 +45,7 @@ def docker_archive(*names: str, layer: bytes = tar({"file": b"content"}), lie: s
     files = {
         f"{n}.json": json.dumps(config | {"author": name}).encode() for n, name in enumerate(names)
     }
-    return tar(files | {"layer.tar": layer, "manifest.json": json.dumps(saved).encode()})
+    return archive_of(files | {"layer.tar": layer, "manifest.json": json.dumps(saved).encode()})
 
 
 @pytest.fixture
@@ -142,7 +135,7 @@ async def test_nothing_of_a_bad_copy_stays(
 
 
 async def test_a_reader_that_leaves(copying: Copying, store: Store) -> None:
-    layer = tar({"file": bytes(3 << 20)})
+    layer = archive_of({"file": bytes(3 << 20)})
     chunks = copying.to_archive(archive(docker_archive("a:1", layer=layer)), "")
     assert await anext(chunks)
     await cast(Any, chunks).aclose()
@@ -232,7 +225,9 @@ async def test_files_meet_the_policy_too(copying: Copying, store: Store, way: st
         if way == "load":
             found = archives.load(io.BytesIO(docker_archive("team/app:1")))
         elif way == "import":
-            found = archives.import_rootfs(io.BytesIO(tar({"a": b"b"})), {}, tag="team/app:1")
+            found = archives.import_rootfs(
+                io.BytesIO(archive_of({"a": b"b"})), {}, tag="team/app:1"
+            )
         else:
             found = copying.to_image(archive(docker_archive("other:1")), "team/app:1")
         async for _ in found:

@@ -4,17 +4,16 @@ reference and reason, in little time, and a store that is as it was, file by fil
 import asyncio
 import gzip
 import hashlib
-import io
 import json
 import os
 import sqlite3
-import tarfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from aiohttp import web
+from tests.archives import archive_of
 
 from skerry.base.digests import sha256
 from skerry.base.errors import SkerryError
@@ -44,12 +43,13 @@ AMD64 = Platform("amd64", "linux")
 
 
 def tar(size: int = 5000) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as archive:
-        info = tarfile.TarInfo("file")
-        info.size = size
-        archive.addfile(info, io.BytesIO(b"x" * size))
-    return out.getvalue()
+    return archive_of({"file": b"x" * size})
+
+
+def bearer(request: web.BaseRequest, more: str = "") -> web.Response:
+    """Ask for a token of this very server's."""
+    realm = f'Bearer realm="http://{request.host}/token"{more}'
+    return web.Response(status=401, headers={"WWW-Authenticate": realm})
 
 
 class Image:
@@ -273,8 +273,7 @@ def tokens_that_are_never_enough(image: Image) -> Any:
     async def answer(request: web.BaseRequest) -> web.StreamResponse | None:
         if request.path == "/token":
             return web.json_response({"token": os.urandom(4).hex()})
-        realm = f'Bearer realm="http://{request.host}/token",service="x"'
-        return web.Response(status=401, headers={"WWW-Authenticate": realm})
+        return bearer(request, ',service="x"')
 
     return answer
 
@@ -284,8 +283,7 @@ def a_token_without_end(image: Image) -> Any:
     async def answer(request: web.BaseRequest) -> web.StreamResponse | None:
         if request.path == "/token":
             return web.json_response({"token": "x" * (2 << 20)})
-        realm = f'Bearer realm="http://{request.host}/token"'
-        return web.Response(status=401, headers={"WWW-Authenticate": realm})
+        return bearer(request)
 
     return answer
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from tests.archives import archive_of
 
 from skerry.base.errors import (
     DigestMismatch,
@@ -56,12 +57,7 @@ UNKNOWN = "not found: MANIFEST_UNKNOWN: manifest unknown (HTTP 404)"
 
 def layer(name: str, size: int = 3000) -> bytes:
     """A plain layer of one file."""
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as tar:
-        info = tarfile.TarInfo(name)
-        info.size = size
-        tar.addfile(info, io.BytesIO(name.encode()[:1] * size))
-    return out.getvalue()
+    return archive_of({name: name.encode()[:1] * size})
 
 
 def digest_of(data: bytes) -> str:
@@ -872,13 +868,3 @@ class TestReferrersTravel:
         with pytest.raises(InvalidInput, match="it holds no image"):
             await told(signed.archives.load(io.BytesIO(alone)))
         assert left(store) == ([], [], [])
-
-
-def archive_of(members: dict[str, bytes]) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as tar:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return out.getvalue()

@@ -74,7 +74,7 @@ class Kept:
         head = {
             "version": wire.VERSION,
             "run_dir": str(run_dir),
-            "log": ["none", "", 0, 0],
+            "log": ["none", "", 0, 0, False],
             "terminal": False,
             "open_stdin": False,
             "stdin_once": False,
@@ -230,7 +230,7 @@ def test_killed_program_has_128_plus_signal_and_the_signal_is_recorded(kept: Kee
 def test_log_is_complete_when_the_exit_is_told(kept: Keep, tmp_path: Path) -> None:
     path = tmp_path / "json.log"
     script = "i=0; while [ $i -lt 5000 ]; do echo line $i; i=$((i+1)); done; printf rest"
-    one = kept(sh(script), log=["json-file", str(path), 0, 1])
+    one = kept(sh(script), log=["json-file", str(path), 0, 1, False])
     one.started()
     one.exit()
     texts = [json.loads(line)["log"] for line in path.read_bytes().splitlines()]
@@ -250,7 +250,7 @@ def test_failure_is_told_with_its_type_and_leaves_nothing(kept: Keep) -> None:
 
 
 def test_a_log_that_cannot_be_opened_fails_the_start(kept: Keep, tmp_path: Path) -> None:
-    one = kept(["true"], log=["json-file", str(tmp_path / "none" / "log"), 0, 1])
+    one = kept(["true"], log=["json-file", str(tmp_path / "none" / "log"), 0, 1, False])
     one.event()
     assert one.event()["error"]["type"] == "KernelFault"
 
@@ -431,7 +431,7 @@ def test_nothing_starts_for_an_engine_that_has_gone(tmp_path: Path) -> None:
     head = {
         "version": wire.VERSION,
         "run_dir": str(run_dir),
-        "log": ["none", "", 0, 0],
+        "log": ["none", "", 0, 0, False],
         "terminal": False,
     }
     pid = os.fork()

@@ -16,6 +16,7 @@ import pytest
 import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.archives import archive_of
 
 from skerry.base.errors import DigestMismatch, InvalidInput, LimitExceeded, NotFound, SkerryError
 from skerry.base.oci_image import DOCKER_MANIFEST, OCI_MANIFEST, Platform
@@ -169,17 +170,6 @@ def save(store: Store, layout: str = "oci-archive", *names: str) -> dict[str, by
         return {name: file.read() for name, file in files if file}
 
 
-def pack(files: dict[str, bytes]) -> io.BytesIO:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as tar:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    out.seek(0)
-    return out
-
-
 @pytest.fixture
 def app(store: Store, add_image: Make, make_archive: Make, make_member: Make) -> Image:
     layers = [make_archive(make_member(f"file{n}", b"content")) for n in range(2)]
@@ -261,7 +251,7 @@ def test_lies_about_content(store: Store, app: Image, tmp_path: Path) -> None:
     with open_store(str(tmp_path / "other")) as fresh:
         for files, kind, words in cases:
             with pytest.raises(kind, match=words) as caught:
-                fresh.images.load(pack(files))
+                fresh.images.load(io.BytesIO(archive_of(files)))
             assert caught.value.message.startswith("image archive")
             assert untouched(fresh)
 
@@ -294,7 +284,7 @@ def test_all_images_or_none(store: Store, app: Image, tmp_path: Path) -> None:
     del files["index.json"], files["oci-layout"]
     with open_store(str(tmp_path / "other")) as other:
         with pytest.raises(InvalidInput, match="checksum is wrong"):
-            other.images.load(pack(files))
+            other.images.load(io.BytesIO(archive_of(files)))
         assert untouched(other)
 
 
@@ -324,7 +314,7 @@ def test_bombs(
         data = json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode()
     with pytest.raises(LimitExceeded, match="nested deeper"):
         monkeypatch.undo()
-        store.images.load(pack(deep | {"index.json": data, "oci-layout": b"{}"}))
+        store.images.load(io.BytesIO(archive_of(deep | {"index.json": data, "oci-layout": b"{}"})))
     assert untouched(store)
 
 

@@ -24,9 +24,7 @@ async def save(call: Call) -> web.StreamResponse:
     `format`, `compression` and `referrers` are our own.
     """
     names = [call.params["name"]] if "name" in call.params else call.query.getall("names", [])
-    if wanted := platform.wanted(call, "save"):
-        for name in names:
-            call.engine.images.get(name, wanted)
+    platform.check(call, "save", *names)
     chunks = call.engine.archives.save(
         names,
         call.text("format", "docker-archive") or "docker-archive",

@@ -42,7 +42,7 @@ async def inspect(call: Call) -> web.StreamResponse:
 
 async def history(call: Call) -> web.StreamResponse:
     """GET /images/{name}/history."""
-    call.engine.images.get(call.params["name"], platform.wanted(call, "history"))
+    platform.check(call, "history", call.params["name"])
     lines = call.engine.images.history(call.params["name"])
     return call.json([image_shapes.history(each) for each in lines])
 
@@ -58,8 +58,7 @@ async def tag(call: Call) -> web.StreamResponse:
 
 async def remove(call: Call) -> web.StreamResponse:
     """DELETE /images/{name}."""
-    if wanted := platform.wanted(call, "remove"):
-        call.engine.images.get(call.params["name"], wanted)
+    platform.check(call, "remove", call.params["name"])
     removed = await call.engine.images.remove(
         call.params["name"], force=call.flag("force"), prune_parents=not call.flag("noprune")
     )

@@ -40,13 +40,9 @@ async def create(call: Call) -> web.StreamResponse:
 
 async def push(call: Call) -> web.StreamResponse:
     """POST /images/{name}/push."""
-    if wanted := platform.wanted(call, "push"):
-        tag = call.text("tag")
-        name = call.params["name"]
-        call.engine.images.get(f"{name}:{tag}" if tag else name, wanted)
-    lines = call.engine.transfer.push(
-        call.params["name"], tag=call.text("tag"), credential=credential(call)
-    )
+    name, tag = call.params["name"], call.text("tag")
+    platform.check(call, "push", f"{name}:{tag}" if tag else name)
+    lines = call.engine.transfer.push(name, tag=tag, credential=credential(call))
     return await _stream(call, lines)
 
 

@@ -27,7 +27,6 @@ from skerry.machine.full.launching import Places
 if TYPE_CHECKING:
     from skerry.store.records import Records
 
-"""Machines' QEMUs run as users from here on; no distribution gives out such numbers."""
 _MAX_CHAIN = 200
 
 

@@ -24,9 +24,6 @@ from skerry.kernel import guest_filter, links, netlink, nft
 
 _LOCAL = struct.pack("=I", 2)
 """RTN_LOCAL, linux/rtnetlink.h."""
-_ESTABLISHED_RELATED = 0x6
-_DNAT = 0x20
-"""IPS_DST_NAT, linux/netfilter/nf_conntrack_common.h."""
 _PREFIX = "skvm-"
 _RESOLVER = struct.pack(">H", 53)
 _INSIDE = ("veth", "tun")
@@ -47,14 +44,12 @@ def rules(uid: int) -> list[bytes]:
     """For what the machine's user sends, in order; the set `ways` has bridges to the world."""
     mine = nft.meta("skuid") + nft.equal(struct.pack("=I", uid))
     local = nft.address_type() + nft.equal(_LOCAL)
-    answer = nft.conntrack("state") + nft.any_bit(_ESTABLISHED_RELATED)
-    published = nft.conntrack("status") + nft.any_bit(_DNAT)
     resolver = nft.payload(nft.TRANSPORT_HEADER, 2, 2) + nft.equal(_RESOLVER)
     bridge = nft.meta("oifkind") + nft.equal(nft.ifname("bridge"))
     elsewhere = nft.meta("oifname") + nft.lookup("ways", absent=True)
     return [
-        mine + answer + _ACCEPT,
-        mine + published + _ACCEPT,
+        mine + nft.answers() + _ACCEPT,
+        mine + nft.redirected() + _ACCEPT,
         mine + local + resolver + _ACCEPT,
         mine + local + _DROP,
         mine + bridge + elsewhere + _DROP,

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from skerry.base.errors import Conflict, GuestFault, SkerryError, Unavailable
-from skerry.base.isolation import Attach, ExecTask, Exit, Started, Stats, Task
+from skerry.base.isolation import Attach, ExecTask, Exit, LogOptions, Started, Stats, Task
 from skerry.base.oci_runtime import Spec
 from skerry.kernel import cgroups
 from skerry.runtime import bundle, plan, rundir, tiny_init, wire
@@ -134,7 +134,7 @@ class RuntimeDriver:
         head = {
             "op": "exec",
             "run_dir": task.run_dir,
-            "log": ["none", "", 0, 0],
+            "log": LogOptions("none"),
             "terminal": process.terminal,
             "open_stdin": task.open_stdin,
             "stdin_once": True,

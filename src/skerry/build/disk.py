@@ -10,6 +10,7 @@ import time
 from typing import Final, NoReturn
 
 from skerry.base.errors import LimitExceeded, SystemFault
+from skerry.store import Store
 from skerry.store.trees import DiskUsage
 
 RESERVE_SHARE: Final = 20
@@ -24,12 +25,16 @@ _REST: Final = 10
 """Adding up many files takes a while: so many times as long it rests."""
 
 
-async def watch(root: str, upper: str, limit: int) -> NoReturn:
-    """Watch the disk of `root`, and the bytes in `upper` when `limit` is not 0, until either is
+async def watch(store: Store, upper: str, limit: int) -> NoReturn:
+    """Watch the disk of the store, and the bytes in `upper` when `limit` is not 0, until either is
     too much: SystemFault, LimitExceeded."""
-    due = 0.0
+    root, due = store.root, 0.0
     while True:
         free, needed = room(root)
+        if free < needed:
+            # What the step before has filled it with may lie in the trash.
+            await asyncio.to_thread(store.scratch.empty_trash)
+            free, needed = room(root)
         if free < needed:
             raise SystemFault(
                 f"the step was ended: only {free >> 20} MiB are left on the disk of {root}",

@@ -82,7 +82,7 @@ async def run(engine: Engine, what: Run, output: Output) -> Exit:
                 run_dir,
                 LogOptions("none"),
             )
-            watching = disk.watch(engine.settings.root, what.overlay.upper, what.disk_limit)
+            watching = disk.watch(engine.store, what.overlay.upper, what.disk_limit)
             return await _run(engine, task, output, watching)
     finally:
         await to_its_end(_remove(engine, what.id, state_dir, run_dir))

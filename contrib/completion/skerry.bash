@@ -32,7 +32,7 @@ _skerry_options() {
     'save') echo '--output -o --format --compression --referrers --help' ;;
     'load') echo '--input -i --quiet -q --tag -t --help' ;;
     'import') echo '--change -c --message -m --platform --help' ;;
-    'copy') echo '--compression --docker-host --no-referrers --quiet -q --help' ;;
+    'copy') echo '--all --compression --docker-host --no-referrers --platform --quiet -q --help' ;;
     'images') echo '--all -a --digests --filter -f --format --no-trunc --quiet -q --help' ;;
     'rmi') echo '--force -f --no-prune --help' ;;
     'tag') echo '--help' ;;
@@ -104,7 +104,7 @@ _skerry_options() {
     'image save') echo '--output -o --format --compression --referrers --help' ;;
     'image load') echo '--input -i --quiet -q --tag -t --help' ;;
     'image import') echo '--change -c --message -m --platform --help' ;;
-    'image copy') echo '--compression --docker-host --no-referrers --quiet -q --help' ;;
+    'image copy') echo '--all --compression --docker-host --no-referrers --platform --quiet -q --help' ;;
     'system df') echo '--format --verbose -v --help' ;;
     'system prune') echo '--filter --force -f --all -a --volumes --help' ;;
     'system info') echo '--format -f --help' ;;
@@ -432,6 +432,7 @@ _skerry_value() {
     'import --platform') echo 'any' ;;
     'copy --compression') echo 'any' ;;
     'copy --docker-host') echo 'any' ;;
+    'copy --platform') echo 'any' ;;
     'images --filter'|'images -f') echo 'any' ;;
     'images --format') echo 'any' ;;
     'history --format') echo 'any' ;;
@@ -766,6 +767,7 @@ _skerry_value() {
     'image import --platform') echo 'any' ;;
     'image copy --compression') echo 'any' ;;
     'image copy --docker-host') echo 'any' ;;
+    'image copy --platform') echo 'any' ;;
     'system df --format') echo 'any' ;;
     'system prune --filter') echo 'any' ;;
     'system info --format'|'system info -f') echo 'any' ;;

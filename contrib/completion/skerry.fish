@@ -423,9 +423,11 @@ complete -c skerry -n '__skerry_at import' -l platform -r -d 'Platform of the im
 complete -c skerry -n '__skerry_at import' -l help -d 'Show this help'
 complete -c skerry -n '__skerry_at import' -F
 complete -c skerry -n 'test (count (commandline -opc | string match -v -- \'-*\')) -eq 1' -a copy -d 'Copy an image between archives, layouts, registries and engines'
+complete -c skerry -n '__skerry_at copy' -l all -d 'Copy every platform of an index, and the index'
 complete -c skerry -n '__skerry_at copy' -l compression -r -d 'Compress an archive: gzip, zstd'
 complete -c skerry -n '__skerry_at copy' -l docker-host -r -d 'Socket of the Docker engine'
 complete -c skerry -n '__skerry_at copy' -l no-referrers -d 'Leave signatures and bills of materials behind'
+complete -c skerry -n '__skerry_at copy' -l platform -r -d 'Copy this platform of an index'
 complete -c skerry -n '__skerry_at copy' -l quiet -s q -d 'Say nothing'
 complete -c skerry -n '__skerry_at copy' -l help -d 'Show this help'
 complete -c skerry -n 'test (count (commandline -opc | string match -v -- \'-*\')) -eq 1' -a images -d 'List images'
@@ -1086,9 +1088,11 @@ complete -c skerry -n '__skerry_at image import' -l platform -r -d 'Platform of 
 complete -c skerry -n '__skerry_at image import' -l help -d 'Show this help'
 complete -c skerry -n '__skerry_at image import' -F
 complete -c skerry -n '__skerry_at image; and not __skerry_at image copy' -a copy -d 'Copy an image between archives, layouts, registries and engines'
+complete -c skerry -n '__skerry_at image copy' -l all -d 'Copy every platform of an index, and the index'
 complete -c skerry -n '__skerry_at image copy' -l compression -r -d 'Compress an archive: gzip, zstd'
 complete -c skerry -n '__skerry_at image copy' -l docker-host -r -d 'Socket of the Docker engine'
 complete -c skerry -n '__skerry_at image copy' -l no-referrers -d 'Leave signatures and bills of materials behind'
+complete -c skerry -n '__skerry_at image copy' -l platform -r -d 'Copy this platform of an index'
 complete -c skerry -n '__skerry_at image copy' -l quiet -s q -d 'Say nothing'
 complete -c skerry -n '__skerry_at image copy' -l help -d 'Show this help'
 complete -c skerry -n '__skerry_at system; and not __skerry_at system df' -a df -d 'Show where the disk went'

@@ -23,10 +23,11 @@ from skerry.engine.transfer import Transfer
 from skerry.engine.transfer_blobs import arrive, download
 from skerry.registry.auth import Credential
 from skerry.registry.client import Client
+from skerry.registry.documents import as_index, as_manifest, named
 from skerry.store import Store
 from skerry.store.arrival import Arrival
 from skerry.store.formats import writing
-from skerry.store.formats.intake import Intake, Packed, packed_image
+from skerry.store.formats.intake import Choice, Extent, Intake, Packed, packed_image
 from skerry.store.formats.reading import read
 from skerry.store.save import choose
 
@@ -48,6 +49,8 @@ class Source(NamedTuple):
     credential: Credential | None = None
     referrers: bool = True
     """Whether what is about the image comes along, where the target can hold it."""
+    choice: Choice = Choice()
+    """Which images of an index."""
 
 
 class Copying:
@@ -68,6 +71,8 @@ class Copying:
         with Intake(self._store.images, _what(source)) as intake:
             source = source._replace(referrers=source.referrers and layout == writing.OCI)
             packed = _renamed(intake, await self._gather(intake, source), name, layout)
+            if layout == writing.DOCKER:
+                _refuse_indexes(packed, "a docker-archive")
             for each in packed:
                 await blocking(partial(intake.verify, each))
             stream = writing.compressed(
@@ -81,6 +86,7 @@ class Copying:
         """Into this engine, as `name` or under the names it has."""
         with Intake(self._store.images, _what(source)) as intake:
             packed = _renamed(intake, await self._gather(intake, source), name, writing.DOCKER)
+            _refuse_indexes(packed, "the engine")
             for each in packed if source.kind == ARCHIVE else ():
                 self._archives.admit_packed(each, "copy")
             if source.kind == REGISTRY and name:
@@ -110,9 +116,10 @@ class Copying:
             stream = source.stream
             if stream is None:
                 raise InvalidInput("an archive to copy from has to come in the request's body")
-            packed = await blocking(lambda: read(intake, stream, self._store.images.layers.limits))
+            limits = self._store.images.layers.limits
+            packed = await blocking(lambda: read(intake, stream, limits, source.choice))
             if not source.referrers:
-                packed = [each._replace(artifacts=()) for each in packed]
+                packed = [_alone(each) for each in packed]
             return _selected(intake, packed, source.reference)
         if source.kind == IMAGE:
             chosen = choose(self._store.images, [source.reference])
@@ -127,32 +134,40 @@ class Copying:
         transfer = self._transfer
         async with transfer.client(reference.registry, source.credential) as client:
             wanted = reference.digest or reference.tag
-            found = await client.image(reference.repository, wanted)
+            if source.choice.whole:
+                packed = await _documents(client, reference, wanted)
+                digests = [packed.descriptor.digest]
+            else:
+                found = await client.image(reference.repository, wanted, source.choice.platform)
+                packed = Packed(found.document.data, found.document.media_type, ())
+                digests = [found.root.digest, found.document.digest]
             if transfer.policy is not None:
-                await transfer.policy.admit(client, reference, found)
+                await transfer.policy.admit(client, reference, digests)
             limit = asyncio.Semaphore(_AT_ONCE)
 
             async def one(descriptor: Descriptor) -> None:
                 async with limit:
                     await _bring(intake, client, reference, descriptor)
 
-            blobs = {each.digest: each for each in (found.manifest.config, *found.manifest.layers)}
-            await _all([one(each) for each in blobs.values()])
-            names = (str(reference._replace(digest="")),) if reference.tag else ()
-            packed = Packed(found.document.data, found.document.media_type, names)
-            if source.referrers:
+            await _all([one(each) for each in _blobs(packed)])
+
+            async def with_artifacts(each: Packed) -> Packed:
                 about = await artifacts.fetch(
                     client,
                     reference,
-                    packed.descriptor,
+                    each.descriptor,
                     one,
                     lambda data: intake.keep(intake.blobs.put(data)),
                 )
-                packed = packed._replace(artifacts=about)
-        return packed
+                parts = [await with_artifacts(part) for part in each.parts]
+                return each._replace(artifacts=about, parts=tuple(parts))
+
+            if source.referrers:
+                packed = await with_artifacts(packed)
+        names = (str(reference._replace(digest="")),) if reference.tag else ()
+        return packed._replace(names=names)
 
     async def _push(self, client: Client, reference: Reference, packed: Packed) -> str:
-        manifest = packed.parsed()
         limit = asyncio.Semaphore(_AT_ONCE)
 
         async def one(descriptor: Descriptor) -> None:
@@ -165,13 +180,58 @@ class Copying:
                 if not await client.has_blob(reference.repository, descriptor.digest):
                     await client.push_blob(reference.repository, descriptor, opener)
 
-        blobs = {each.digest: each for each in (manifest.config, *manifest.layers)}
-        await _all([one(each) for each in blobs.values()])
-        digest = await client.put_manifest(
-            reference.repository, reference.tag, packed.manifest, packed.media_type
-        )
-        await artifacts.send(client, reference, packed.artifacts, self._store.blobs.open)
+        await _all([one(each) for each in _blobs(packed)])
+        digest = ""
+        for each in packed.walk():
+            name = reference.tag if each is packed else each.descriptor.digest
+            digest = await client.put_manifest(
+                reference.repository, name, each.manifest, each.media_type
+            )
+            await artifacts.send(client, reference, each.artifacts, self._store.blobs.open)
         return digest
+
+
+async def _documents(client: Client, reference: Reference, wanted: str) -> Packed:
+    """What a tag or digest stands for with all that it leads to, documents only."""
+    extent = Extent(f"{client.registry}/{reference.repository}:{wanted}")
+
+    async def one(name: str, depth: int) -> Packed:
+        document = await client.manifest(reference.repository, name)
+        extent.add(depth, len(document.data))
+        packed = Packed(document.data, document.media_type, ())
+        what = named(reference.repository, document.digest)
+        if not packed.is_index:
+            as_manifest(client.registry, what, document)
+            return packed
+        listed = as_index(client.registry, what, document).manifests
+        parts = [await one(each.digest, depth + 1) for each in listed]
+        return packed._replace(parts=tuple(parts))
+
+    return await one(wanted, 0)
+
+
+def _blobs(packed: Packed) -> list[Descriptor]:
+    """Configurations and layers of all images in it, each once."""
+    found: dict[str, Descriptor] = {}
+    for each in packed.walk():
+        if not each.is_index:
+            manifest = each.parsed()
+            found |= {blob.digest: blob for blob in (manifest.config, *manifest.layers)}
+    return list(found.values())
+
+
+def _alone(packed: Packed) -> Packed:
+    """Without what is about it."""
+    return packed._replace(artifacts=(), parts=tuple(map(_alone, packed.parts)))
+
+
+def _refuse_indexes(packed: list[Packed], goal: str) -> None:
+    """Unsupported for targets that hold one platform of an image."""
+    if any(each.is_index for each in packed):
+        raise Unsupported(
+            f"{goal} holds one platform of an image, not an index of several",
+            hint="copy one of them (--platform OS/ARCH), or all to a registry or an OCI layout",
+        )
 
 
 async def _bring(

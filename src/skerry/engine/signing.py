@@ -15,7 +15,7 @@ from skerry.base.small_file import read_small
 from skerry.engine import artifacts
 from skerry.engine.transfer import Transfer
 from skerry.registry.auth import Credential
-from skerry.registry.client import Client, ImageManifest
+from skerry.registry.client import Client
 from skerry.trust.payload import MAX_PAYLOAD, parse_payload
 from skerry.trust.policy import MAX_POLICY, Policy, Rule, parse_policy
 from skerry.trust.signatures import (
@@ -57,8 +57,9 @@ class Gate:
                 return parse_policy(data, path)
         return None
 
-    async def admit(self, client: Client, reference: Reference, image: ImageManifest) -> None:
-        """Forbidden, with rule and keys, when the policy does not let the image in."""
+    async def admit(self, client: Client, reference: Reference, digests: Sequence[str]) -> None:
+        """Forbidden, with rule and keys, when the policy does not let in the image that has these
+        digests: a signature of an index vouches for all of its manifests."""
         policy = self.policy()
         if policy is None:
             return
@@ -69,11 +70,9 @@ class Gate:
         if rule.verdict == "reject":
             raise Forbidden(f"{what}: rule reject", hint="an administrator can add a scope for it")
         keys = trusted_keys(rule)
-        # A signature of the index vouches for all of its manifests.
-        digests = dict.fromkeys((image.root.digest, image.document.digest))
         signers: set[str] = set()
         reasons: list[str] = []
-        for digest in digests:
+        for digest in dict.fromkeys(digests):
             good, bad = await check(client, reference, digest, keys)
             signers.update(each.key.fingerprint for each in good)
             reasons += bad

@@ -8,6 +8,7 @@ to take away otherwise.
 
 import asyncio
 import re
+from collections.abc import Sequence
 from typing import Protocol
 
 from skerry.base.errors import (
@@ -48,8 +49,11 @@ _CODE = re.compile(r"\b([A-Z]+(?:_[A-Z]+)*): (.*?)(?: \(HTTP [0-9]+\))?$")
 class Policy(Protocol):
     """Who says which images may come in."""
 
-    async def admit(self, client: Client, reference: Reference, image: ImageManifest) -> None:
-        """Forbidden when the image may not be pulled; asked before any layer is fetched."""
+    async def admit(self, client: Client, reference: Reference, digests: Sequence[str]) -> None:
+        """Forbidden when the image may not be pulled; asked before any layer is fetched.
+
+        `digests`: of its index, when that is how it was found, and of its manifest.
+        """
 
 
 class Pull:
@@ -78,7 +82,9 @@ class Pull:
             raise in_dockers_words(error, reference) from None
         tell({"status": f"Pulling from {reference.repository}", "id": wanted})
         if self._policy is not None:
-            await self._policy.admit(self._client, reference, found)
+            await self._policy.admit(
+                self._client, reference, [found.root.digest, found.document.digest]
+            )
         plain = reference._replace(tag="", digest="")
         names = [str(plain._replace(digest=found.root.digest))]
         shown = reference

@@ -11,9 +11,11 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 from tests.archives import archive_of
 
+from skerry.base.architectures import architecture
 from skerry.base.errors import (
     DigestMismatch,
     Forbidden,
@@ -24,13 +26,18 @@ from skerry.base.errors import (
     RegistryUnauthorized,
     RegistryUnreachable,
     SystemFault,
+    Unsupported,
 )
 from skerry.base.oci_image import (
+    DOCKER_INDEX,
+    DOCKER_MANIFEST,
     OCI_CONFIG,
+    OCI_INDEX,
     OCI_LAYER,
     OCI_LAYER_GZIP,
     OCI_MANIFEST,
     Descriptor,
+    Index,
     Manifest,
     Platform,
     encode,
@@ -46,6 +53,7 @@ from skerry.engine.transfer import Transfer, parse_platform, server_name
 from skerry.engine.transfer_progress import Feed, bar, human_size, layer_message
 from skerry.registry.client import Client, Document, ImageManifest
 from skerry.store import Store, open_store, referrers
+from skerry.store.formats.intake import Choice
 from skerry.store.limits import Unpacking
 from skerry.trust import keys
 from skerry.trust.payload import encode_payload
@@ -101,6 +109,17 @@ class Memory:
         self.manifests[repository, tag] = self.manifests[repository, document.digest] = document
         return document
 
+    def index(self, repository: str, tag: str, parts: dict[str, Document], kind: str) -> Document:
+        """An index of images by architecture."""
+        listed = [
+            msgspec.structs.replace(each.descriptor, platform=Platform(architecture, "linux"))
+            for architecture, each in parts.items()
+        ]
+        data = encode(Index(2, listed, kind))
+        document = Document(data, kind, digest_of(data))
+        self.manifests[repository, tag] = self.manifests[repository, document.digest] = document
+        return document
+
 
 class MemoryClient:
     """What `registry.client.Client` promises, over `Memory`."""
@@ -147,7 +166,10 @@ class MemoryClient:
                 await self.registry.gate.wait()
 
     async def manifest(self, repository: str, reference: str, accept: object = ()) -> Document:
-        return (await self.image(repository, reference)).document
+        try:
+            return self.registry.manifests[repository, reference]
+        except KeyError:
+            raise RegistryNotFound("hub", f"{repository}:{reference}", UNKNOWN) from None
 
     async def resolve(self, repository: str, reference: str) -> Descriptor:
         return (await self.manifest(repository, reference)).descriptor
@@ -158,7 +180,7 @@ class MemoryClient:
         found = {
             document.digest: (document.descriptor, parse_manifest(document.data))
             for (name, _), document in self.registry.manifests.items()
-            if name == repository
+            if name == repository and document.media_type == OCI_MANIFEST
         }
         return [
             each
@@ -867,4 +889,122 @@ class TestReferrersTravel:
         alone = archive_of(members | {"index.json": other})
         with pytest.raises(InvalidInput, match="it holds no image"):
             await told(signed.archives.load(io.BytesIO(alone)))
+        assert left(store) == ([], [], [])
+
+
+class TestWholeIndexes:
+    """`copy --all` and `copy --platform`."""
+
+    @pytest.fixture
+    def parts(self, registry: Memory) -> dict[str, Document]:
+        return {
+            each: registry.image("team/app", f"one-{each}", [layer(each)], architecture=each)
+            for each in ("amd64", "arm64", "riscv64")
+        }
+
+    async def test_registry_to_archive_to_registry(
+        self, signed: Signed, store: Store, registry: Memory, parts: dict[str, Document]
+    ) -> None:
+        """Digests survive, and so does what is signed: the index."""
+        nested = registry.index("team/app", "nested", {"riscv64": parts.pop("riscv64")}, OCI_INDEX)
+        root = registry.index("team/app", "all", parts | {"riscv64": nested}, OCI_INDEX)
+        await signed.sign("team/app:all")
+        about = {
+            each.digest for each in await MemoryClient(registry).referrers("team/app", root.digest)
+        }
+        source = Source(REGISTRY, "team/app:all", choice=Choice(whole=True))
+        signed.policy(signed.archives)
+        signed.transfer.policy = signed.archives.policy
+        data = await signed.archive(source)
+        named, *others = index_of(data)
+        assert (named["digest"], named["mediaType"]) == (root.digest, OCI_INDEX)
+        assert {each["digest"] for each in others} >= about and len(others) == 2
+        back = Source(ARCHIVE, "team/app:v1", io.BytesIO(data), choice=Choice(whole=True))
+        await told(signed.copying.to_registry(back, "host:5000/copy:v1"))
+        assert registry.manifests["copy", "v1"] == root
+        for each in (*parts.values(), nested, root):
+            assert registry.manifests["copy", each.digest] == each
+        assert registry.repositories["copy"] > {digest_of(layer(each)) for each in parts}
+        assert len(await MemoryClient(registry).referrers("copy", root.digest)) == 2
+        await told(signed.copying.to_registry(source, "host:5000/straight:v1"))
+        assert registry.manifests["straight", "v1"] == root
+        assert left(store) == ([], [], [])
+
+    async def test_one_platform_out_of_an_archive(
+        self, signed: Signed, store: Store, registry: Memory, parts: dict[str, Document]
+    ) -> None:
+        registry.index("team/app", "all", parts, OCI_INDEX)
+        data = await signed.archive(Source(REGISTRY, "team/app:all", choice=Choice(whole=True)))
+        for choice, found in (
+            (Choice(Platform("arm64", "linux")), parts["arm64"]),
+            (Choice(), parts[architecture()]),
+        ):
+            source = Source(ARCHIVE, "", io.BytesIO(data), choice=choice)
+            assert index_of(await signed.archive(source))[0]["digest"] == found.digest
+        absent = Source(ARCHIVE, "", io.BytesIO(data), choice=Choice(Platform("s390x", "linux")))
+        with pytest.raises(InvalidInput, match="holds no image"):
+            await signed.archive(absent)
+
+    async def test_dockers_list_becomes_an_index_in_a_layout(
+        self, signed: Signed, store: Store, registry: Memory, parts: dict[str, Document]
+    ) -> None:
+        del parts["riscv64"]
+        for each, image in parts.items():
+            document = msgspec.json.decode(image.data) | {"mediaType": DOCKER_MANIFEST}
+            data = json.dumps(document).encode()
+            parts[each] = Document(data, DOCKER_MANIFEST, digest_of(data))
+            registry.manifests["team/app", parts[each].digest] = parts[each]
+        root = registry.index("team/app", "all", parts, DOCKER_INDEX)
+        source = Source(REGISTRY, "team/app:all", choice=Choice(whole=True))
+        archive = await signed.archive(source)
+        (named,) = index_of(archive)
+        assert named["mediaType"] == OCI_INDEX and named["digest"] != root.digest
+        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+            file = tar.extractfile("blobs/sha256/" + named["digest"][7:])
+            assert file
+            listed = json.load(file)["manifests"]
+            assert {each["mediaType"] for each in listed} == {OCI_MANIFEST}
+            assert [each["platform"]["architecture"] for each in listed] == ["amd64", "arm64"]
+            for each in listed:
+                assert tar.getmember("blobs/sha256/" + each["digest"][7:]).size == each["size"]
+
+    async def test_what_holds_one_platform_takes_no_index(
+        self, signed: Signed, store: Store, registry: Memory, parts: dict[str, Document]
+    ) -> None:
+        registry.index("team/app", "all", parts, OCI_INDEX)
+        source = Source(REGISTRY, "team/app:all", choice=Choice(whole=True))
+        with pytest.raises(Unsupported, match="the engine holds one platform"):
+            await told(signed.copying.to_image(source, "x"))
+        with pytest.raises(Unsupported, match="a docker-archive holds one platform"):
+            [_ async for _ in signed.copying.to_archive(source, "x", "docker-archive")]
+        assert left(store) == ([], [], [])
+
+    @pytest.mark.parametrize("way", ["registry", "archive"])
+    async def test_indexes_without_end(
+        self, signed: Signed, store: Store, registry: Memory, way: str
+    ) -> None:
+        """Deep ones, and few documents that name one another a billion times."""
+        part = registry.image("team/app", "leaf", [layer("leaf")])
+        deep = wide = part
+        for level in range(6):
+            deep = registry.index("team/app", f"deep{level}", {"amd64": deep}, OCI_INDEX)
+        for level in range(3):
+            many = {f"a{n}": wide for n in range(1000)}
+            wide = registry.index("team/app", f"wide{level}", many, OCI_INDEX)
+        for root, said in ((deep, "nested deeper than 4"), (wide, "more than 1000 manifests")):
+            if way == "registry":
+                source = Source(REGISTRY, f"team/app@{root.digest}", choice=Choice(whole=True))
+            else:
+                documents = {each.digest: each.data for each in registry.manifests.values()}
+                blobs = {
+                    "blobs/sha256/" + digest[7:]: data
+                    for digest, data in (documents | registry.blobs).items()
+                }
+                listed = encode(Index(2, [root.descriptor], OCI_INDEX))
+                layout = {"oci-layout": b"{}", "index.json": listed}
+                source = Source(
+                    ARCHIVE, "", io.BytesIO(archive_of(blobs | layout)), choice=Choice(whole=True)
+                )
+            with pytest.raises(LimitExceeded, match=said):
+                await signed.archive(source)
         assert left(store) == ([], [], [])

@@ -11,7 +11,9 @@ from skerry.api.routes.images import progress
 from skerry.base.errors import InvalidInput
 from skerry.engine.archives import as_file
 from skerry.engine.copying import ARCHIVE, IMAGE, KINDS, REGISTRY, Source
+from skerry.engine.transfer import parse_platform
 from skerry.registry.auth import Credential, decode_auth_header
+from skerry.store.formats.intake import Choice
 
 
 def _credential(call: Call, header: str) -> Credential | None:
@@ -26,7 +28,8 @@ async def copy(call: Call) -> web.StreamResponse:
 
     KIND is archive, image or registry. An archive comes in the body, or is the answer; the answer
     is a progress stream otherwise. `X-Registry-Auth` is for the target, `X-Source-Registry-Auth`
-    for the source. Without `referrers=0` what is about the image comes along.
+    for the source. Without `referrers=0` what is about the image comes along. `platform` chooses
+    from an index, `all=1` takes all of it.
     """
     origin, goal = call.text("from"), call.text("to")
     name, target = call.text("source"), call.text("target")
@@ -46,6 +49,7 @@ async def copy(call: Call) -> web.StreamResponse:
             stream,
             _credential(call, "X-Source-Registry-Auth"),
             call.flag("referrers", True),
+            Choice(parse_platform(call.text("platform")), call.flag("all")),
         )
         if goal == ARCHIVE:
             chunks = service.to_archive(

@@ -79,6 +79,8 @@ def _split(rest: str) -> tuple[str, str]:
 def copy(context: Context, parsed: Parsed) -> int:
     """One image, or all images of an archive when it names none."""
     source, target = map(parse_place, parsed.arguments)
+    if parsed.on("all") and parsed.text("platform"):
+        raise InvalidInput("--all and --platform exclude one another")
     quiet = parsed.on("quiet")
     if target.transport in (OCI_ARCHIVE, DOCKER_ARCHIVE):
         check_file(target.path)
@@ -93,6 +95,8 @@ def copy(context: Context, parsed: Parsed) -> int:
         target=name,
         format=DOCKER_ARCHIVE if target.transport in (DOCKER_ARCHIVE, DAEMON) else OCI_ARCHIVE,
         compression=parsed.text("compression"),
+        platform=parsed.text("platform"),
+        all=1 if parsed.on("all") else None,
         referrers=0 if parsed.on("no-referrers") else None,
     )
     headers = (dict(_TAR) if source.kind == "archive" else {}) | _credentials(source, target)
@@ -161,9 +165,11 @@ COMMANDS = {
         "Copy an image between archives, layouts, registries and engines",
         "SOURCE DESTINATION",
         (
+            switch("all", "Copy every platform of an index, and the index"),
             text("compression", "Compress an archive: gzip, zstd", "KIND"),
             text("docker-host", "Socket of the Docker engine", "unix:///PATH"),
             switch("no-referrers", "Leave signatures and bills of materials behind"),
+            text("platform", "Copy this platform of an index", "OS/ARCH[/VARIANT]"),
             switch("quiet", "Say nothing", "q"),
         ),
         least=2,

@@ -7,7 +7,7 @@ the Docker image specification v1.2 ("Combined Image JSON + Filesystem Changeset
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 import msgspec
@@ -33,13 +33,12 @@ from skerry.base.oci_image import (
 )
 from skerry.base.references import parse_reference
 from skerry.store import tar_reader
-from skerry.store.formats.intake import Intake, Packed
+from skerry.store.formats.intake import MAX_NESTING, Choice, Extent, Intake, Packed
 from skerry.store.referrers import MAX_ABOUT, Artifact, blobs_of
 from skerry.store.tar_reader import Entry, TarReader
 
 MAX_FILES: Final = 100_000
 """Members of an archive; each becomes a file on the disk until the documents are read."""
-MAX_NESTING: Final = 4
 _CONTAINERD_NAME: Final = "io.containerd.image.name"
 _BLOB: Final = re.compile(r"blobs/sha256/([0-9a-f]{64})")
 
@@ -61,8 +60,9 @@ class _File(NamedTuple):
 class Documents:
     """What such an archive held, by name."""
 
-    def __init__(self, intake: Intake) -> None:
+    def __init__(self, intake: Intake, choice: Choice = Choice()) -> None:  # noqa: B008
         self._intake = intake
+        self._choice = choice
         self._files: dict[str, _File] = {}
         self._links: dict[str, str] = {}
         self._count = 0
@@ -102,7 +102,7 @@ class Documents:
                 config = self._find(each.config)
                 names.setdefault(config.digest, []).extend(each.repo_tags or ())
             data = self._intake.read(index.digest)
-            return Layout(self._intake, self._intake.require, names).images(data)
+            return Layout(self._intake, self._intake.require, names, self._choice).images(data)
         return [self._docker(each) for each in saved]
 
     def _saved(self) -> list[_Saved]:
@@ -146,7 +146,7 @@ class Documents:
 
 
 class Layout:
-    """Takes in what an index names; of several platforms only this machine's.
+    """Takes in what an index names; of several platforms the choice's.
 
     `fetch` brings a blob into the store, or raises; `names` are further names by config digest.
     """
@@ -156,10 +156,12 @@ class Layout:
         intake: Intake,
         fetch: Callable[[Descriptor], None],
         names: dict[str, list[str]] | None = None,
+        choice: Choice = Choice(),  # noqa: B008
     ) -> None:
         self._intake = intake
         self._fetch = fetch
         self._names = names or {}
+        self._choice = choice
         self._found: dict[str, Packed] = {}
         self._artifacts: dict[str, dict[str, Artifact]] = {}
         self._seen = 0
@@ -174,12 +176,13 @@ class Layout:
         return packed
 
     def _with_artifacts(self, packed: Packed) -> Packed:
+        parts = tuple(self._with_artifacts(each) for each in packed.parts)
         artifacts = tuple(self._artifacts.pop(packed.descriptor.digest, {}).values())
         for artifact in artifacts:
             for blob in blobs_of(artifact.parsed()):
                 self._fetch(blob)
                 self._intake.require(blob)
-        return packed._replace(artifacts=artifacts)
+        return packed._replace(artifacts=artifacts, parts=parts)
 
     def _index(self, data: bytes, tag: str, depth: int) -> None:
         what = f"{self._intake.what}: image index"
@@ -191,15 +194,42 @@ class Layout:
                 raise LimitExceeded(f"{what}: more than {2 * MAX_FILES} descriptors")
             annotations = descriptor.annotations
             name = annotations.get(_CONTAINERD_NAME) or annotations.get(REF_NAME, "") or tag
-            where = descriptor.platform
-            if depth and where and (where.os, where.architecture) != ("linux", architecture()):
+            if not self._suits(descriptor, depth):
                 continue
-            if descriptor.media_type in INDEXES:
+            if descriptor.media_type in INDEXES and self._choice.whole:
+                extent = Extent(f"{self._intake.what}: {descriptor.digest}")
+                self._add(self._whole(descriptor, extent), [name] if name else [])
+            elif descriptor.media_type in INDEXES:
                 self._fetch(descriptor)
                 self._index(self._intake.read(descriptor.digest), name, depth + 1)
             elif descriptor.media_type in MANIFESTS:
                 self._fetch(descriptor)
                 self._manifest(descriptor, name)
+
+    def _suits(self, descriptor: Descriptor, depth: int) -> bool:
+        has, wanted = descriptor.platform, self._choice.platform
+        if has is None or self._choice.whole:
+            return True
+        if wanted is None:
+            # Whoever puts an image of another machine at the top means it.
+            return not depth or (has.os, has.architecture) == ("linux", architecture())
+        same = (has.os, has.architecture) == (wanted.os, wanted.architecture)
+        return same and wanted.variant in ("", has.variant)
+
+    def _whole(self, descriptor: Descriptor, extent: Extent, depth: int = 0) -> Packed:
+        """An index or a manifest with all that it leads to."""
+        what = f"{self._intake.what}: {descriptor.digest}"
+        extent.add(depth, descriptor.size)
+        self._fetch(descriptor)
+        data = self._intake.read(descriptor.digest)
+        packed = Packed(data, descriptor.media_type, ())
+        if not packed.is_index:
+            manifest = parse_manifest(data, what)
+            for blob in (manifest.config, *manifest.layers):
+                self._fetch(blob)
+            return packed
+        listed = parse_index(data, what).manifests
+        return packed._replace(parts=tuple(self._whole(each, extent, depth + 1) for each in listed))
 
     def _manifest(self, descriptor: Descriptor, name: str) -> None:
         data = self._intake.read(descriptor.digest)
@@ -220,9 +250,14 @@ class Layout:
             # docker save writes the bare tag into the annotation, or the whole name; manifest.json
             # has the name as people write it.
             tags = dict.fromkeys(further)
-        known = self._found.get(descriptor.digest)
-        names = dict.fromkeys([*(known.names if known else ()), *tags])
-        self._found[descriptor.digest] = Packed(data, descriptor.media_type, tuple(names))
+        self._add(Packed(data, descriptor.media_type, ()), tags)
+
+    def _add(self, packed: Packed, names: Iterable[str]) -> None:
+        """An image under further names."""
+        digest = packed.descriptor.digest
+        known = self._found.get(digest)
+        all_names = dict.fromkeys([*(known.names if known else ()), *names])
+        self._found[digest] = packed._replace(names=tuple(all_names))
         self._intake.limit_images(len(self._found))
 
     def _artifact(self, subject: Descriptor, descriptor: Descriptor, data: bytes) -> None:

@@ -5,7 +5,7 @@ recorded a lease keeps them; whatever no image has taken at the end goes away ag
 that turns out to be broken leaves the store as it was.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
@@ -21,19 +21,24 @@ from skerry.base.errors import (
     RegistryError,
 )
 from skerry.base.oci_image import (
+    DOCKER_CONFIG,
     DOCKER_LAYER,
     DOCKER_LAYER_GZIP,
     DOCKER_MANIFEST,
+    INDEXES,
     MAX_DOCUMENT,
     OCI_CONFIG,
+    OCI_INDEX,
     OCI_LAYER,
     OCI_LAYER_GZIP,
     OCI_MANIFEST,
     Descriptor,
     ImageConfig,
     Manifest,
+    Platform,
     encode,
     parse_config,
+    parse_index,
     parse_manifest,
 )
 from skerry.base.references import parse_reference
@@ -48,6 +53,13 @@ if TYPE_CHECKING:
 MAX_IMAGES: Final = 1000
 """Images in one archive."""
 
+MAX_PARTS: Final = 1000
+"""Manifests and indexes that one index leads to, each counted as often as it is named."""
+MAX_NESTING: Final = 4
+"""Indexes inside one another."""
+MAX_DOCUMENTS: Final = 64 << 20
+"""Bytes of an index and all that it leads to; they are kept in memory."""
+
 _OCI: Final = {DOCKER_LAYER: OCI_LAYER, DOCKER_LAYER_GZIP: OCI_LAYER_GZIP}
 
 Tell = Callable[[str], None]
@@ -57,8 +69,17 @@ def _silent(line: str) -> None:
     return
 
 
+class Choice(NamedTuple):
+    """Which images of an index are meant."""
+
+    platform: Platform | None = None
+    """None: this machine's."""
+    whole: bool = False
+    """All of them, and the index itself."""
+
+
 class Packed(NamedTuple):
-    """An image whose blobs are stored and which nothing refers to yet."""
+    """An image whose blobs are stored and which nothing refers to yet; or an index of such."""
 
     manifest: bytes
     media_type: str
@@ -66,6 +87,19 @@ class Packed(NamedTuple):
     """Full references, as the source has them; they are parsed when the image is recorded."""
     artifacts: tuple[Artifact, ...] = ()
     """What is about it, blobs stored too."""
+    parts: tuple["Packed", ...] = ()
+    """Of an index: the images and indexes it names, in its order."""
+
+    @property
+    def is_index(self) -> bool:
+        """Then `manifest` is the index's."""
+        return self.media_type in INDEXES
+
+    def walk(self) -> Iterator["Packed"]:
+        """All that an index leads to before itself: whoever stores them so has no dangling name."""
+        for each in self.parts:
+            yield from each.walk()
+        yield self
 
     @property
     def descriptor(self) -> Descriptor:
@@ -78,10 +112,29 @@ class Packed(NamedTuple):
 
     def as_oci(self) -> "Packed":
         """The same with OCI's media types: readers of layouts pass over Docker's."""
+        replace = msgspec.structs.replace
+        if self.is_index:
+            parts = tuple(each.as_oci() for each in self.parts)
+            if self.media_type == OCI_INDEX and parts == self.parts:
+                return self
+            now = {
+                old.descriptor.digest: new.descriptor
+                for old, new in zip(self.parts, parts, strict=True)
+            }
+            index = parse_index(self.manifest)
+            listed = []
+            for each in index.manifests:
+                new = now[each.digest]
+                listed.append(
+                    replace(each, media_type=new.media_type, digest=new.digest, size=new.size)
+                )
+            data = encode(replace(index, media_type=OCI_INDEX, manifests=listed))
+            made = self._replace(manifest=data, media_type=OCI_INDEX, parts=parts)
+            about = tuple(each.about(made.descriptor) for each in self.artifacts)
+            return made._replace(artifacts=about)
         if self.media_type != DOCKER_MANIFEST:
             return self
         manifest = self.parsed()
-        replace = msgspec.structs.replace
         fresh = replace(
             manifest,
             media_type=OCI_MANIFEST,
@@ -94,6 +147,27 @@ class Packed(NamedTuple):
         made = self._replace(manifest=encode(fresh), media_type=OCI_MANIFEST)
         about = tuple(each.about(made.descriptor) for each in self.artifacts)
         return made._replace(artifacts=about)
+
+
+class Extent:
+    """What one index leads to, while it is read; LimitExceeded when that is too much."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._parts = self._bytes = 0
+
+    def add(self, depth: int, size: int) -> None:
+        """One document of so many bytes, so many indexes down."""
+        self._parts += 1
+        self._bytes += size
+        if depth > MAX_NESTING:
+            raise LimitExceeded(f"{self._what}: indexes nested deeper than {MAX_NESTING}")
+        if self._parts > MAX_PARTS:
+            raise LimitExceeded(f"{self._what}: the index leads to more than {MAX_PARTS} manifests")
+        if self._bytes > MAX_DOCUMENTS:
+            raise LimitExceeded(
+                f"{self._what}: the index and its manifests have more than {MAX_DOCUMENTS} bytes"
+            )
 
 
 class Intake:
@@ -216,7 +290,12 @@ class Intake:
 
     def verify(self, packed: Packed) -> None:
         """Hash every layer, decompressed, against the configuration; for copies, which unpack
-        nothing. DigestMismatch, InvalidInput."""
+        nothing. What an index names besides images has no layers. DigestMismatch, InvalidInput."""
+        for part in packed.parts:
+            if part.is_index or part.parsed().config.media_type in (OCI_CONFIG, DOCKER_CONFIG):
+                self.verify(part)
+        if packed.is_index:
+            return
         manifest, config = self.checked(packed)
         for descriptor, diff_id in zip(manifest.layers, config.rootfs.diff_ids, strict=True):
             if diff_id == descriptor.digest or self.images.layers.has(diff_id):

@@ -10,13 +10,21 @@ from typing import BinaryIO
 
 from skerry.store.compression import decompressed, file_chunks
 from skerry.store.formats.documents import Documents
-from skerry.store.formats.intake import Intake, Packed
+from skerry.store.formats.intake import Choice, Intake, Packed
 from skerry.store.formats.tree import Tree, clean_name, is_tree
 from skerry.store.tar_reader import Entry, Limits, TarReader
 
 
-def read(intake: Intake, stream: BinaryIO, limits: Limits = Limits()) -> list[Packed]:  # noqa: B008
-    """Every image of an archive; its blobs are stored. InvalidInput when it holds none."""
+def read(
+    intake: Intake,
+    stream: BinaryIO,
+    limits: Limits = Limits(),  # noqa: B008
+    choice: Choice = Choice(),  # noqa: B008
+) -> list[Packed]:
+    """Every image of an archive, of an index those of the choice; its blobs are stored.
+
+    InvalidInput when it holds none.
+    """
     chunks = decompressed(file_chunks(stream), intake.what, unpacking=limits.unpacking)
     reader = TarReader(chunks, intake.what, limits)
     entries = _entries(intake, reader)
@@ -27,7 +35,7 @@ def read(intake: Intake, stream: BinaryIO, limits: Limits = Limits()) -> list[Pa
         if is_tree(first[1]):
             found = [Tree(intake, reader).image(entries)]
         else:
-            documents = Documents(intake)
+            documents = Documents(intake, choice)
             for entry, name in entries:
                 documents.take(entry, name, reader)
             found = documents.images()

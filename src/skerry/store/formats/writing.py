@@ -68,14 +68,13 @@ def write(images: "Images", packed: list[Packed], layout: str = DOCKER) -> Itera
 
 def _archive(images: "Images", packed: list[Packed], layout: str) -> Iterator[bytes]:
     written: set[str] = set()
-    descriptors = []
     if layout == OCI:
         packed = [each.as_oci() for each in packed]
-    for each in packed:
-        manifest = each.parsed()
-        yield from _blobs(images, [manifest.config, *manifest.layers], written)
+    for each in [part for one in packed for part in one.walk()]:
+        if not each.is_index:
+            manifest = each.parsed()
+            yield from _blobs(images, [manifest.config, *manifest.layers], written)
         about = each.descriptor
-        descriptors.append(about)
         documents = [(about.digest, each.manifest)]
         for artifact in each.artifacts if layout == OCI else ():
             yield from _blobs(images, blobs_of(artifact.parsed()), written)
@@ -84,7 +83,7 @@ def _archive(images: "Images", packed: list[Packed], layout: str) -> Iterator[by
             if digest not in written:
                 written.add(digest)
                 yield from layout_tar.document(layout_tar.blob_path(digest), data)
-    yield from layout_tar.document("index.json", encode(_index(packed, descriptors, layout)))
+    yield from layout_tar.document("index.json", encode(_index(packed, layout)))
     if layout == DOCKER:
         yield from layout_tar.document("manifest.json", msgspec.json.encode([*map(_saved, packed)]))
     yield from layout_tar.document("oci-layout", LAYOUT_VERSION)
@@ -98,16 +97,17 @@ def _blobs(images: "Images", descriptors: list[Descriptor], written: set[str]) -
             yield from layout_tar.blob(images.blobs, each.digest)
 
 
-def _index(packed: list[Packed], descriptors: list[Descriptor], layout: str) -> Index:
+def _index(packed: list[Packed], layout: str) -> Index:
     manifests: list[Descriptor] = []
-    for each, descriptor in zip(packed, descriptors, strict=True):
+    for each in packed:
         manifests += [
-            msgspec.structs.replace(descriptor, annotations=_notes(name, layout))
+            msgspec.structs.replace(each.descriptor, annotations=_notes(name, layout))
             for name in each.names or ("",)
         ]
     if layout == OCI:
         # Nameless, as oras writes and finds them: whoever asks for a name gets an image.
-        found = {a.descriptor.digest: a.descriptor for each in packed for a in each.artifacts}
+        parts = [part for each in packed for part in each.walk()]
+        found = {a.descriptor.digest: a.descriptor for each in parts for a in each.artifacts}
         manifests += found.values()
     return Index(2, manifests, OCI_INDEX)
 

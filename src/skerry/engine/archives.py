@@ -42,10 +42,13 @@ class Archives:
             self.policy.admit_file(names, what)
 
     def admit_packed(self, packed: Packed, what: str) -> None:
-        """As `admit`, for an image that may bring its signatures."""
+        """As `admit`, for an image that may bring its signatures, or those of its index."""
         if self.policy is not None:
-            signatures = artifacts.signatures(packed.artifacts, self._store.blobs)
-            self.policy.admit_file(packed.names, what, packed.descriptor.digest, signatures)
+            signed = [
+                (each.descriptor.digest, artifacts.signatures(each.artifacts, self._store.blobs))
+                for each in (*packed.chosen_from, packed)
+            ]
+            self.policy.admit_file(packed.names, what, signed)
 
     def admit_renamed(self, source: str, name: str) -> None:
         """As `admit`, for an image that was let in as `source` and gets another name."""

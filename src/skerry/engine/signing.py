@@ -88,13 +88,13 @@ class Gate:
         self,
         names: Sequence[str],
         what: str,
-        digest: str = "",
-        signatures: Sequence[Signature] = (),
+        signed: Sequence[tuple[str, Sequence[Signature]]] = (),
     ) -> None:
         """Forbidden when the policy does not let in an image that comes as a file.
 
         Each of its names has to be accepted by rule, the default's for an image without a name.
-        `signatures` are what the file brings about the manifest with that `digest`.
+        `signed` is what the file brings about the image's manifest and the indexes that led to it,
+        each by its digest.
         """
         policy = self.policy()
         if policy is None:
@@ -106,19 +106,24 @@ class Gate:
             refused = f"{what} {name:.200}: refused by {policy.path}, {rule.shown}: rule"
             if rule.verdict == "reject":
                 raise Forbidden(f"{refused} reject", hint="an administrator can add a scope for it")
-            if not signatures or not names:
+            if not any(signatures for _, signatures in signed) or not names:
                 raise Forbidden(
                     f"{refused} signedBy: the file brings no signature",
                     hint="pull or copy it from the registry that holds its signatures, "
                     "or load an oci-archive that was saved with --referrers",
                 )
             keys = trusted_keys(rule)
-            good, bad = verify_any(signatures, parse_reference(name), digest, keys)
-            if len(good) < rule.threshold:
+            signers: set[str] = set()
+            reasons: list[str] = []
+            for digest, signatures in signed:
+                good, bad = verify_any(signatures, parse_reference(name), digest, keys)
+                signers.update(each.key.fingerprint for each in good)
+                reasons += bad
+            if len(signers) < rule.threshold:
                 wanted = ", ".join(key.shown for key in keys)
                 raise Forbidden(
-                    f"{refused} signedBy {wanted}: {len(good)} of {rule.threshold} signatures: "
-                    + "; ".join(bad or ["there are no more"])
+                    f"{refused} signedBy {wanted}: {len(signers)} of {rule.threshold} signatures: "
+                    + "; ".join(reasons or ["there are no more"])
                 )
 
     def same_rule(self, one: str, other: str) -> bool:

@@ -945,6 +945,33 @@ class TestWholeIndexes:
         with pytest.raises(InvalidInput, match="holds no image"):
             await signed.archive(absent)
 
+    async def test_an_index_vouches_for_its_images(
+        self, signed: Signed, store: Store, registry: Memory, parts: dict[str, Document]
+    ) -> None:
+        registry.index("team/app", "all", parts, OCI_INDEX)
+        await signed.sign("team/app:all")
+        data = await signed.archive(Source(REGISTRY, "team/app:all", choice=Choice(whole=True)))
+        signed.policy(signed.archives)
+        await told(signed.archives.load(io.BytesIO(data)))
+        image = store.images.get("team/app:v1")
+        assert image.manifest == parts[architecture()].digest
+        assert not referrers.about(store.images, image.manifest)
+        named, *others = index_of(data)
+        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+            members = {info.name: tar.extractfile(info).read() for info in tar}  # type: ignore[union-attr]
+        strange = registry.index(
+            "team/app", "strange", parts | {"other": parts["arm64"]}, OCI_INDEX
+        )
+        members["blobs/sha256/" + strange.digest[7:]] = strange.data
+        for listed in (
+            [named],
+            [named | {"digest": strange.digest, "size": len(strange.data)}, *others],
+        ):
+            index = json.dumps({"schemaVersion": 2, "manifests": listed}).encode()
+            source = io.BytesIO(archive_of(members | {"index.json": index}))
+            with pytest.raises(Forbidden, match="brings no signature"):
+                await told(signed.archives.load(source))
+
     async def test_dockers_list_becomes_an_index_in_a_layout(
         self, signed: Signed, store: Store, registry: Memory, parts: dict[str, Document]
     ) -> None:

@@ -164,28 +164,34 @@ class Layout:
         self._choice = choice
         self._found: dict[str, Packed] = {}
         self._artifacts: dict[str, dict[str, Artifact]] = {}
+        self._described: set[str] = set()
         self._seen = 0
 
     def images(self, index: bytes) -> list[Packed]:
         """The images of an `index.json`; InvalidInput, LimitExceeded, NotFound."""
-        self._index(index, "", 0)
+        self._index(index, "", ())
         packed = [self._with_artifacts(each) for each in self._found.values()]
-        if self._artifacts:
-            count = sum(map(len, self._artifacts.values()))
+        strangers = self._artifacts.keys() - self._described
+        if strangers:
+            count = sum(len(self._artifacts[digest]) for digest in strangers)
             self._intake.tell(f"passed over: {count} artifacts about images that are not in it")
         return packed
 
     def _with_artifacts(self, packed: Packed) -> Packed:
         parts = tuple(self._with_artifacts(each) for each in packed.parts)
-        artifacts = tuple(self._artifacts.pop(packed.descriptor.digest, {}).values())
+        above = tuple(self._with_artifacts(each) for each in packed.chosen_from)
+        digest = packed.descriptor.digest
+        self._described.add(digest)
+        artifacts = tuple(self._artifacts.get(digest, {}).values())
         for artifact in artifacts:
             for blob in blobs_of(artifact.parsed()):
                 self._fetch(blob)
                 self._intake.require(blob)
-        return packed._replace(artifacts=artifacts, parts=parts)
+        return packed._replace(artifacts=artifacts, parts=parts, chosen_from=above)
 
-    def _index(self, data: bytes, tag: str, depth: int) -> None:
+    def _index(self, data: bytes, tag: str, above: tuple[Packed, ...]) -> None:
         what = f"{self._intake.what}: image index"
+        depth = len(above)
         if depth > MAX_NESTING:
             raise LimitExceeded(f"{what}: nested deeper than {MAX_NESTING}")
         for descriptor in parse_index(data, what).manifests:
@@ -201,10 +207,11 @@ class Layout:
                 self._add(self._whole(descriptor, extent), [name] if name else [])
             elif descriptor.media_type in INDEXES:
                 self._fetch(descriptor)
-                self._index(self._intake.read(descriptor.digest), name, depth + 1)
+                inner = self._intake.read(descriptor.digest)
+                self._index(inner, name, (*above, Packed(inner, descriptor.media_type, ())))
             elif descriptor.media_type in MANIFESTS:
                 self._fetch(descriptor)
-                self._manifest(descriptor, name)
+                self._manifest(descriptor, name, above)
 
     def _suits(self, descriptor: Descriptor, depth: int) -> bool:
         has, wanted = descriptor.platform, self._choice.platform
@@ -231,7 +238,7 @@ class Layout:
         listed = parse_index(data, what).manifests
         return packed._replace(parts=tuple(self._whole(each, extent, depth + 1) for each in listed))
 
-    def _manifest(self, descriptor: Descriptor, name: str) -> None:
+    def _manifest(self, descriptor: Descriptor, name: str, above: tuple[Packed, ...]) -> None:
         data = self._intake.read(descriptor.digest)
         manifest = parse_manifest(data, f"{self._intake.what}: manifest {descriptor.digest}")
         if manifest.subject and descriptor.media_type == OCI_MANIFEST:
@@ -250,14 +257,15 @@ class Layout:
             # docker save writes the bare tag into the annotation, or the whole name; manifest.json
             # has the name as people write it.
             tags = dict.fromkeys(further)
-        self._add(Packed(data, descriptor.media_type, ()), tags)
+        self._add(Packed(data, descriptor.media_type, (), chosen_from=above), tags)
 
     def _add(self, packed: Packed, names: Iterable[str]) -> None:
         """An image under further names."""
         digest = packed.descriptor.digest
         known = self._found.get(digest)
         all_names = dict.fromkeys([*(known.names if known else ()), *names])
-        self._found[digest] = packed._replace(names=tuple(all_names))
+        above = packed.chosen_from or (known.chosen_from if known else ())
+        self._found[digest] = packed._replace(names=tuple(all_names), chosen_from=above)
         self._intake.limit_images(len(self._found))
 
     def _artifact(self, subject: Descriptor, descriptor: Descriptor, data: bytes) -> None:

@@ -89,6 +89,8 @@ class Packed(NamedTuple):
     """What is about it, blobs stored too."""
     parts: tuple["Packed", ...] = ()
     """Of an index: the images and indexes it names, in its order."""
+    chosen_from: tuple["Packed", ...] = ()
+    """The indexes that led to it, with what is about them: a signature of theirs vouches for it."""
 
     @property
     def is_index(self) -> bool:

@@ -27,11 +27,12 @@ from skerry.engine import network_filters, network_record
 from skerry.engine.network_record import BRIDGE, HOST, KIND, NONE, PREDEFINED, Network, PoolConfig
 from skerry.engine.network_settings import NetworkSettings
 from skerry.network import ipam
-from skerry.network.fabric import Fabric, Survey
+from skerry.network.fabric import Fabric
+from skerry.network.segments import Survey
 
 if TYPE_CHECKING:
     from skerry.engine.events import Events
-    from skerry.network.sandbox import Segment
+    from skerry.network.sandbox import Endpoint, Segment
     from skerry.store.records import Records
 
 log = logging.getLogger(__name__)
@@ -325,6 +326,11 @@ class Networks:
     def hold(self, network: Network, address: str) -> None:
         """An address that is in use already."""
         self._with_pool(network.id, address, ipam.Pool.hold)
+
+    def release(self, endpoint: "Endpoint") -> None:
+        """An endpoint's addresses are free again."""
+        self.give_back(endpoint.network_id, endpoint.ipv4)
+        self.give_back(endpoint.network_id, endpoint.ipv6)
 
     def give_back(self, network_id: str, address: str) -> None:
         """An address that is no longer in use."""

@@ -8,7 +8,7 @@ import errno
 import random
 import socket
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from skerry.base.errors import Conflict, KernelFault
 from skerry.network import firewall
@@ -78,15 +78,40 @@ def choose(wanted: Wanted) -> tuple[Published, list[socket.socket]]:
     raise PortTaken("all ports are allocated")
 
 
-def choose_all(wanted: Iterable[Wanted]) -> Iterator[tuple[str, Published, list[socket.socket]]]:
-    """`choose` for several; both halves of a pair get the same number."""
-    last = 0
-    for each in wanted:
-        if each.twin and last:
-            each = each._replace(low=last, high=last)
-        port, socks = choose(each)
-        last = port.host_port
-        yield each.name, port, socks
+class Reserved:
+    """Ports that were chosen for a sandbox, kept from others by open sockets until the helper has
+    them. A context manager that closes what was not handed on; PortTaken when one is not free."""
+
+    def __init__(self, wanted: Iterable[Wanted]) -> None:
+        self._held: list[tuple[str, Published, list[socket.socket]]] = []
+        last = 0
+        try:
+            for each in wanted:
+                if each.twin and last:
+                    # Both halves of a pair get the same number.
+                    each = each._replace(low=last, high=last)
+                port, socks = choose(each)
+                last = port.host_port
+                self._held.append((each.name, port, socks))
+        except BaseException:
+            self.__exit__()
+            raise
+
+    @property
+    def ports(self) -> tuple[tuple[str, Published], ...]:
+        """As `Sandbox.ports`."""
+        return tuple((name, port) for name, port, _ in self._held)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __iter__(self) -> Iterator[tuple[str, Published, list[socket.socket]]]:
+        return iter(self._held)
+
+    def __exit__(self, *exc: object) -> None:
+        for _, _, socks in self._held:
+            for sock in socks:
+                sock.close()
 
 
 def held(listed: Iterable[tuple[str, Published]]) -> list[tuple[str, Published]]:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import tarfile
 import time
 from collections.abc import Callable
@@ -55,6 +56,45 @@ class TestFiles:
         docker("cp", f"{sleeper}:/kept", str(tmp_path / "kept"))
         assert (tmp_path / "kept").read_text() == "kept\n"
         assert complaint("cp", f"{sleeper}:/none", str(tmp_path))[0] == 1
+
+    def test_copy_sees_the_mounts_of_a_stopped_container(
+        self, docker: Docker, complaint: Complaint, daemon: Any, tmp_path: Path
+    ) -> None:
+        (tmp_path / "bound").write_text("bound")
+        mounts = (
+            *("--mount", "type=volume,src=cp-vol,dst=/part,volume-subpath=sub"),
+            *("--mount", "type=image,src=busybox,dst=/img"),
+            *("-v", "cp-vol:/out/whole", "-v", f"{tmp_path}/bound:/bound:ro", "--tmpfs", "/tm"),
+        )
+        shell = (*RUN, "-v", "cp-vol:/v", "busybox", "sh", "-c")
+        made = "mkdir -p /v/sub; echo one >/v/sub/file; ln -s /etc/hostname /v/sub/link"
+        docker(*shell, f"{made}; mknod /v/null c 1 3")
+        linked = ("sh", "-c", "ln -sf /part/file /to")
+        name = docker("create", "--network", "none", *mounts, "busybox", *linked)
+
+        def listed(path: str) -> set[str]:
+            done = daemon.docker("cp", f"{name}:{path}", str(tmp_path / "got"))
+            assert done.returncode == 0
+            got = tmp_path / "got"
+            found = {str(each.relative_to(got)) for each in got.rglob("*")} or {got.read_text()}
+            shutil.rmtree(got) if got.is_dir() else got.unlink()
+            return found
+
+        try:
+            for attempt in range(2):
+                assert listed("/part/") >= {"file", "link"}
+                assert listed("/out") >= {"whole/sub/file", "whole/null"}
+                assert listed("/bound") == {"bound"}
+                assert "busybox" in listed("/img/bin")
+                assert complaint("cp", str(tmp_path), f"{name}:/img/")[0] == 1
+                docker("cp", str(tmp_path / "bound"), f"{name}:/part/{attempt}")
+                docker("start", "-a", name)
+            docker("cp", "-L", f"{name}:/to", str(tmp_path / "followed"))
+            assert (tmp_path / "followed").read_text() == "one\n", "a link into a volume"
+            assert docker(*shell, "ls /v/sub").split() == ["0", "1", "file", "link"]
+        finally:
+            docker("rm", "-f", name)
+            docker("volume", "rm", "cp-vol")
 
     def test_copy_stays_inside(self, docker: Docker, sleeper: str, tmp_path: Path) -> None:
         docker("exec", sleeper, "ln", "-s", "/etc/hostname", "/link")

@@ -1,8 +1,9 @@
 """Files in and out of a container: `docker cp`, export, the state of a path.
 
 A running container is seen through its init's root (`/proc/PID/root`), with its volumes and tmpfs;
-a stopped one through its layers, or through the volume when the path leads there. Every path is
-resolved beneath that root, so links in the container never lead out of it.
+a stopped one through its layers with its volumes, binds and images mounted in them (`root_view`),
+and one whose files are in a machine through its layers, or the volume that the path leads to. Every
+path is resolved beneath that root, so links in the container never lead out of it.
 """
 
 import asyncio
@@ -27,6 +28,8 @@ from skerry.engine import facts, users
 from skerry.engine.archives import in_pieces
 from skerry.engine.container import Container
 from skerry.engine.isolation import Driver
+from skerry.engine.record import MountPoint
+from skerry.engine.root_view import RootView
 from skerry.engine.threads import blocking
 from skerry.engine.volumes import Volumes
 from skerry.engine.walls import VM, Walls, wall_of
@@ -41,6 +44,8 @@ MOST_LISTED = 100_000
 """Entries of a folder in one answer."""
 
 Body = contextlib.AbstractAsyncContextManager[BinaryIO]
+KERNELS = frozenset({"dev", "proc", "sys"})
+"""What is left out of a copy of a live root: it is the kernel's and never stands still."""
 
 
 class PathStat(NamedTuple):
@@ -54,11 +59,13 @@ class PathStat(NamedTuple):
 
 
 class _View(NamedTuple):
-    """A root and a path in it. `writable` says why not."""
+    """A root and a path in it. `refusal` says why nothing may be written there; a live root is one
+    that processes see."""
 
     root: int
     path: str
     refusal: str = ""
+    live: bool = False
 
 
 def _clean(path: str) -> tuple[str, bool]:
@@ -80,22 +87,56 @@ class Archive:
         self._driver = driver
         self._run_dir = run_dir
 
-    @contextlib.contextmanager
-    def _view(self, container: Container, path: str, *, write: bool = False) -> Iterator[_View]:
-        """The root under which a path of the container lies; closed at the end."""
+    @contextlib.asynccontextmanager
+    async def _view(
+        self, container: Container, path: str, *, write: bool = False, lock: bool = False
+    ) -> AsyncIterator[_View]:
+        """The root under which a path of the container lies; closed at the end. With `lock` a
+        stopped container stays stopped meanwhile."""
+        async with contextlib.AsyncExitStack() as stack:
+            in_machine = wall_of(container.record.host) == VM
+            mounted = [] if in_machine else _mounted(container)
+            if not container.running and (lock or mounted):
+                # A start would mount the same upper folder a second time.
+                await stack.enter_async_context(container.lock)
+            refusal = ""
+            root = facts.root_of(container.record)
+            live = root >= 0
+            if root < 0 and mounted:
+                root = await self._assembled(container, mounted, stack)
+            else:
+                if root < 0:
+                    root, path, refusal = self._stopped(container, path, write=write)
+                stack.callback(os.close, root)
+            yield _View(root, path, self._refusal(container, path) or refusal, live)
+
+    async def _assembled(
+        self, container: Container, points: list[MountPoint], stack: contextlib.AsyncExitStack
+    ) -> int:
+        """The root with its mounts, until the stack unwinds."""
+        holder = f"{container.id} copy"
+        await self._volumes.hold(points, holder)
+        stack.push_async_callback(self._volumes.release, points, holder)
+        snapshots = self._store.snapshots
+        images = {
+            point.source: snapshots.layers(point.source)
+            for point in points
+            if point.kind == "image"
+        }
+        overlay = snapshots.overlay(container.id)
+        view = await blocking(partial(RootView, overlay, points, images))
+        stack.callback(view.close)
+        return view.root
+
+    def _refusal(self, container: Container, path: str) -> str:
+        """Why nothing may be written at a path, empty when it may."""
         refusal = ""
-        root = facts.root_of(container.record)
-        if root < 0:
-            root, path, refusal = self._stopped(container, path, write=write)
         for point in container.record.mounts:
             if point.read_only and (path + "/").startswith(point.target + "/"):
                 refusal = "mounted volume is marked read-only"
         if container.record.host.get("ReadonlyRootfs") and not _in_mount(container, path):
             refusal = "container rootfs is marked read-only"
-        try:
-            yield _View(root, path, refusal)
-        finally:
-            os.close(root)
+        return refusal
 
     def _stopped(self, container: Container, path: str, *, write: bool) -> tuple[int, str, str]:
         for point in reversed(container.record.mounts):
@@ -120,17 +161,21 @@ class Archive:
         overlay = self._store.snapshots.overlay(container.id)
         return (mounts.overlay_fd(overlay) if write else facts.open_root(overlay)), path, ""
 
-    def stat(self, container: Container, path: str) -> PathStat:
+    async def stat(self, container: Container, path: str) -> PathStat:
         """What a path is. NotFound in Docker's words."""
         clean, follow = _clean(path)
-        with self._view(container, clean) as view, _opened(container, view, path, follow) as fd:
-            return _stat(fd, posixpath.basename(clean) or "/", view)
+        async with self._view(container, clean) as view:
+            return _status(container, view, path, clean, follow)
 
-    def listing(self, container: Container, path: str) -> list[PathStat]:
+    async def listing(self, container: Container, path: str) -> list[PathStat]:
         """What is in a folder, by name. NotFound; InvalidInput when it is no folder,
         LimitExceeded."""
         clean, _ = _clean(path)
-        with self._view(container, clean) as view, _opened(container, view, path, True) as place:
+        async with self._view(container, clean) as view:
+            return await blocking(partial(self._list, container, view, path))
+
+    def _list(self, container: Container, view: _View, path: str) -> list[PathStat]:
+        with _opened(container, view, path, True) as place:
             try:
                 folder = os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_DIRECTORY)
             except NotADirectoryError:
@@ -143,20 +188,20 @@ class Archive:
             finally:
                 os.close(folder)
 
-    async def get(self, container: Container, path: str) -> tuple[PathStat, AsyncIterator[bytes]]:
+    @contextlib.asynccontextmanager
+    async def get(
+        self, container: Container, path: str
+    ) -> AsyncIterator[tuple[PathStat, AsyncIterator[bytes]]]:
         """The path's state and a tar archive of it, whose names start with its last component."""
-        clean, _ = _clean(path)
-        found = self.stat(container, path)
-        name = "." if path.endswith("/.") or path == "." else posixpath.basename(clean) or "/"
-
-        directory = stat.S_ISDIR(found.mode)
-
-        def chunks() -> Iterator[bytes]:
-            with self._view(container, clean) as view:
-                place = f"{view.path}/" if directory else view.path
-                yield from tar_stream(view.root, place, name="." if name == "/" else name)
-
-        return found, in_pieces(chunks())
+        clean, follow = _clean(path)
+        name = "." if path.endswith("/.") or path == "." else posixpath.basename(clean) or "."
+        async with self._view(container, clean) as view:
+            found = _status(container, view, path, clean, follow)
+            place = f"{view.path}/" if stat.S_ISDIR(found.mode) else view.path
+            skip = KERNELS if view.live and clean == "/" else frozenset[str]()
+            pieces = in_pieces(tar_stream(view.root, place, name=name, skip=skip))
+            async with contextlib.aclosing(pieces) as chunks:  # type: ignore[type-var]
+                yield found, chunks
 
     def export(self, container: Container) -> AsyncIterator[bytes]:
         """The container's whole tree, without its volumes, as a tar archive."""
@@ -190,13 +235,12 @@ class Archive:
         """
         clean, _ = _clean(path)
         async with contextlib.AsyncExitStack() as stack:
-            if not container.running:
-                # A start would mount the same upper folder a second time.
-                await stack.enter_async_context(container.lock)
             distant = isinstance(self._driver, Walls) and (
                 wall_of(container.record.host) == VM and not _in_mount(container, clean)
             )
-            view = stack.enter_context(self._view(container, clean, write=not distant))
+            view = await stack.enter_async_context(
+                self._view(container, clean, write=not distant, lock=True)
+            )
             if view.refusal:
                 raise Forbidden(view.refusal)
             with _opened(container, view, path, True) as fd:
@@ -256,6 +300,16 @@ class Archive:
         wanted = container.record.config.get("User", "")
         found: users.User = facts.lookup_user(view.root, wanted)
         return found.uid, found.gid
+
+
+def _mounted(container: Container) -> list[MountPoint]:
+    """Its mounts but for memory, which there is only while it runs."""
+    return [point for point in container.record.mounts if point.kind != "tmpfs"]
+
+
+def _status(container: Container, view: _View, path: str, clean: str, follow: bool) -> PathStat:
+    with _opened(container, view, path, follow) as fd:
+        return _stat(fd, posixpath.basename(clean) or "/", view)
 
 
 def _in_mount(container: Container, path: str) -> bool:

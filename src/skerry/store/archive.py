@@ -17,11 +17,18 @@ from skerry.store.paths import open_long
 from skerry.store.tar_reader import DIRECTORY, HARDLINK, Entry, Limits, TarReader
 
 
-def tar_stream(root_fd: int, path: str = "/", *, name: str | None = None) -> Iterator[bytes]:
+def tar_stream(
+    root_fd: int,
+    path: str = "/",
+    *,
+    name: str | None = None,
+    skip: frozenset[str] = frozenset(),
+) -> Iterator[bytes]:
     """The file or tree at `path` as a tar archive; entries are named below `name`.
 
     `name` is the path's last component by default, and `.` for a whole root (docker export) or a
-    path that ends in `/.`. NotFound when there is no such path: raised here, not while iterating.
+    path that ends in `/.`; `skip` are paths below it that are left out. NotFound when there is no
+    such path: raised here, not while iterating.
     """
     parent, last = _split(root_fd, path)
     try:
@@ -38,9 +45,7 @@ def tar_stream(root_fd: int, path: str = "/", *, name: str | None = None) -> Ite
         os.close(parent)
         raise _missing(path, error) from None
     os.close(parent)
-    options = PackOptions(prefix=f"{name}/", top=name != ".")
-    if name == ".":
-        options = PackOptions(prefix="./", top=True)
+    options = PackOptions(prefix=f"{name}/", top=True, skip=skip)
     return _closing(directory, pack(directory, options))
 
 

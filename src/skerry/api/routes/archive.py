@@ -1,6 +1,5 @@
 """/containers/{id}/archive and export: files in and out, as tar."""
 
-import asyncio
 import base64
 from typing import Any
 
@@ -39,7 +38,7 @@ async def head(call: Call) -> web.StreamResponse:
     """HEAD /containers/{id}/archive."""
     container = call.engine.containers.find(call.params["id"])
     await call.engine.lifecycle.settle(container)
-    found = call.engine.archive.stat(container, _path(call))
+    found = await call.engine.archive.stat(container, _path(call))
     return web.Response(headers={"X-Docker-Container-Path-Stat": stat_header(found)})
 
 
@@ -47,14 +46,14 @@ async def get(call: Call) -> web.StreamResponse:
     """GET /containers/{id}/archive."""
     container = call.engine.containers.find(call.params["id"])
     await call.engine.lifecycle.settle(container)
-    found, chunks = await call.engine.archive.get(container, _path(call))
-    response = web.StreamResponse(
-        headers={"Content-Type": TAR, "X-Docker-Container-Path-Stat": stat_header(found)}
-    )
-    response.enable_chunked_encoding()
-    await response.prepare(call.request)
-    async for chunk in chunks:
-        await response.write(chunk)
+    async with call.engine.archive.get(container, _path(call)) as (found, chunks):
+        response = web.StreamResponse(
+            headers={"Content-Type": TAR, "X-Docker-Container-Path-Stat": stat_header(found)}
+        )
+        response.enable_chunked_encoding()
+        await response.prepare(call.request)
+        async for chunk in chunks:
+            await response.write(chunk)
     call.engine.lifecycle.emit(container, "archive-path")
     return response
 
@@ -78,7 +77,7 @@ async def listing(call: Call) -> web.StreamResponse:
     """GET /skerry/files/{id}?path=…: what is in a folder, modes as stat(2) has them."""
     container = call.engine.containers.find(call.params["id"])
     await call.engine.lifecycle.settle(container)
-    found = await asyncio.to_thread(call.engine.archive.listing, container, _path(call))
+    found = await call.engine.archive.listing(container, _path(call))
     return call.json(
         [
             {

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 from bench.network import Island, IslandSkerry
+from tests.kernel import machine_kit
 
-from skerry.network.firewall import table_of, tag
+from skerry.network.firewall import guests_of, table_of, tag
 
 pytestmark = pytest.mark.root
 DEADLINE = 15.0
@@ -96,6 +97,71 @@ else:
     found = [rd.to_text() for rrset in reply.answer for rd in rrset]
     print(" ".join(found) or dns.rcode.to_text(reply.rcode()))
 """
+# Prints the first word of each datagram to port 99 over IPv4 and IPv6, and each frame's with
+# ethertype 0x88B5 (for experiments, IEEE 802). "end" ends it.
+EARS = """
+import select, socket, sys
+four, six = (socket.socket(each, socket.SOCK_DGRAM) for each in (socket.AF_INET, socket.AF_INET6))
+six.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+four.bind(("", 99)); six.bind(("::", 99))
+raw = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x88B5))
+raw.bind((sys.argv[1], 0x88B5))
+print("ready", flush=True)
+heard = set()
+while "end" not in heard:
+    for sock in select.select([four, six, raw], [], [])[0]:
+        heard.add(sock.recv(200).split(b" ")[0].decode(errors="replace"))
+print(*sorted(heard))
+"""
+# From a guest's namespace, below its kernel: frames with the words "WHAT …" to everything of the
+# host, past addresses, routes and neighbours.
+SENDER = """
+import json, socket, struct, sys
+mac, own4, own6, *targets = sys.argv[1:]
+mac = bytes.fromhex(mac.replace(":", ""))
+sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+sock.bind(("eth0", 0))
+mine = sock.getsockname()[4]
+ip4, ip6 = socket.inet_aton, lambda text: socket.inet_pton(socket.AF_INET6, text)
+def total(data):
+    data += b"\\0" * (len(data) % 2)
+    number = sum(struct.unpack(f">{len(data) // 2}H", data))
+    while number >> 16: number = (number & 0xFFFF) + (number >> 16)
+    return ~number & 0xFFFF
+def udp(source, target, text, size):
+    body = struct.pack(">HHHH", 7, 99, 8 + len(text), 0) + text
+    pseudo = source + target + struct.pack(">IHBB", len(body), 0, 0, 17)
+    return body[:6] + struct.pack(">H", total(pseudo + body) if size == 6 else 0) + text
+def four(source, target, text):
+    body = udp(source, target, text, 4)
+    head = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 20 + len(body), 1, 0, 64, 17, 0, source, target)
+    return head[:10] + struct.pack(">H", total(head)) + head[12:] + body
+def six(source, target, text):
+    body = udp(source, target, text, 6)
+    return struct.pack(">IHBB", 6 << 28, len(body), 17, 64) + source + target + body
+for number, target in enumerate(targets):
+    text = f"guest:{target} ".encode()
+    if ":" in target:
+        kind, packet = b"\\x86\\xdd", six(ip6(own6), ip6(target), text)
+    else:
+        kind, packet = b"\\x08\\0", four(ip4(own4), ip4(target), text)
+    for tag in (b"", b"\\x81\\0\\0\\0", b"\\x88\\xa8\\0\\0"):
+        for to in (mac, b"\\xff" * 6):
+            sock.send(to + mine + tag + kind + packet)
+    if ":" not in target:
+        sock.send(mac + mine + kind + four(ip4("192.0.2.77"), ip4(target), text))
+sock.send(mac + mine + b"\\x88\\xb5" + b"guest:raw ")
+"""
+# The same by sockets.
+WORDS = """
+import socket, sys
+for each in sys.argv[2:]:
+    family = socket.AF_INET6 if ":" in each else socket.AF_INET
+    where = (each, 99, 0, socket.if_nametoindex("eth0")) if each.startswith("fe80") else (each, 99)
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.sendto(f"{sys.argv[1].replace('TARGET', each)} ".encode(), where)
+"""
+FETCH = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=60).read())"
 
 
 class Net:
@@ -533,6 +599,76 @@ class TestNames:
         assert "Address already in use" in said
         net.run("two", "--network", "own")
         assert net.address("two", "own").startswith("10.7.0.6")
+
+
+class TestMachines:
+    """The host's own namespace is the island's here, so all that a guest could reach is known."""
+
+    @pytest.mark.timeout(300)
+    def test_a_guest_reaches_nothing_of_the_host_but_ports(self, net: Net) -> None:
+        machine_kit.provide(net.engine.root)
+        for name in ("mine", "other"):
+            net.docker("network", "create", "--ipv6", name)
+        serve = ("busybox", "sh", "-c", "hostname > /index.html; exec httpd -f -p 80 -h /")
+        there = ("run", "-d", "--net", "mine")
+        net.docker(*there, "--name", "thin", "-h", "thin", "-p", "8080:80", *serve)
+        net.docker("run", "-d", "--name", "far", "--net", "other", *serve)
+        machine = ("--runtime", "skerry-vm")
+        for name, port in (("thick", "8081:80"), ("second", "80")):
+            net.docker(*there, *machine, "--name", name, "-h", name, "-p", port, *serve)
+        self._goes_on(net)
+        enters = {name: net.enter(name) for name in ("host", "thin", "thick")}
+        bridge = f"sk-{json.loads(net.docker('network', 'inspect', 'mine'))[0]['Id'][:12]}"
+        self._is_far(net, bridge)
+        net.kill()
+        net.enter = lambda where: enters[where]  # type: ignore[method-assign]
+        try:
+            self._is_far(net, bridge)
+        finally:
+            del net.enter
+        net.engine.start()
+        self._is_far(net, bridge)
+        self._goes_on(net)
+        name = guests_of(str(net.engine.root)).name
+        listed = ("nft", "list", "set", "bridge", name, "guests")
+        assert net.sh(*listed).count('"ve') == 2
+        net.docker("rm", "-f", "second")
+        assert net.sh(*listed).count('"ve') == 1
+        net.docker("rm", "-f", "thick")
+        assert "elements" not in net.sh(*listed)
+
+    def _goes_on(self, net: Net) -> None:
+        """What a guest must reach: names, its neighbours, ports, the world; and who reaches it."""
+        net.serve("outside", 90)
+        gateway = net.inspect("thin", "{{.NetworkSettings.Networks.mine.Gateway}}")
+        pages = {"thin": "thin", "second": "second", f"{gateway}:8080": "thin"}
+        pages["10.99.0.1:8080"] = "thin"
+        script = "".join(f"timeout 60 wget -qO- http://{each}/;" for each in pages)
+        said = net.docker("exec", "thick", "sh", "-c", f"exec 2>&1; {script} nc 10.99.0.2 90")
+        assert said.split() == [*pages.values(), "10.99.0.1"]
+        assert net.docker("exec", "thin", "wget", "-qO-", "http://thick/") == "thick"
+        for where, address in (("outside", "10.99.0.1"), ("host", "127.0.0.1")):
+            assert "thick" in net.python(where, FETCH, f"http://{address}:8081/")
+        net.end_servers()
+
+    def _is_far(self, net: Net, bridge: str) -> None:
+        """Frames of any kind to any address of the host do not arrive; a container's do."""
+        links = {link["ifname"]: link for link in json.loads(net.sh("ip", "-j", "addr"))}
+        found = [each["local"] for link in links.values() for each in link["addr_info"]]
+        (near,) = (a["local"] for a in links[bridge]["addr_info"] if a["local"][:4] == "fe80")
+        gateways = [a["local"] for a in links[bridge]["addr_info"] if a["local"] != near]
+        net.serve("host", 99, bridge, EARS)
+        shown = subprocess.run([*net.enter("thick"), "ip", "-j", "addr", "show", "eth0"],
+                               capture_output=True, check=True).stdout  # fmt: skip
+        own = [each["local"] for each in json.loads(shown)[0]["addr_info"]][:2]
+        net.python("thick", SENDER, links[bridge]["address"], *own, *found)
+        net.python("thick", WORDS, "guest:TARGET", *gateways, near)
+        net.python("thin", WORDS, "thin:TARGET", *gateways, near)
+        net.python("thin", WORDS, "end", gateways[0])
+        ears = net._started[-1].stdout
+        assert ears is not None
+        assert set(ears.readline().split()) == {"end", *(f"thin:{a}" for a in (*gateways, near))}
+        net.end_servers()
 
 
 class TestCrashes:

@@ -9,6 +9,7 @@ from skerry.engine import endpoint_config, etc, network_record, port_bindings
 from skerry.engine.network_record import Network
 from skerry.engine.networks import Networks
 from skerry.engine.record import Record
+from skerry.engine.walls import VM, wall_of
 from skerry.network import sandbox as sandboxes
 from skerry.network.ports import RELAYED, Wanted
 from skerry.network.sandbox import Endpoint, Sandbox
@@ -44,6 +45,7 @@ class SandboxPlan:
             resolver=own or not etc.has_servers(saved.host, self._networks.settings.dns),
             upstream=tuple(saved.host.get("Dns") or self._networks.settings.dns),
             links=tuple(links),
+            guest=wall_of(saved.host) == VM,
         )
 
     def endpoint(

@@ -71,17 +71,18 @@ class Doors:
         """Add elements; KernelFault with EEXIST when one of them is there with another value."""
         self.filter.commit(firewall.add(self.table, elements))
 
-    def take_away(self, elements: firewall.Elements) -> None:
+    def take_away(self, elements: firewall.Elements, table: nft.Table | None = None) -> None:
         """Remove elements, those that have gone already left out."""
+        table = table or self.table
         try:
-            self.filter.commit(firewall.remove(self.table, elements))
+            self.filter.commit(firewall.remove(table, elements))
         except KernelFault as fault:
             if fault.errno != errno.ENOENT:
                 raise
             for name, listed in elements.items():
                 for element in listed:
                     with contextlib.suppress(KernelFault):
-                        self.filter.commit([self.table.delete_elements(name, [element])])
+                        self.filter.commit([table.delete_elements(name, [element])])
 
     def close(self) -> None:
         """Let go; everything stays in place."""

@@ -27,6 +27,7 @@ from skerry.base.errors import Conflict, KernelFault, SystemFault, Unavailable
 from skerry.kernel import links, netlink
 from skerry.network import cabling, firewall, flows, namespaces, ports
 from skerry.network.doors import Doors
+from skerry.network.guests import Guests
 from skerry.network.holding import Holding
 from skerry.network.sandbox import Endpoint, Sandbox, Segment
 from skerry.network.segments import Segments, Survey
@@ -46,6 +47,7 @@ class Fabric:
         self._doors = Doors(root)
         self._segments = Segments(self._doors, folder)
         self._holding = Holding(self._doors, os.path.join(folder, "helper.sock"))
+        self._guests = Guests(root, self._doors)
         self._pool = ThreadPoolExecutor(1, "skerry-net")
         self.tag = self._doors.tag
         """Twelve hex digits that tell this engine's objects from another's."""
@@ -109,6 +111,7 @@ class Fabric:
         """Make the kernel's state be exactly this; what else is ours goes."""
         published = [firewall.port_elements(port for _, port in box.ports) for box in sandboxes]
         self._segments.restore(segments, published)
+        self._guests.restore(port for box in sandboxes for port in box.guest_ports)
         known = {each.container_id for each in sandboxes}
         for name in os.listdir(self._pins):
             if name not in known:
@@ -135,6 +138,7 @@ class Fabric:
             with ports.Reserved(wanted) as reserved:
                 sandbox = sandbox._replace(ports=reserved.ports)
                 published(sandbox)
+                self._guests.guard(sandbox.guest_ports)
                 fd = namespaces.make(sandbox.path, self._doors.home)
                 try:
                     self._furnish(fd, sandbox, segments)
@@ -183,6 +187,7 @@ class Fabric:
 
     def connect(self, sandbox: Sandbox, endpoint: Endpoint, segments: dict[str, Segment]) -> None:
         """Plug one more endpoint, which `sandbox` has already, into a running container."""
+        self._guests.guard([endpoint.outside] if sandbox.guest else [])
         fd = namespaces.enter_path(sandbox.path)
         try:
             self._plug(fd, sandbox, [endpoint], segments)
@@ -208,6 +213,8 @@ class Fabric:
                     cabling.furnish(sandbox, [])
             finally:
                 os.close(fd)
+        if sandbox.guest:
+            self._guests.release([endpoint.outside])
         self._holding.ready()
         self._holding.leave(endpoint)
         self._holding.tell_names(sandbox, segments)
@@ -244,6 +251,7 @@ class Fabric:
         self._unpublish(sandbox)
         self._holding.forget(sandbox)
         namespaces.remove(sandbox.path)
+        self._guests.release(sandbox.guest_ports)
 
     # The end
 
@@ -259,6 +267,7 @@ class Fabric:
         self._segments.forward_no_more()
         if not self._doors.filter.count_rules(self._doors.table, firewall.USER_CHAIN):
             self._doors.filter.commit([self._doors.table.delete()])
+        self._guests.dismantle()
         self._holding.quit()
 
     async def shut(self) -> None:

@@ -8,7 +8,8 @@ many there are, and the state of an engine that comes back is written in one tra
                 since bridges have route_localnet so that 127.0.0.1:PORT can be published)
     prerouting  a published port, asked for from anywhere but an internal network: DNAT
     output      the same, asked for by a process of the host
-    input       the address of a bridge belongs to that bridge's containers alone
+    input       the address of a bridge belongs to that bridge's containers alone; machines reach
+                nothing of the host (`kernel.guest_filter`)
     forward     the user's chain first; then what belongs to a known connection passes, containers
                 of one network may talk, whatever was published may be reached, containers may
                 reach out; everything else that is about our bridges is dropped
@@ -26,7 +27,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from skerry.kernel import nft
+from skerry.kernel import guest_filter, nft
 from skerry.kernel.netlink import Message
 
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
@@ -98,6 +99,11 @@ def table_of(root: str) -> nft.Table:
     return nft.Table(nft.NFPROTO_INET, f"skerry-{tag(root)}")
 
 
+def guests_of(root: str) -> nft.Table:
+    """The table of the bridges' ports that lead to machines. It is there once there was one."""
+    return nft.Table(nft.NFPROTO_BRIDGE, f"skerry-{tag(root)}")
+
+
 def tag(root: str) -> str:
     """Twelve hex digits that tell this engine's objects in the kernel from another's."""
     return hashlib.sha256(root.encode("utf-8", "surrogateescape")).hexdigest()[:12]
@@ -147,6 +153,21 @@ def port_elements(ports: Iterable[Published]) -> Elements:
 def is_mixed(port: Published) -> bool:
     """An IPv6 address of the host and an IPv4 address of the container: no rule joins these."""
     return ":" in port.host_ip and ":" not in port.address
+
+
+def guest_elements(ports: Iterable[str]) -> Elements:
+    """What links that lead to machines add to the table of guests."""
+    found = [(nft.ifname(port), b"") for port in ports if port]
+    return {"guests": found} if found else {}
+
+
+def setup_guests(table: nft.Table, elements: Elements) -> list[Message]:
+    """The whole table of guests, in place of what there is."""
+    messages = [table.add(), table.delete(), table.add(), table.add_set("guests", "ifname")]
+    messages.append(table.add_chain("input", kind="filter", hook="input"))
+    rules = guest_filter.marks(nft.meta("iifname") + nft.lookup("guests"))
+    messages += [table.add_rule("input", each) for each in rules]
+    return messages + add(table, elements)
 
 
 def merged(parts: Iterable[Elements]) -> Elements:
@@ -253,6 +274,8 @@ def _input() -> Iterator[tuple[str, bytes]]:
         other = nft.meta("iifname", 1) + _header(offset, length, 2)
         other += nft.lookup(f"own{digit}", absent=True)
         yield "input", _from("bridges") + gateway + other + _DROP
+    for rule in guest_filter.rules(internal=_from("internal")):
+        yield "input", rule
 
 
 def _forward(*, closed: bool) -> Iterator[tuple[str, bytes]]:

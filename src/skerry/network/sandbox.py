@@ -82,6 +82,13 @@ class Sandbox(NamedTuple):
     """--dns; empty for the host's."""
     links: tuple[tuple[str, str, str], ...] = ()
     """(network id, name, target name): names of --link that only this container knows."""
+    guest: bool = False
+    """A machine is behind the links: it reaches nothing of the host."""
+
+    @property
+    def guest_ports(self) -> tuple[str, ...]:
+        """The host's ends of a machine's links."""
+        return tuple(each.outside for each in self.endpoints if each.outside and self.guest)
 
 
 VERSION = 1
@@ -114,6 +121,7 @@ def from_plain(data: dict[str, Any]) -> Sandbox:
         resolver=data["resolver"],
         upstream=tuple(data["upstream"]),
         links=tuple((network, name, target) for network, name, target in data["links"]),
+        guest=data.get("guest", False),
     )
 
 

@@ -20,7 +20,7 @@ def test_what_is_saved_comes_back() -> None:
     port = Published("tcp", "", 8080, "10.0.0.2", 80, "br0")
     box = Sandbox(
         "c", "/run/ns/c", (endpoint("a"), endpoint("b")), (("80/tcp", port),), True, ("1.1.1.1",),
-        (("net-a", "db", "postgres"),),
+        (("net-a", "db", "postgres"),), True,
     )  # fmt: skip
     assert sandbox.from_plain(json.loads(json.dumps(sandbox.to_plain(box)))) == box
 
@@ -75,3 +75,15 @@ def test_a_host_that_forwarded_before_is_left_so() -> None:
     open_, closed = list(firewall.rules(closed=False)), list(firewall.rules(closed=True))
     assert len(closed) == len(open_) + 1
     assert ("forward", firewall.CLOSED) in closed
+
+
+def test_a_machines_links_are_in_the_table_of_guests() -> None:
+    ends = (endpoint("a"), endpoint("b")._replace(outside=""))
+    assert Sandbox("c", "/p", ends).guest_ports == ()
+    ports = Sandbox("c", "/p", ends, guest=True).guest_ports
+    assert ports == ("ve0",), "one that is not on a bridge has no port"
+    assert firewall.guest_elements(ports) == {"guests": [(b"ve0".ljust(16, b"\0"), b"")]}
+    assert firewall.guest_elements([]) == {}
+    table, other = firewall.guests_of("/a"), firewall.table_of("/a")
+    assert table.name == other.name
+    assert table.family != other.family

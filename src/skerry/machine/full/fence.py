@@ -84,8 +84,8 @@ def build(title: str, uid: int, taps: Iterable[tuple[str, bool]] = ()) -> None:
         messages.append(ports.add_chain("input", kind="filter", hook="input"))
         for tap, internal in plugged:
             mine = nft.meta("iifname") + nft.equal(nft.ifname(tap))
-            does = _DROP if internal else guest_filter.mark()
-            messages.append(ports.add_rule("input", mine + does))
+            does = [mine + _DROP] if internal else guest_filter.marks(mine)
+            messages += [ports.add_rule("input", each) for each in does]
     with nft.Nft() as kernel:
         kernel.commit(messages)
 

@@ -36,6 +36,28 @@ async def test_a_program_has_its_three_streams_and_nothing_else(world: Container
     assert set(links(inner.pid)) == {0, 1, 2}
 
 
+async def test_programs_heed_all_signals_whatever_the_engine_was_started_with(
+    world: ContainerWorld,
+) -> None:
+    ignored = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGRTMIN + 3)
+    before = [(number, signal.signal(number, signal.SIG_IGN)) for number in ignored]
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR2})
+    try:
+        task = world.task(["sleep", "100"])
+        started, _ = await world.start(task)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in before:
+            signal.signal(number, handler)
+    inner, _ = await world.driver.exec(
+        world.exec_task(task, ["sleep", "100"]), world.on_exit, attach=None
+    )
+    for pid in (started.pid, inner.pid):
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        rows = dict(line.split(":\t", 1) for line in lines)
+        assert [int(rows[name], 16) for name in ("SigBlk", "SigIgn", "SigCgt")] == [0, 0, 0]
+
+
 async def test_the_interpreter_cannot_be_written_even_after_its_end(world: ContainerWorld) -> None:
     task = world.task(["sleep", "100"])
     await world.start(task)

@@ -64,6 +64,19 @@ class TestLifeCycle:
         assert done.returncode == 1
         assert "invalid container ID" in done.stderr
 
+    def test_what_the_runtime_ignores_the_program_heeds(self, runtime: Runtime) -> None:
+        bundle = runtime.bundle(["/bin/grep", "-E", "SigIgn|SigBlk", "/proc/self/status"])
+        words = ("--root", str(runtime.root), "run", "-b", str(bundle), runtime.new_id())
+        ignore = [f"--ignore-signal={name}" for name in ("HUP", "INT", "QUIT", "RTMIN+4")]
+        done = subprocess.run(
+            ["env", *ignore, "--block-signal=TERM", runtime.program, *words],
+            capture_output=True,
+            timeout=60,
+            check=True,
+        )
+        # Here and with runc.
+        assert [int(line.split()[1], 16) for line in done.stdout.splitlines()] == [0, 0]
+
     def test_an_id_is_unique(self, runtime: Runtime) -> None:
         name = runtime.background(SLEEP)
         pid = runtime.state(name)["pid"]

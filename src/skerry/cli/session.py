@@ -114,8 +114,9 @@ class Session:
                 return  # it has just ended
 
         for number in PROXIED:
-            # A signal that our parent had us ignore (nohup) stays ignored.
-            if signal.getsignal(number) is not signal.SIG_IGN:
+            # A hang-up that our parent had us ignore (nohup) stays ignored; an interrupt that a
+            # shell had us ignore, for we are in the background, can still be sent by name.
+            if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:
                 self._handle(number, handler)
         self._handle(signal.SIGTTIN, signal.SIG_IGN)
         self._handle(signal.SIGCONT, self._continued)

@@ -14,6 +14,9 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
+    import signal
+else:
+    import _signal as signal
 
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 _MAX_HEAD = 64 * 1024
@@ -24,6 +27,9 @@ _STDOUT, _STDERR, _END = 1, 2, 4
 
 def entry() -> int:
     """The command's exit code."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        # By a shell that started us in the background; `kill -INT` ends us all the same.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     words = sys.argv[1:]
     if len(words) > 2 and words[0] == "exec":
         code = quick_exec(words[1], words[2:])

@@ -37,6 +37,7 @@ WORD = 8
 LINK_HEADER, NETWORK_HEADER, TRANSPORT_HEADER = 0, 1, 2
 DROP, ACCEPT, RETURN = 0, 1, -5
 _JUMP = -3
+_RTN_LOCAL = struct.pack("=I", 2)  # linux/rtnetlink.h
 _SET_MAP = 8
 
 TYPES = {"ipv4": (7, 4), "ipv6": (8, 16), "ether": (9, 8), "proto": (12, 4), "port": (13, 4)}
@@ -245,9 +246,11 @@ def redirected() -> bytes:
     return conntrack("status") + any_bit(_DNAT)
 
 
-def address_type(*, source: bool = False, register: int = 1) -> bytes:
-    """Load the routing type of an address (RTN_LOCAL is 2), in the host's byte order."""
-    return _expression("fib", be32(1, register), be32(2, 3), be32(3, 1 if source else 2))
+def to_host() -> bytes:
+    """Go on when the destination is an address of the host's own."""
+    of_destination, its_type = 2, 3  # NFTA_FIB_F_DADDR, NFT_FIB_RESULT_ADDRTYPE
+    kind = _expression("fib", be32(1, 1), be32(2, its_type), be32(3, of_destination))
+    return kind + equal(_RTN_LOCAL)
 
 
 def equal(value: bytes, register: int = 1) -> bytes:

@@ -23,7 +23,6 @@ administrator's; the engine never touches them.
 
 import hashlib
 import ipaddress
-import struct
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -32,7 +31,6 @@ from skerry.kernel.netlink import Message
 
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 USER_CHAIN = "user"
-_LOCAL = struct.pack("=I", 2)
 
 _SETS = {
     "bridges": ("ifname", ""),
@@ -262,7 +260,7 @@ def _dnat(family: int, digit: str, offset: int, length: int) -> tuple[bytes, byt
     at = _header(offset, length) + nft.meta("l4proto", word)
     at += nft.payload(nft.TRANSPORT_HEADER, 2, 2, word + 1)
     at += nft.lookup(f"published_at{digit}", into=1) + nft.dnat(family, 1, word)
-    anywhere = nft.address_type() + nft.equal(_LOCAL)
+    anywhere = nft.to_host()
     anywhere += nft.meta("l4proto") + nft.payload(nft.TRANSPORT_HEADER, 2, 2, nft.WORD + 1)
     anywhere += nft.lookup(f"published{digit}", into=1) + nft.dnat(family, 1, word)
     return at, anywhere

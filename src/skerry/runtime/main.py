@@ -24,8 +24,10 @@ def entry() -> int:
     gc.disable()
     if os.geteuid() == 0 and _name(sys.argv[1:]) in _ENTERS:
         _protect_interpreter()
+    from skerry.kernel import signals
     from skerry.runtime.dispatch import dispatch
 
+    signals.heed()
     code = dispatch(sys.argv[1:])
     try:
         sys.stdout.flush()

@@ -29,6 +29,7 @@ import socket
 import sys
 
 from skerry.base.errors import KernelFault
+from skerry.kernel import signals
 from skerry.kernel.capabilities import last_capability
 from skerry.kernel.cgroups import detect
 from skerry.kernel.descriptors import set_dumpable
@@ -48,6 +49,7 @@ _PR_SET_NAME = 15
 
 def serve(sock: _socket.socket, programs: Programs) -> None:
     """Fork a keeper for each message until the other end closes."""
+    signals.heed()  # What the engine was started with is no container's business.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # Nobody waits for keepers.
     gc.collect()
     gc.freeze()

@@ -4,6 +4,8 @@ import json
 import os
 import socket
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -121,3 +123,14 @@ def test_frames_may_be_cut_anywhere(
     assert start._carry(Socket(), b"") == 130  # type: ignore[arg-type]
     for number, said in written.items():
         assert said == b"".join(piece for stream, piece in outputs if stream == number)
+
+
+def test_an_interrupt_ends_a_command_that_a_shell_put_into_the_background() -> None:
+    script = (
+        "import os, sys; from skerry.cli import main, start; sys.argv = ['skerry', 'x'];"
+        "main.entry = lambda: os.kill(os.getpid(), 2); start.entry()"
+    )
+    command = ["env", "--ignore-signal=INT", sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == -2
+    assert "KeyboardInterrupt" in done.stderr

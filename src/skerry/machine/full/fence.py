@@ -22,8 +22,6 @@ from collections.abc import Iterable
 
 from skerry.kernel import guest_filter, links, netlink, nft
 
-_LOCAL = struct.pack("=I", 2)
-"""RTN_LOCAL, linux/rtnetlink.h."""
 _PREFIX = "skvm-"
 _RESOLVER = struct.pack(">H", 53)
 _INSIDE = ("veth", "tun")
@@ -43,7 +41,7 @@ def prefix(root: str) -> str:
 def rules(uid: int) -> list[bytes]:
     """For what the machine's user sends, in order; the set `ways` has bridges to the world."""
     mine = nft.meta("skuid") + nft.equal(struct.pack("=I", uid))
-    local = nft.address_type() + nft.equal(_LOCAL)
+    local = nft.to_host()
     resolver = nft.payload(nft.TRANSPORT_HEADER, 2, 2) + nft.equal(_RESOLVER)
     bridge = nft.meta("oifkind") + nft.equal(nft.ifname("bridge"))
     elsewhere = nft.meta("oifname") + nft.lookup("ways", absent=True)

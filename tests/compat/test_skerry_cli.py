@@ -178,7 +178,7 @@ class TestRun:
             (("--network", "nosuch"), "network nosuch not found"),
             (("--device", "/dev/nosuch"), '"/dev/nosuch": no such file or directory'),
             (("--user", "nosuch"), "unable to find user nosuch"),
-            (("--cap-add", "nosuch"), "invalid capability"),
+            (("--cap-add", "nosuch"), "invalid CapAdd"),
             (("--mount", "type=bind,src=/proc/nosuch,dst=/x"), "does not exist: /proc/nosuch"),
             (("--cpus", "10000"), "range of CPUs"),
             (("--log-driver", "nosuch"), "looking up logging plugin nosuch"),

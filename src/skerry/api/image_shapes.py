@@ -30,6 +30,11 @@ CONFIG_DEFAULTS: Json = {
     "OnBuild": None,
     "Labels": None,
 }
+OF_IMAGES = frozenset(
+    """ArgsEscaped Cmd Entrypoint Env ExposedPorts Healthcheck Labels OnBuild Shell StopSignal User
+    Volumes WorkingDir""".split()
+)
+"""What an image says of containers; the rest of a configuration is containers' own."""
 
 
 def created_seconds(image: Image) -> int:
@@ -68,7 +73,7 @@ def inspect(image: Image, version: Version, referrers: list[Referrer]) -> Json:
     """`GET /images/{name}/json`; `Referrers`, our own, is there when there are some."""
     config = {**CONFIG_DEFAULTS, **image.config}
     if versions.has_short_config(version):
-        config = {k: v for k, v in config.items() if k in image.config or v}
+        config = {key: config[key] for key in config if key in OF_IMAGES}
     result: Json = {
         "Id": image.id,
         "RepoTags": list(image.tags),

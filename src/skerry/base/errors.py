@@ -72,7 +72,8 @@ class KernelFault(SystemFault):
     def __init__(self, action: str, errno: int, *, hint: str = "") -> None:
         import os
 
-        super().__init__(f"{action}: {os.strerror(errno)}", hint=hint)
+        # Clients look for Go's words, which are small letters, to choose their exit code.
+        super().__init__(f"{action}: {os.strerror(errno).lower()}", hint=hint)
         self.action = action
         self.errno = errno
 

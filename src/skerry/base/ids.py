@@ -43,3 +43,14 @@ def check_name(name: str, kind: str = "container") -> str:
             f"Invalid {kind} name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
         )
     return name
+
+
+def check_volume_name(name: str) -> str:
+    """The same for a volume, in the words that Docker has for those."""
+    if not NAME_PATTERN.fullmatch(name) or len(name) > 255:
+        raise InvalidInput(
+            f'create {name}: "{name}" includes invalid characters for a local volume name, '
+            'only "[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host '
+            "directory, use absolute path"
+        )
+    return name

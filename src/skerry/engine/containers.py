@@ -146,7 +146,7 @@ class Containers:
         for text in host.get("VolumesFrom") or ():
             reference, _, mode = text.partition(":")
             if mode not in ("", "ro", "rw", "z", "Z"):
-                raise InvalidInput(f"invalid mode for volumes-from: {mode}")
+                raise InvalidInput(f"invalid mode: {mode}")
             for point in self._roster.find(reference).record.mounts:
                 if point.kind == "tmpfs":
                     continue
@@ -283,10 +283,13 @@ class Containers:
         old = container.record.name
         if not name:
             raise InvalidInput("Neither old nor new names may be empty")
-        name = check_name(name.removeprefix("/"))
-        if name == old:
+        if name.removeprefix("/") == old:
             raise InvalidInput("Renaming a container with the same name as its current name")
-        self._roster.check_free(name)
+        try:
+            name = check_name(name.removeprefix("/"))
+            self._roster.check_free(name)
+        except (InvalidInput, Conflict) as wrong:
+            raise type(wrong)(f"Error when allocating new name: {wrong.message}") from None
         self._roster.rename(container, name)
         self._lifecycle.save(container)
         self._endpoints.rename(container)

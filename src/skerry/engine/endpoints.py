@@ -14,7 +14,7 @@ import logging
 import os
 from collections.abc import Iterator
 
-from skerry.base.errors import Conflict, SkerryError, SystemFault
+from skerry.base.errors import Conflict, NotFound, SkerryError, SystemFault
 from skerry.engine import endpoint_config
 from skerry.engine.connections import Connections
 from skerry.engine.container import Container
@@ -95,7 +95,10 @@ class Endpoints:
         fabric = await self._networks.need()
         if BRIDGE in wanted:
             await self._networks.default()
-        networks = {name: self._networks.find(name) for name in wanted}
+        try:
+            networks = {name: self._networks.find(name) for name in wanted}
+        except NotFound as missing:
+            raise NotFound(f"failed to set up container networking: {missing.message}") from None
         sandbox = self._plan.sandbox(saved, networks)
         self._sandboxes.keep(sandbox)
         try:
@@ -111,8 +114,8 @@ class Endpoints:
             if isinstance(error, Conflict):
                 first = sandbox.endpoints[0]
                 raise SystemFault(
-                    "driver failed programming external connectivity on endpoint "
-                    f"{saved.name} ({first.id}): {error.message}",
+                    "failed to set up container networking: driver failed programming "
+                    f"external connectivity on endpoint {saved.name} ({first.id}): {error.message}",
                     hint=error.hint,
                 ) from None
             raise

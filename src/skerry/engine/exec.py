@@ -6,6 +6,7 @@ what ended meanwhile is still known by its id, with its exit code.
 """
 
 import asyncio
+import errno
 import os
 import shutil
 import time
@@ -18,6 +19,7 @@ from skerry.base.errors import (
     Conflict,
     GuestFault,
     InvalidInput,
+    KernelFault,
     NotFound,
     SkerryError,
 )
@@ -143,7 +145,17 @@ class Execs:
         return exec
 
     def check(self, exec: Exec) -> None:
-        """Conflict when it cannot be started: it was already, or its container does not run."""
+        """Conflict when it cannot be started: it was already, or its container does not run;
+        InvalidInput when there is no such user."""
+        self._check_startable(exec)
+        try:
+            self._user(exec.container, exec.wanted)
+        except SkerryError:
+            # Clients ask for the code of an exec that they could not start.
+            self._failed(exec, 126)
+            raise
+
+    def _check_startable(self, exec: Exec) -> None:
         if exec.started:
             raise Conflict(f"Error: Exec command {exec.id} has already run")
         self._check(exec.container)
@@ -168,7 +180,7 @@ class Execs:
 
         GuestFault for a command that is not there, with the exit code noted.
         """
-        self.check(exec)
+        self._check_startable(exec)
         container = exec.container
         wanted = dict(exec.wanted)
         if terminal is not None:
@@ -205,6 +217,8 @@ class Execs:
             code = 126
             if isinstance(error, CommandNotFound | CommandNotExecutable):
                 code = error.exit_code
+            elif isinstance(error, KernelFault) and error.errno == errno.ENOENT:
+                code = 127
             self._failed(exec, code)
             raise
         self._save(exec)

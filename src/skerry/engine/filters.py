@@ -11,7 +11,7 @@ from skerry.engine.roster import Roster
 
 Filters = Mapping[str, frozenset[str]]
 
-STATUSES = frozenset({"created", "running", "paused", "restarting", "removing", "exited", "dead"})
+STATUSES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
 KNOWN = frozenset(
     """ancestor before exited expose health id is-task isolation label name network publish since
     status volume""".split()
@@ -62,7 +62,10 @@ class Selection:
                 raise InvalidInput(f"invalid filter '{key}'")
         for status in filters.get("status", ()):
             if status not in STATUSES:
-                raise InvalidInput(f"invalid filter 'status={status}'")
+                raise InvalidInput(
+                    f"invalid filter 'status={status}': invalid value for state ({status}): "
+                    f"must be one of {', '.join(STATUSES)}"
+                )
         self._filters = filters
         self._images = images
         self._codes = {self._number(text) for text in filters.get("exited", ())}
@@ -78,7 +81,7 @@ class Selection:
         try:
             return int(text)
         except ValueError:
-            raise InvalidInput(f"invalid filter 'exited={text}'") from None
+            raise InvalidInput(f"invalid filter 'exited={text}': no whole number") from None
 
     def _times(self, key: str, roster: Roster) -> list[int]:
         result = []

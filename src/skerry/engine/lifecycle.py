@@ -21,6 +21,7 @@ from skerry.base.errors import (
     CommandNotFound,
     Conflict,
     GuestFault,
+    InvalidInput,
     NotModified,
     SkerryError,
 )
@@ -358,7 +359,11 @@ class Lifecycle:
     async def end(self, container: Container, timeout: int | None = None, signal: str = "") -> None:
         """As stop, without a word about it."""
         config = container.record.config
-        number = parse_signal(signal or config.get("StopSignal") or DEFAULT_STOP)
+        try:
+            number = parse_signal(signal or config.get("StopSignal") or DEFAULT_STOP)
+        except InvalidInput as wrong:
+            name = container.record.name
+            raise InvalidInput(f"cannot stop container: {name}: {wrong.message}") from None
         if timeout is None:
             timeout = config.get("StopTimeout", STOP_TIMEOUT)
         container.exit_on_next = True
@@ -389,11 +394,14 @@ class Lifecycle:
 
     async def kill(self, container: Container, signal: str = "") -> None:
         """Send a signal. Conflict when it does not run."""
-        number = parse_signal(signal or "SIGKILL")
+        name = container.record.name
+        try:
+            number = parse_signal(signal or "SIGKILL")
+        except InvalidInput as wrong:
+            raise InvalidInput(f"cannot kill container: {name}: {wrong.message}") from None
         if not container.running:
             raise Conflict(
-                f"cannot kill container: {container.record.name}: container {container.id} "
-                "is not running"
+                f"cannot kill container: {name}: container {container.id} is not running"
             )
         stop_signal = container.record.config.get("StopSignal") or DEFAULT_STOP
         if number in (SIGKILL, parse_signal(stop_signal)):
@@ -432,7 +440,7 @@ class Lifecycle:
             if container.state.status == "paused":
                 raise Conflict(f"Container {container.id} is already paused")
             if not container.running:
-                raise Conflict(f"Container {container.id} is not running")
+                raise Conflict(f"container {container.id} is not running")
             await self._driver.pause(container.id)
             container.state.status = "paused"
             self.save(container)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from skerry.base.errors import InvalidInput, Unsupported
-from skerry.base.ids import NAME_PATTERN, check_name
+from skerry.base.ids import check_volume_name
 from skerry.engine.record import MountPoint
 from skerry.runtime.mount_options import SUBPATH
 
@@ -44,22 +44,16 @@ def parse_bind(text: str) -> MountPoint:
         return MountPoint("volume", _target(parts[0], text), anonymous=True)
     if len(parts) == 2 and not parts[1].startswith("/"):
         raise InvalidInput(
-            f"invalid volume specification: '{text}': invalid mount config for type: "
-            f"mount path must be absolute: '{parts[1]}'"
+            f"invalid volume specification: '{text}': invalid mount config for type \"bind\": "
+            f"invalid mount path: '{parts[1]}' mount path must be absolute"
         )
     source, target = parts[0], _target(parts[1], text)
     point = MountPoint("bind" if source.startswith("/") else "volume", target)
     if point.kind == "bind":
         point.source = posixpath.normpath("/" + source.lstrip("/"))
         point.options = ["create"]
-    elif NAME_PATTERN.fullmatch(source):
-        point.name = source
     else:
-        raise InvalidInput(
-            f'create {source}: "{source}" includes invalid characters for a local volume name, '
-            'only "[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host '
-            "directory, use absolute path"
-        )
+        point.name = check_volume_name(source)
     _bind_options(point, parts[2] if len(parts) == 3 else "", text)
     return point
 
@@ -111,7 +105,7 @@ def parse_mount(raw: Mapping[str, Any]) -> MountPoint:
             raise InvalidInput("must not set Subpath when using anonymous volumes")
         point.labels = dict(options.get("Labels") or {})
         point.driver_options = dict((options.get("DriverConfig") or {}).get("Options") or {})
-        point.name = check_name(source, "volume") if source else ""
+        point.name = check_volume_name(source) if source else ""
         point.anonymous = not source
         point.copy_up = not options.get("NoCopy")
     elif kind == "image":
@@ -186,7 +180,7 @@ def parse_tmpfs(text: str, start: Iterable[str] = TMPFS_DEFAULT) -> list[str]:
         elif equals and key in _TMPFS_VALUES and value:
             result = [each for each in result if not each.startswith(f"{key}=")] + [option]
         else:
-            raise InvalidInput(f"invalid tmpfs option {option!r:.60}")
+            raise InvalidInput(f'invalid tmpfs option "{option:.60}"')
     return result
 
 

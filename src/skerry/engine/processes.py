@@ -91,7 +91,8 @@ async def top(pids: list[int], arguments: str) -> Table:
         raise SystemFault("top: the host has no ps", hint="install procps") from None
     out, err = await process.communicate()
     if process.returncode:
-        raise SystemFault(f"Error running ps: {err.decode('utf-8', 'replace').strip():.300}")
+        why = err.decode("utf-8", "replace").strip().partition("\n")[0]
+        raise SystemFault(f"ps: {why:.300}")
     return parse_ps(out[:LIMIT].decode("utf-8", "replace"), set(pids))
 
 

@@ -20,14 +20,14 @@ class Security(NamedTuple):
     apparmor: str = ""
 
 
-def _name(text: str, known: Mapping[str, int]) -> str:
+def _name(text: str, known: Mapping[str, int], where: str) -> str:
     name = text.upper()
     if name == "ALL":
         return name
     if not name.startswith("CAP_"):
         name = f"CAP_{name}"
     if name not in known:
-        raise InvalidInput(f'invalid capability: "{text}"')
+        raise InvalidInput(f'invalid {where}: unknown capability: "{name}"')
     return name
 
 
@@ -39,8 +39,8 @@ def capabilities(
     `known` holds what this kernel knows. ALL in `add` starts from everything, ALL in `drop` from
     nothing. InvalidInput for an unknown name.
     """
-    adds = [_name(each, known) for each in add]
-    drops = {_name(each, known) for each in drop}
+    adds = [_name(each, known, "CapAdd") for each in add]
+    drops = {_name(each, known, "CapDrop") for each in drop}
     if privileged:
         return tuple(known)
     if "ALL" in adds:

@@ -14,7 +14,7 @@ def parse_signal(text: str) -> int:
         number = int(name) if len(name) < 4 else 0
         if 1 <= number <= signal.NSIG - 1:
             return number
-        raise InvalidInput(f"Invalid signal: {text:.40}")
+        raise InvalidInput(f"invalid signal: {text:.40}")
     name = name.removeprefix("SIG")
     for base, sign in (("RTMIN", 1), ("RTMAX", -1)):
         head, tail = name[: len(base)], name[len(base) :]
@@ -31,8 +31,8 @@ def parse_signal(text: str) -> int:
                 number = start + sign * int(offset)
                 if 34 <= number <= signal.NSIG - 1:
                     return number
-            raise InvalidInput(f"Invalid signal: {text:.40}")
+            raise InvalidInput(f"invalid signal: {text:.40}")
     try:
         return int(signal.Signals[f"SIG{name}"])
     except KeyError:
-        raise InvalidInput(f"Invalid signal: {text:.40}") from None
+        raise InvalidInput(f"invalid signal: {text:.40}") from None

@@ -75,8 +75,8 @@ class Transfer:
         async def work(tell: Tell) -> None:
             async with self.client(reference.registry, credential) as client:
                 push = Push(self._store, client)
-                found = push.images(reference)
                 tell({"status": f"The push refers to repository [{reference.name}]"})
+                found = push.images(reference)
                 for each, image in found:
                     await push.one(each, image, tell)
             self._emit("push", reference)

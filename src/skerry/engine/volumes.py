@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from skerry.base.errors import Conflict, InvalidInput, NotFound, SkerryError, SystemFault
-from skerry.base.ids import check_name, new_id
+from skerry.base.ids import check_volume_name, new_id
 from skerry.engine import local_driver
 from skerry.engine.record import MountPoint
 
@@ -115,7 +115,7 @@ class Volumes:
         options: Mapping[str, str] | None = None,
     ) -> Volume:
         """Make it, or give the one that has the name. InvalidInput, Unsupported for options."""
-        name = check_name(name, "volume") if name else new_id()
+        name = check_volume_name(name) if name else new_id()
         try:
             parsed = local_driver.parse(options or {})
         except InvalidInput as wrong:

@@ -120,7 +120,7 @@ async def test_wait_for_what_is_no_condition(http: aiohttp.ClientSession) -> Non
     [
         ({"Image": "absent"}, 404, "No such image: absent"),
         ({**BODY, "Tty": "yes"}, 400, "Tty"),
-        ({**BODY, "HostConfig": {"CapAdd": ["FLY"]}}, 400, "invalid capability"),
+        ({**BODY, "HostConfig": {"CapAdd": ["FLY"]}}, 400, "invalid CapAdd"),
         ({**BODY, "HostConfig": {"NetworkMode": "mine"}}, 400, "network mine not found"),
         ({**BODY, "HostConfig": {"PortBindings": {"80/tcp": [{}]}}}, 501, "cannot publish"),
         ({**BODY, "HostConfig": {"Sysctls": {"kernel.panic": "1"}}}, 400, "sysctl"),

@@ -32,7 +32,7 @@ def test_the_hint_stands_apart() -> None:
 def test_kernel_faults_keep_errno_and_name_the_call() -> None:
     fault = KernelFault("open /x", errno.ENOENT, hint="h")
     assert (fault.errno, fault.action) == (errno.ENOENT, "open /x")
-    assert fault.message == "open /x: No such file or directory"
+    assert fault.message == "open /x: no such file or directory"
     assert isinstance(fault, errors.SystemFault)
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skerry.base.errors import InvalidInput
-from skerry.base.ids import check_name, new_id, random_name, short
+from skerry.base.ids import check_name, check_volume_name, new_id, random_name, short
 
 
 def test_ids_are_64_digits_and_all_different() -> None:
@@ -30,8 +30,10 @@ def test_random_names_are_names() -> None:
     "name", ["", "a", "-a", "_ab", "a b", "a/b", "..", "é1", "a" * 256, "ab\n"]
 )
 def test_what_is_no_name(name: str) -> None:
-    with pytest.raises(InvalidInput, match="Invalid volume name"):
-        check_name(name, "volume")
+    with pytest.raises(InvalidInput, match="Invalid machine name"):
+        check_name(name, "machine")
+    with pytest.raises(InvalidInput, match="includes invalid characters for a local volume name"):
+        check_volume_name(name)
 
 
 @given(st.text(max_size=40))

@@ -125,7 +125,7 @@ def test_targets_are_below_the_working_directory(before: str, target: str, expec
         ("COPY --from=$A x y", "variable expansion is not supported for --from"),
         ("COPY a b c", "destination must be a directory and end with a /"),
         ("EXPOSE 70000", "invalid containerPort"),
-        ("STOPSIGNAL SIGNOPE", "Invalid signal: SIGNOPE"),
+        ("STOPSIGNAL SIGNOPE", "invalid signal: SIGNOPE"),
         ("WORKDIR $NOTHING", "WORKDIR requires a path"),
         ("RUN --mount=type=cache x", "a target is required"),
         ("RUN --mount=type=cash,target=/x x", "did you mean cache"),

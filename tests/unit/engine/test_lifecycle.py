@@ -108,7 +108,7 @@ async def test_kill_needs_a_running_container(engine: Engine, create: Create) ->
     container = await create("killed")
     with pytest.raises(Conflict, match="is not running"):
         await engine.lifecycle.kill(container)
-    with pytest.raises(InvalidInput, match="Invalid signal"):
+    with pytest.raises(InvalidInput, match="invalid signal"):
         await engine.lifecycle.kill(container, "SIGNOTHING")
 
 

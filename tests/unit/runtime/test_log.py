@@ -162,7 +162,7 @@ def test_a_full_disk_costs_entries_and_not_the_program() -> None:
 
 
 def test_missing_directory_is_named(tmp_path: Path) -> None:
-    with pytest.raises(KernelFault, match=r"opening log .*/none/log: No such file"):
+    with pytest.raises(KernelFault, match=r"opening log .*/none/log: no such file"):
         JsonFileLog(str(tmp_path / "none" / "log"), 0, 1)
 
 

@@ -109,6 +109,9 @@ async def prune(call: Call) -> web.StreamResponse:
     for volume in call.engine.volumes.all():
         if call.engine.volumes.in_use(volume.name) or not (volume.anonymous or everything):
             continue
+        if volume.options:
+            # As with Docker: what somebody has configured goes by name only.
+            continue
         if not all(label_matches(volume.labels, each) for each in filters.get("label", ())):
             continue
         if any(label_matches(volume.labels, each) for each in filters.get("label!", ())):

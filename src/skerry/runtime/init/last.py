@@ -146,7 +146,9 @@ def enter_folder(folder: str) -> bool:
     except PermissionError:
         return False
     except OSError as error:
-        raise KernelFault(f"chdir to cwd ({folder!r:.200})", error.errno or 0) from None
+        raise KernelFault(
+            f'chdir to cwd ("{folder:.200}") set in config.json failed', error.errno or 0
+        ) from None
     return True
 
 
@@ -156,7 +158,7 @@ def enter_and_check(folder: str, *, entered: bool) -> None:
     A folder that the root does not lead to has no path: somebody's descriptor led there.
     """
     if not entered and not enter_folder(folder):
-        raise KernelFault(f"chdir to cwd ({folder!r:.200})", errno.EACCES)
+        raise KernelFault(f'chdir to cwd ("{folder:.200}") set in config.json failed', errno.EACCES)
     try:
         inside = os.getcwd().startswith("/")
     except OSError:

@@ -7,7 +7,7 @@ import os
 
 from skerry.base.errors import SystemFault
 from skerry.base.settings import Settings
-from skerry.engine import facts, instance, walls
+from skerry.engine import facts, instance, machine_settings, walls
 from skerry.engine.archive import Archive
 from skerry.engine.archives import Archives
 from skerry.engine.containers import Containers
@@ -176,6 +176,8 @@ def make_folders(settings: Settings) -> None:
 
 
 def _default_driver(settings: Settings, roster: Roster) -> Driver:
+    spares = machine_settings.load(settings.root).spares
+
     def containers() -> Driver:
         # Imported late: the unit tests of the services need no runtime.
         from skerry.runtime.driver import RuntimeDriver
@@ -185,7 +187,7 @@ def _default_driver(settings: Settings, roster: Roster) -> Driver:
     def machines() -> Driver:
         from skerry.machine.driver import MachineDriver
 
-        return MachineDriver(settings.root)
+        return MachineDriver(settings.root, spares=spares)
 
     def choose(id: str) -> str:
         container = roster.get(id)

@@ -1,16 +1,12 @@
 """What the administrator has said about networks: `<root>/engine.json` and the command line."""
 
 import ipaddress
-import json
-import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from skerry.base.errors import InvalidInput
-from skerry.engine import network_record
+from skerry.engine import network_record, settings_file
 from skerry.network import ipam
-
-LIMIT = 1 << 20
 
 
 class NetworkSettings(NamedTuple):
@@ -33,7 +29,7 @@ class NetworkSettings(NamedTuple):
 def load(root: str, publish_default_address: str = "") -> NetworkSettings:
     """The settings of the engine with this root; an address that was given on the command line
     wins over the file's."""
-    settings = read_settings(os.path.join(root, "engine.json"))
+    settings = read_settings(settings_file.path_in(root))
     if not publish_default_address:
         return settings
     address = network_record.parse_address(publish_default_address, "--publish-default-address")
@@ -42,15 +38,7 @@ def load(root: str, publish_default_address: str = "") -> NetworkSettings:
 
 def read_settings(path: str) -> NetworkSettings:
     """Read the engine's settings file; none is fine. InvalidInput names what is wrong."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            data = json.loads(file.read(LIMIT))
-    except FileNotFoundError:
-        return NetworkSettings()
-    except (OSError, ValueError, RecursionError) as error:
-        raise InvalidInput(f"cannot read the settings in {path}: {error}") from None
-    if not isinstance(data, dict):
-        raise InvalidInput(f"{path}: expected an object")
+    data = settings_file.read(path)
     try:
         return parse_settings(data)
     except InvalidInput as error:

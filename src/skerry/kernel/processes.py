@@ -1,4 +1,4 @@
-"""What the kernel says about a process: proc_pid_stat(5)."""
+"""What the kernel says about processes and memory: proc_pid_stat(5), proc_meminfo(5)."""
 
 
 def facts(pid: int) -> tuple[str, int] | None:
@@ -14,3 +14,25 @@ def facts(pid: int) -> tuple[str, int] | None:
     # The name in parentheses may hold anything, so count from the last one.
     words = data[data.rindex(b")") + 2 :].split()
     return words[0].decode(), int(words[19])
+
+
+def own_memory(pid: int) -> int:
+    """Bytes that a process shares with no file and no other process but a fork; 0 without one."""
+    return _kilobytes(f"/proc/{pid}/status", b"RssAnon:")
+
+
+def memory() -> tuple[int, int]:
+    """Bytes that the host has, and that new programs could have without swapping."""
+    path = "/proc/meminfo"
+    return _kilobytes(path, b"MemTotal:"), _kilobytes(path, b"MemAvailable:")
+
+
+def _kilobytes(path: str, name: bytes) -> int:
+    try:
+        with open(path, "rb") as file:
+            for line in file:
+                if line.startswith(name):
+                    return int(line.split()[1]) << 10
+    except (OSError, ValueError):
+        return 0
+    return 0

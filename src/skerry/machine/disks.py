@@ -3,6 +3,7 @@
     <root>/machines/layers/<key>.erofs    a chain of layers, made once, shared, read-only
     <root>/machines/blank.raw             an empty ext4, sparse
     <root>/machines/blank.qcow2           an empty overlay over it; copied for each container
+    <root>/machines/rehearsal.erofs       a shell, for `rehearsal`
 
 The key is over the layers' folders in their order. A chain is one file system because a machine has
 few slots for disks and images have many layers; what two images share is on disk twice.
@@ -26,7 +27,9 @@ from skerry.machine import orderly
 from skerry.machine.full.confine import Bind, Confined
 from skerry.machine.full.disks import judge
 from skerry.machine.full.qemu import interpreter
+from skerry.machine.kit import shared_libraries
 from skerry.machine.qemu import SLOT_SIZE
+from skerry.machine.rehearsal import FILES, PROGRAM
 
 _PATIENCE = 1800.0
 _CHECK_SECONDS = 600
@@ -143,6 +146,26 @@ class Disks:
                 raise SystemFault(f"an image of more than {SLOT_SIZE >> 30} GiB")
             os.truncate(fresh, SLOT_SIZE)
             os.rename(fresh, path)
+
+    def rehearsal(self) -> Path:
+        """An erofs with a shell and what it is linked with, for `rehearsal`."""
+        path = self._folder / "rehearsal.erofs"
+        if path.exists():
+            return path
+        with self._locked(path.name):
+            if path.exists():
+                return path
+            with tempfile.TemporaryDirectory(prefix=_HALF_MADE, dir=self._folder) as tree:
+                os.chmod(tree, 0o755)
+                for source in (PROGRAM, *shared_libraries([PROGRAM])):
+                    copy = Path(f"{tree}{source}")
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(source, copy)
+                os.mkdir(f"{tree}/etc")
+                for name in FILES:
+                    Path(tree, "etc", name).touch()
+                self._make(Overlay((tree,)), path)
+        return path
 
     def floor(self, chain: Sequence[Path]) -> str:
         """What lies below these frozen disks: the blank one, or nothing (empty) when the last of

@@ -46,6 +46,7 @@ from skerry.machine.accel import choose
 from skerry.machine.disks import Disks
 from skerry.machine.guest import identity
 from skerry.machine.shape import Shape, shape_for
+from skerry.machine.spares import TAKE_SECONDS, Pattern, Spare, Spares
 from skerry.machine.templates import Templates
 from skerry.runtime import bundle, plan, rundir, tiny_init
 from skerry.runtime.driver import RuntimeDriver, leftovers
@@ -73,13 +74,19 @@ class MachineDriver(RuntimeDriver):
 
     name = "vm"
 
-    def __init__(self, root: str, *, cgroup_parent: str = "/skerry") -> None:
-        """`root` is the engine's; kits, templates and disks are kept below it."""
+    def __init__(self, root: str, *, cgroup_parent: str = "/skerry", spares: int = 0) -> None:
+        """`root` is the engine's; kits, templates and disks are kept below it. At most so many
+        `spares` stand ready."""
         super().__init__(cgroup_parent=cgroup_parent, spawner=Spawner(_BOOT))
         self.templates = Templates(Path(root))
         self.disks = Disks(Path(root, "machines"))
+        self.spares = Spares(
+            self.disks, self._spawner.send, self._cgroup_parent, spares, lambda: self._busy > 0
+        )
         self._guests: dict[str, tuple[Task, planning.Guest]] = {}
         self._lines: dict[str, Control] = {}
+        self._given: dict[str, Spare] = {}
+        """Spares that are promised to a start, by its run directory."""
         self._busy = 0
         """Starts that may be about to open a template or a disk by its name."""
 
@@ -206,7 +213,33 @@ class MachineDriver(RuntimeDriver):
             },
         }
         body = warden.pack_conf(conf, guest.plan.to_wire())
-        return await self._run(task.id, head, body, on_exit, attach)
+        if conf.saved or conf.shares:
+            # Memory of their own, which no spare has.
+            return await self._run(task.id, head, body, on_exit, attach)
+        if spare := self.spares.take(frozen.key):
+            self._given[task.run_dir] = spare
+        try:
+            return await self._run(task.id, head, body, on_exit, attach)
+        finally:
+            self._given.pop(task.run_dir, None)
+            folder = os.path.dirname(task.run_dir)
+            self.spares.asked(Pattern(frozen, guest.shape, conf.accel, dict(task.spec), folder))
+
+    def _send(self, head: dict[str, Any], body: bytes, fds: tuple[int, ...]) -> None:
+        """To the spare that the request was promised, the first time."""
+        spare = self._given.pop(head["run_dir"], None)
+        if spare is None:
+            super()._send(head, body, fds)
+            return
+        spare.give(head, body, fds)
+        self._in_background(self._see_taken(spare))
+
+    async def _see_taken(self, spare: Spare) -> None:
+        """One that does nothing is killed; then the request is sent again."""
+        try:
+            await asyncio.wait_for(spare.ended.wait(), TAKE_SECONDS)
+        except TimeoutError:
+            await asyncio.to_thread(spare.kill)
 
     def _prepare_disks(self, task: Task) -> str:
         self.disks.prepare()
@@ -353,6 +386,7 @@ class MachineDriver(RuntimeDriver):
         """Let go of everything without ending any task."""
         for run_dir in list(self._lines):
             self._hang_up(run_dir)
+        await self.spares.close()
         await super().close()
         self.templates.close()
 
@@ -373,7 +407,9 @@ class MachineDriver(RuntimeDriver):
     async def tidy(self, chains: list[Overlay]) -> int:
         """Remove them; the bytes that were freed."""
         found = self.unused(chains)
-        self.templates.forget({path.name for path in found.templates})
+        keys = {path.name for path in found.templates}
+        self.spares.forget(keys)
+        self.templates.forget(keys)
         return await asyncio.to_thread(found.set_aside().remove)
 
     # Behind the wall
@@ -526,30 +562,12 @@ class MachineDriver(RuntimeDriver):
             below = frozen_disks(overlay)
             accel = self.templates.accel
             os.makedirs(run_dir, 0o700, exist_ok=True)
-            conf = warden.Conf(
-                id=container_id,
-                run_dir=run_dir,
-                cgroup="",
-                jail=os.path.join(run_dir, "jail"),
-                ram=f"/proc/{os.getpid()}/fd/{frozen.ram}",
-                share=False,
-                state=frozen.state,
-                saved=False,
-                renew={},
-                layers=layers,
-                below=[str(disk) for disk in below],
+            conf = warden.bare(
+                container_id, run_dir, frozen.state, f"/proc/{os.getpid()}/fd/{frozen.ram}",
+                shape=shape, accel=(accel.name, accel.cpu, accel.tsc_khz), layers=layers,
                 writable=os.path.join(os.path.dirname(overlay.upper), DISK),
-                blank=self.disks.floor(below),
-                shape=(shape.memory, shape.cpus),
-                accel=(accel.name, accel.cpu, accel.tsc_khz),
-                network="",
-                files={},
-                hostname="",
-                terminal=False,
-                size=(0, 0),
-                open_stdin=False,
-                shares=[],
-            )
+                below=[str(disk) for disk in below], blank=self.disks.floor(below),
+            )  # fmt: skip
             await lean.run("reader", json.dumps([conf, request, os.getpid()]), fd)
         finally:
             os.close(fd)

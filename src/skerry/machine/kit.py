@@ -196,7 +196,7 @@ def _write_initramfs(
             needed.append(path)
     archive.data(interpreter, note(interpreter, Path(interpreter).read_bytes()), 0o755)
     archive.link("usr/bin/python3", interpreter)
-    for library in _shared_libraries(needed):
+    for library in shared_libraries(needed):
         # Written below the link /lib64, it would go nowhere.
         real = f"{os.path.realpath(os.path.dirname(library))}/{os.path.basename(library)}"
         archive.data(real, note(real, Path(library).read_bytes()), 0o755)
@@ -262,7 +262,7 @@ def _modules() -> Iterator[tuple[str, bytes, bytes]]:
     yield f"{library}/lib-dynload/.keep", version.encode(), b""
 
 
-def _shared_libraries(programs: list[str]) -> list[str]:
+def shared_libraries(programs: list[str]) -> list[str]:
     """What the dynamic linker would load (ldd(1)), and the linker itself."""
     said = subprocess.run(["ldd", *programs], capture_output=True, text=True, check=False).stdout
     return sorted(set(re.findall(r"(?:=> |^\s+)(/[^\s]+)", said, re.MULTILINE)))

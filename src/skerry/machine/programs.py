@@ -8,12 +8,12 @@ import termios
 from contextlib import suppress
 from typing import Any
 
-from skerry.base.errors import Conflict, InvalidInput, SkerryError, SystemFault
+from skerry.base.errors import Conflict, InvalidInput, SkerryError, SystemFault, Unavailable
 from skerry.kernel import cgroups
 from skerry.kernel.cgroups import Cgroup, Layout
 from skerry.kernel.descriptors import pidfd_open
 from skerry.kernel.syscalls import libc
-from skerry.machine import warden
+from skerry.machine import spare, warden
 from skerry.runtime import rundir, wire
 from skerry.runtime.containers import Containers
 from skerry.runtime.starter import Ends, Launched, OnCloned
@@ -29,6 +29,23 @@ class Machines(Containers):
     def __init__(self, layout: Layout) -> None:
         super().__init__(layout)
         self._layout = layout
+        self._spare: spare.Spare | None = None
+
+    def stand_by(
+        self, datagram: bytes, fds: tuple[int, ...]
+    ) -> tuple[bytes, tuple[int, ...]] | None:
+        """See Programs.stand_by: with a machine that is ready."""
+        found = spare.stand_by(datagram, fds, self._layout)
+        if found is None:
+            return None
+        self._spare, request, received = found
+        return request, received
+
+    def started(self) -> None:
+        """See Programs.started."""
+        if self._spare is not None:
+            self._spare.clear()
+            self._spare = None
 
     def launch(
         self, head: dict[str, Any], body: bytes, ends: Ends, on_cloned: OnCloned
@@ -48,30 +65,38 @@ class Machines(Containers):
         limits = cgroups.plan(conf.cgroup, head.get("limits"), self._layout, devices=False)
         group.create(limits)
         try:
-            listening, telling = os.pipe2(os.O_CLOEXEC)
-            pid = os.fork()
-            if pid == 0:
-                try:
-                    os.close(listening)
-                    warden.keep(conf, plan, ends, telling, self._layout)
-                finally:
-                    os._exit(255)
-            os.close(telling)
-            try:
-                _hear(listening)
-            except BaseException:
-                with suppress(OSError):
-                    os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-                raise
-            finally:
-                os.close(listening)
+            pid = 0
+            if self._spare is not None:
+                pid = _adopted(self._spare, body, ends)
+            if not pid:
+                pid = self._fork_warden(conf, plan, ends)
             return Launched(pid, pidfd_open(pid), cgroup=conf.cgroup)
         except BaseException:
             with suppress(SkerryError):
                 group.kill_all()
                 group.remove()
             raise
+
+    def _fork_warden(self, conf: warden.Conf, plan: bytes, ends: Ends) -> int:
+        listening, telling = os.pipe2(os.O_CLOEXEC)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.close(listening)
+                warden.keep(conf, plan, ends, telling, self._layout)
+            finally:
+                os._exit(255)
+        os.close(telling)
+        try:
+            _hear(listening)
+        except BaseException:
+            with suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
+        finally:
+            os.close(listening)
+        return pid
 
     def last_words(self, run_dir: str) -> tuple[bool, str]:
         """See Programs.last_words."""
@@ -81,15 +106,30 @@ class Machines(Containers):
         return False, ""
 
 
-def _hear(fd: int) -> None:
-    """How a warden's start went; raises what it reports."""
+def _adopted(waiting: spare.Spare, body: bytes, ends: Ends) -> int:
+    """The pid of a spare's warden that has started the container; 0 when it could not take it."""
+    listening = -1
+    try:
+        listening = waiting.adopt(body, ends)
+        return waiting.pid if _hear(listening) else 0
+    except Unavailable:
+        if listening < 0:
+            return 0
+        raise
+    finally:
+        if listening >= 0:
+            os.close(listening)
+
+
+def _hear(fd: int) -> bool:
+    """How a warden's start went; raises what it reports. False when it gave the container back."""
     import json
 
     said = b""
     while data := os.read(fd, 65536):
         said += data
-        if said == b".":
-            return
+        if said in (b".", spare.GIVEN_BACK):
+            return said == b"."
     if not said:
         raise SystemFault("the machine's warden died while it was starting")
     raise wire.error_from_wire(json.loads(said))

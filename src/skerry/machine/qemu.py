@@ -7,6 +7,7 @@ what stands behind them (RAM, disks, the tap).
 
 import itertools
 import json
+from collections.abc import Callable
 from typing import NamedTuple
 
 from skerry.machine.shape import Shape
@@ -107,58 +108,68 @@ def empty_disks() -> list[str]:
     return arguments
 
 
-def disks(found: Disks) -> list[str]:
-    """A clone's disks."""
-    arguments: list[str] = []
-    sets = itertools.count(1)
+File = Callable[[int, bool], dict[str, object]]
+"""The node of a descriptor, and whether it is read-only."""
 
-    def file(fd: int, *, read_only: bool) -> dict[str, object]:
-        number = next(sets)
-        arguments.extend(["-add-fd", f"fd={fd},set={number}"])
-        return {
-            "driver": "file",
-            "filename": f"/dev/fdset/{number}",
-            "read-only": read_only,
-            "locking": "off",
-        }
 
+def nodes(found: Disks, file: File, mark: str = "") -> dict[str, dict[str, object]]:
+    """What stands behind a clone's disks, by their serials; nodes are named by serial and mark."""
     layers: dict[str, object] = {
         "driver": "null-co",
         "size": SLOT_SIZE,
         "read-zeroes": True,
         "read-only": True,
-        "node-name": LAYERS_SERIAL,
+        "node-name": f"{LAYERS_SERIAL}{mark}",
     }
     if found.layers >= 0:
         layers = {
             "driver": "raw",
             "read-only": True,
-            "node-name": LAYERS_SERIAL,
-            "file": file(found.layers, read_only=True),
+            "node-name": f"{LAYERS_SERIAL}{mark}",
+            "file": file(found.layers, True),
         }
     backing: dict[str, object] | None = None
     if found.blank >= 0:
-        backing = {
-            "driver": "raw",
-            "read-only": True,
-            "file": file(found.blank, read_only=True),
-        }
+        backing = {"driver": "raw", "read-only": True, "file": file(found.blank, True)}
     for fd in reversed(found.below):
         backing = {
             "driver": "qcow2",
             "read-only": True,
-            "file": file(fd, read_only=True),
+            "file": file(fd, True),
             "backing": backing,
         }
-    writable = {
+    writable: dict[str, object] = {
         "driver": "qcow2",
-        "node-name": WRITABLE_SERIAL,
+        "node-name": f"{WRITABLE_SERIAL}{mark}",
         "discard": "unmap",
-        "file": file(found.writable, read_only=False),
+        "file": file(found.writable, False),
         "backing": backing,
     }
-    for serial, node in ((LAYERS_SERIAL, layers), (WRITABLE_SERIAL, writable)):
-        arguments += ["-blockdev", json.dumps(node), *_slot(serial, serial)]
+    return {LAYERS_SERIAL: layers, WRITABLE_SERIAL: writable}
+
+
+def of_set(number: int, *, read_only: bool) -> dict[str, object]:
+    """The node of a set of descriptors."""
+    return {
+        "driver": "file",
+        "filename": f"/dev/fdset/{number}",
+        "read-only": read_only,
+        "locking": "off",
+    }
+
+
+def disks(found: Disks) -> list[str]:
+    """A clone's disks."""
+    arguments: list[str] = []
+    sets = itertools.count(1)
+
+    def file(fd: int, read_only: bool) -> dict[str, object]:
+        number = next(sets)
+        arguments.extend(["-add-fd", f"fd={fd},set={number}"])
+        return of_set(number, read_only=read_only)
+
+    for serial, node in nodes(found, file).items():
+        arguments += ["-blockdev", json.dumps(node), *_slot(str(node["node-name"]), serial)]
     return arguments
 
 

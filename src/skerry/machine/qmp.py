@@ -44,6 +44,11 @@ class Monitor:
         request = {"execute": command, "arguments": given} if given else {"execute": command}
         return self._ask(request, (), command, time.monotonic() + seconds)
 
+    def add_node(self, node: dict[str, object]) -> None:
+        """`blockdev-add`."""
+        request = {"execute": "blockdev-add", "arguments": node}
+        self._ask(request, (), "blockdev-add", time.monotonic() + SECONDS)
+
     def give_fd(self, name: str, fd: int) -> None:
         """Hand QEMU a descriptor that later commands call `name`."""
         request = {"execute": "getfd", "arguments": {"fdname": name}}

@@ -157,9 +157,14 @@ class Talk:
             self._loop.turn(deadline)
         return self._messages.pop(0)
 
-    def ask(self, op: str, *, seconds: float, **words: Any) -> dict[str, Any]:
+    def swallow(self, *streams: int) -> None:
+        """Take what comes as these streams, and drop it."""
+        for stream in streams:
+            self._line.sink(stream, os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC))
+
+    def ask(self, op: str, *, seconds: float, body: bytes = b"", **words: Any) -> dict[str, Any]:
         """Ask, and wait for the answer."""
-        self._line.say({"op": op, "seq": 1, **words})
+        self._line.say({"op": op, "seq": 1, **words}, body)
         head = self.next(seconds).head
         if "error" in head:
             raise wire.error_from_wire(head["error"])

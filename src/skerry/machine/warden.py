@@ -115,6 +115,37 @@ class Conf(NamedTuple):
     """Folders and files of the host that the guest sees, and whether read-only."""
 
 
+def bare(
+    id_: str, run_dir: str, state: str, ram: str, *, shape: Shape, accel: tuple[str, str, int],
+    layers: str, writable: str, below: list[str], blank: str,
+) -> Conf:  # fmt: skip
+    """A machine with disks and nothing else, that runs no container of its own."""
+    return Conf(
+        id=id_,
+        run_dir=run_dir,
+        cgroup="",
+        jail=os.path.join(run_dir, "jail"),
+        ram=ram,
+        share=False,
+        state=state,
+        saved=False,
+        renew={},
+        layers=layers,
+        writable=writable,
+        below=below,
+        blank=blank,
+        shape=(shape.memory, shape.cpus),
+        accel=accel,
+        network="",
+        files={},
+        hostname="",
+        terminal=False,
+        size=(0, 0),
+        open_stdin=False,
+        shares=[],
+    )
+
+
 class Waiting(NamedTuple):
     """Somebody who waits for the guest's answer."""
 
@@ -142,7 +173,14 @@ class Exec(NamedTuple):
 class Warden:
     """State of one warden; `run` is its life after the start."""
 
-    def __init__(self, conf: Conf, cloned: Cloned, cards: list[dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        conf: Conf,
+        cloned: Cloned,
+        cards: list[dict[str, Any]],
+        disk: str = qemu.WRITABLE_SERIAL,
+    ) -> None:
+        """`disk` is the node of the writable disk."""
         machine, self._ram, self._sharer = cloned
         self._conf = conf
         self._cards = cards
@@ -170,7 +208,7 @@ class Warden:
         self._saved = 0
         self._deferred: list[tuple[socket.socket, wire.Message]] = []
         """What was asked while the machine was being saved."""
-        self._disk = qemu.WRITABLE_SERIAL
+        self._disk = disk
         self._disks = [os.open(conf.writable, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)]
         """Every disk that QEMU has written to; a folder may have been exchanged since."""
         reading = os.O_RDONLY | os.O_CLOEXEC
@@ -264,12 +302,16 @@ class Warden:
         if self._end is None:
             code = -int(signal.SIGKILL) if self._deadline else _LOST
             if not self._deadline:
-                _write_words(self._conf.run_dir, oom=False, error=self._failure)
+                self.last_words(self._failure)
             return code
         number = _number(self._end.get("signal"), 64)
         if self._end.get("oom") is True:
             _write_words(self._conf.run_dir, oom=True, error="")
         return -number if number else _number(self._end.get("code"), 255)
+
+    def last_words(self, error: str) -> None:
+        """Why it ends, if not by the program's own doing."""
+        _write_words(self._conf.run_dir, oom=False, error=error)
 
     def _next_turn(self) -> float | None:
         if self._saving is None:
@@ -732,20 +774,22 @@ def clone(conf: Conf, cards: list[dict[str, Any]]) -> Cloned:
         ram = os.open(conf.ram, os.O_RDWR | os.O_CLOEXEC)
         give("ram", own_memory(ram, conf.shape[0]) if conf.shares else ram)
         own = os.dup(fds[-1]) if conf.shares else -1
-        give("tap", open_tap(_tap(0)))
+        give("tap", open_tap(tap_of(0)))
         give("state", os.open(conf.state, os.O_RDONLY | os.O_CLOEXEC))
-        give("writable", os.open(conf.writable, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW))
-        orderly.mark(fds[-1])
-        if conf.blank:
-            give("blank", os.open(conf.blank, os.O_RDONLY | os.O_CLOEXEC))
-        for number, path in enumerate(conf.below):
-            give(f"below{number}", os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW))
-        if conf.layers:
-            give("layers", os.open(conf.layers, os.O_RDONLY | os.O_CLOEXEC))
+        opened: list[int] = []
+        try:
+            disks = open_disks(conf, opened)
+        finally:
+            for fd in opened:
+                give(f"disk{fd}", fd)
         lines = hypervisor.numbers(names)
         at = lines.more
-        below = tuple(at[f"below{number}"] for number in range(len(conf.below)))
-        found = qemu.Disks(at.get("layers", -1), at["writable"], at.get("blank", -1), below)
+        found = qemu.Disks(
+            at.get(f"disk{disks.layers}", -1),
+            at[f"disk{disks.writable}"],
+            at.get(f"disk{disks.blank}", -1),
+            tuple(at[f"disk{fd}"] for fd in disks.below),
+        )
         arguments = [
             *template.devices(
                 lines, Shape(*conf.shape), Accel(*conf.accel),
@@ -771,9 +815,7 @@ def clone(conf: Conf, cards: list[dict[str, Any]]) -> Cloned:
             _plug_cards(machine, range(1, saved))
         monitor.execute("migrate-incoming", uri=f"fd:{at['state']}")
         template.await_migration(machine)
-        _plug_cards(machine, range(max(saved, 1), len(cards)))
-        for number, card in enumerate(cards):
-            splice.join(card["name"], _tap(number))
+        join_cards(machine, cards, first=max(saved, 1))
         if conf.shares:
             sharer = shares.plug(monitor, conf.shares, conf.run_dir, SHARES_PORT)
         monitor.execute("cont")
@@ -781,6 +823,28 @@ def clone(conf: Conf, cards: list[dict[str, Any]]) -> Cloned:
         machine.end()
         raise
     return Cloned(machine, own, sharer)
+
+
+def open_disks(conf: Conf, opened: list[int]) -> qemu.Disks:
+    """A container's disks; descriptors are added to `opened` as they come, and the caller's."""
+
+    def take(path: str, flags: int) -> int:
+        opened.append(os.open(path, flags | os.O_CLOEXEC))
+        return opened[-1]
+
+    writable = take(conf.writable, os.O_RDWR | os.O_NOFOLLOW)
+    orderly.mark(writable)
+    blank = take(conf.blank, os.O_RDONLY) if conf.blank else -1
+    below = tuple(take(path, os.O_RDONLY | os.O_NOFOLLOW) for path in conf.below)
+    layers = take(conf.layers, os.O_RDONLY) if conf.layers else -1
+    return qemu.Disks(layers, writable, blank, below)
+
+
+def join_cards(machine: hypervisor.Hypervisor, cards: list[dict[str, Any]], *, first: int) -> None:
+    """Plug in the cards from number `first` on, and join all with the taps."""
+    _plug_cards(machine, range(first, len(cards)))
+    for number, card in enumerate(cards):
+        splice.join(card["name"], tap_of(number))
 
 
 def own_memory(ram: int, size: int) -> int:
@@ -797,7 +861,7 @@ def own_memory(ram: int, size: int) -> int:
 def _plug_cards(machine: hypervisor.Hypervisor, numbers: range) -> None:
     """Plug in cards beside the first, which the template has."""
     for at in numbers:
-        tap = _tap(at)
+        tap = tap_of(at)
         fd = open_tap(tap)
         machine.monitor.give_fd(tap, fd)
         os.close(fd)
@@ -808,7 +872,7 @@ def _plug_cards(machine: hypervisor.Hypervisor, numbers: range) -> None:
         )  # fmt: skip
 
 
-def _tap(number: int) -> str:
+def tap_of(number: int) -> str:
     return f"skerry-tap{number}"
 
 
@@ -822,17 +886,26 @@ def keep(conf: Conf, plan: bytes, ends: Ends, report: int, layout: Layout) -> No
 
     `report` is a pipe that hears how the start went: nothing but `.`, or the error as JSON.
     """
-    _become_daemon(ends, report)
-    code = _LOST
+    become_daemon(ends, report)
     try:
         Cgroup(conf.cgroup, layout).join_self()
         enter_network(conf.network)
-        found = splice.cards()
-        cards = [{**card, "slot": _slot(at)} for at, card in enumerate(found)]
+        cards = cards_here()
         warden = Warden(conf, clone(conf, cards), cards)
     except BaseException as error:
         os.write(report, json.dumps(wire.error_to_wire(error)).encode())
         os._exit(_LOST)
+    live(warden, plan, ends, report)
+
+
+def cards_here() -> list[dict[str, Any]]:
+    """The cards for the network namespace that the caller is in, with their slots."""
+    return [{**card, "slot": _slot(at)} for at, card in enumerate(splice.cards())]
+
+
+def live(warden: Warden, plan: bytes, ends: Ends, report: int) -> None:
+    """The rest of a warden's life; see `keep`."""
+    code = _LOST
     try:
         warden.start(plan, ends)
         _close_ends(ends)
@@ -843,14 +916,14 @@ def keep(conf: Conf, plan: bytes, ends: Ends, report: int, layout: Layout) -> No
         with suppress(OSError):
             os.write(report, json.dumps(wire.error_to_wire(error)).encode())
         if not isinstance(error, GuestFault | SkerryError):
-            _write_words(conf.run_dir, oom=False, error=f"the warden failed: {error!r:.500}")
+            warden.last_words(f"the warden failed: {error!r:.500}")
     finally:
         with suppress(Exception):
             warden.close()
     die_as(code)
 
 
-def _become_daemon(ends: Ends, report: int) -> None:
+def become_daemon(ends: Ends, report: int) -> None:
     """A session of its own, and no descriptor of the keeper, whose end others must hear."""
     os.setsid()
     libc.prctl(_PR_SET_NAME, b"skerry-warden", 0, 0, 0)

@@ -53,8 +53,8 @@ LINGER = 2.0
 """Seconds to wait for the end of output that a descendant of an ended exec still holds open."""
 _DRAIN_READS = 64
 """Reads that surely empty a pipe (at most 1 MB, 64 KB a read) or a terminal that nobody fills."""
-EXEC = b'{"op":"exec"'
-"""How the head of an exec's request begins."""
+EXEC, SPARE = b'{"op":"exec"', b'{"op":"spare"'
+"""How the head of an exec's request begins, and that of one to stand by for a start's."""
 _MOMENT = 0.02
 """Seconds after which an exec is one that runs for long."""
 _HANDOVER = 64 * 1024
@@ -331,6 +331,12 @@ def keep(datagram: bytes, fds: tuple[int, ...], programs: Programs, *, done: int
     _c_signal(_SIGCHLD, None)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     _prctl(_PR_SET_NAME, b"skerry-keeper", 0, 0, 0)
+    if datagram.startswith(SPARE, wire.HEADER):
+        given = programs.stand_by(datagram, fds)
+        if given is None:
+            return
+        datagram, fds = given
+        _prctl(_PR_SET_NAME, b"skerry-keeper", 0, 0, 0)
     if datagram.startswith(EXEC, wire.HEADER):
         started = starter.start_here(datagram, fds, programs)
         if started is not None:
@@ -356,6 +362,7 @@ def keep(datagram: bytes, fds: tuple[int, ...], programs: Programs, *, done: int
     )
     mine.close()
     os.waitpid(pid, 0)
+    programs.started()
     if not data:
         return  # It has told the engine why.
     for fd in fds[data[1] :]:

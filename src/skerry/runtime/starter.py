@@ -84,6 +84,16 @@ class Programs:
         """
         raise NotImplementedError
 
+    def stand_by(
+        self, datagram: bytes, fds: tuple[int, ...]
+    ) -> tuple[bytes, tuple[int, ...]] | None:
+        """Get ready what a request that is still to come will want, and return that one; None when
+        there is nothing to be kept. Takes over `fds`."""
+        raise NotImplementedError
+
+    def started(self) -> None:
+        """The request was carried out, or failed: what `stand_by` has left can go."""
+
     def kill_rest(self, cgroup: str) -> bool:
         """Init has gone: end what it left behind. Whether the kernel killed for memory."""
         raise NotImplementedError

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from skerry.machine.guest.programs import Program, Programs
 
 _MOST_QUERIES = 256
+_NOBODY = "(none)"
+"""The kernel's hostname before anybody gave one."""
 _SOON = (
     "skerry.kernel.cgroups_v2",
     "skerry.kernel.bpf_devices",
@@ -130,6 +132,8 @@ class Agent:
                 return {}
             case "wake":
                 return self._wake(head)
+            case "rest":
+                return self._rest(head)
         raise InvalidInput(f"the agent cannot {head.get('op')!r}")
 
     def _ask_host(self, query: bytes, tcp: bool, answer: Callable[[bytes], None]) -> None:
@@ -196,6 +200,19 @@ class Agent:
             system.attach_shares()
         self._configure(head["cards"])
         return programs.start(head, body)
+
+    def _rest(self, head: dict[str, Any]) -> dict[str, Any]:
+        """After a container that was run for practice alone: as if there had been none."""
+        if self._all_programs().main is not None:
+            raise Conflict("the container runs")
+        for card in head["cards"]:
+            system.forget_network(card)
+        self._cards.clear()
+        socket.sethostname(_NOBODY)
+        system.let_go_of_disks()
+        gc.collect()
+        gc.freeze()
+        return {}
 
     # Being frozen and copied
 

@@ -189,6 +189,27 @@ def detach_disks() -> None:
     libc.sync()
 
 
+def let_go_of_disks(seconds: float = 10.0) -> None:
+    """After `detach_disks`: let go of the layers too, and wait until nothing is mounted."""
+    with suppress(KernelFault):  # There may be none.
+        mounts.umount("/layers", 0)
+    deadline = time.monotonic() + seconds
+    for device in _disks.values():
+        while True:
+            try:
+                # Refused while the kernel has it mounted somewhere (open(2), block devices).
+                fd = os.open(device, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC)
+                break
+            except OSError as error:
+                if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.002)
+        try:
+            fcntl.ioctl(fd, _BLKFLSBUF)
+        finally:
+            os.close(fd)
+
+
 def write_files(files: dict[str, str]) -> None:
     """Small files of the host (/etc/hosts and its like): name below /run/files to contents."""
     for name, text in files.items():
@@ -281,6 +302,17 @@ def configure_network(card: dict[str, Any]) -> None:
             fcntl.ioctl(sock, _SIOCADDRT, route)
         if card.get("gateway6"):
             _default_route6(name, card["gateway6"])
+
+
+def forget_network(card: dict[str, Any]) -> None:
+    """Undo `configure_network`, but for the name."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        label = struct.pack("16s", card["name"].encode())
+        # With an address go its routes.
+        fcntl.ioctl(sock, _SIOCSIFADDR, label + _inet(bytes(4)))
+        fcntl.ioctl(sock, _SIOCSIFFLAGS, label + struct.pack("h14x", 0))
+        mac = bytes.fromhex(card["slot"].replace(":", ""))
+        fcntl.ioctl(sock, _SIOCSIFHWADDR, label + struct.pack("H14s", _ARPHRD_ETHER, mac))
 
 
 def _inet(address: bytes) -> bytes:

@@ -187,8 +187,12 @@ class RuntimeDriver:
             stream, end = stream_pair()
             fds = (*fds, end)
         control = Control(mine, lambda end: self._ended(id_, run_dir, head["facts"], on_exit, end))
-        self._spawner.send(head, body, fds)
+        self._send(head, body, fds)
         return control, stream
+
+    def _send(self, head: dict[str, Any], body: bytes, fds: tuple[int, ...]) -> None:
+        """To whoever becomes the keeper, or makes it. Takes over `fds`."""
+        self._spawner.send(head, body, fds)
 
     async def _await_start(self, id_: str, head: dict[str, Any], control: Control) -> Started:
         run_dir, facts = str(head["run_dir"]), head["facts"]

@@ -1,0 +1,318 @@
+"""Which spare machines there are to be: the engine's side of `spare`.
+
+`plan` decides and is pure. A machine of a template was asked for: for a while one spare of it is
+kept, of the few templates that were asked for last. None is made while a machine starts or right
+after, when memory is short, or again and again when that fails.
+"""
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from skerry.base.errors import SkerryError
+from skerry.kernel import processes
+from skerry.machine import rehearsal, warden
+from skerry.machine.disks import Disks
+from skerry.machine.shape import Shape
+from skerry.machine.spare import DISK, WAKE_SECONDS
+from skerry.machine.template import Frozen
+from skerry.runtime import rundir, wire
+from skerry.runtime.driver import leftovers
+from skerry.runtime.driver.link import Link
+
+KEEP_SECONDS = 300.0
+"""Without a start of its template a spare goes after that."""
+QUIET_SECONDS = 1.0
+"""After the last start, before a spare is made beside whatever runs now."""
+MAKE_SECONDS = 180.0
+TAKE_SECONDS = WAKE_SECONDS + 12.0
+"""Within which a spare must have begun on the request that it was sent."""
+AGAIN_SECONDS = 60.0
+"""After a spare that could not be made."""
+CLEAR_SECONDS = 30.0
+"""Within which one that was given away has put its own folder away."""
+_TURN = 1.0
+_POLL = 0.02
+_SPARE_PART, _LEAST_MEMORY = 10, 256 << 20
+"""Memory is short when less than a tenth, or so many bytes, are to be had."""
+_LIMITS = {"cpu": {"shares": 2}}
+"""OCI `linux.resources` of a spare: the least claim on processors that there is."""
+
+log = logging.getLogger(__name__)
+
+Send = Callable[[dict[str, Any], bytes, tuple[int, ...]], None]
+
+
+class Kept(NamedTuple):
+    """A spare, as `plan` sees it. Times are seconds of the monotonic clock."""
+
+    id: str
+    key: str
+    """Of its template."""
+    ready: bool
+    since: float
+
+
+class Plan(NamedTuple):
+    """What is to be done now."""
+
+    drop: list[str]
+    """Ids."""
+    make: str
+    """A template's key; empty for none."""
+
+
+def plan(
+    now: float,
+    most: int,
+    asked: Mapping[str, float],
+    failed: Mapping[str, float],
+    kept: list[Kept],
+    *,
+    starting: bool,
+    short: bool,
+) -> Plan:
+    """`asked` says when a machine of a template was asked for last, `failed` when a spare could
+    not be made; `starting`: a machine starts right now; `short`: of memory."""
+    recent = sorted((key for key, at in asked.items() if now - at < KEEP_SECONDS),
+                    key=lambda key: -asked[key])[: 0 if short else most]  # fmt: skip
+    drop, stay = [], set[str]()
+    making = False
+    for each in kept:
+        stuck = not each.ready and now - each.since > MAKE_SECONDS
+        if each.key not in recent or each.key in stay or stuck:
+            drop.append(each.id)
+        else:
+            stay.add(each.key)
+            making = making or not each.ready
+    wanted = [
+        key
+        for key in recent
+        if key not in stay and now - failed.get(key, -AGAIN_SECONDS) >= AGAIN_SECONDS
+    ]
+    quiet = all(now - at >= QUIET_SECONDS for at in asked.values())
+    free = quiet and not starting and not making
+    return Plan(drop, wanted[0] if wanted and free else "")
+
+
+class Pattern(NamedTuple):
+    """What spares of a template are made from."""
+
+    frozen: Frozen
+    shape: Shape
+    accel: tuple[str, str, int]
+    spec: dict[str, Any]
+    """Of a container that asked; see `rehearsal.spec_for`."""
+    folder: str
+    """Where run directories are made."""
+
+
+class Spare:
+    """A spare of this engine; `on_end` is called when it has gone or was given a request."""
+
+    def __init__(self, kept: Kept, shape: Shape, run_dir: str, sock: socket.socket) -> None:
+        self.kept = kept
+        self.shape = shape
+        self.run_dir = run_dir
+        self.qemu = 0
+        self.failed = False
+        self.given = False
+        """It has a request, or will have."""
+        self.ended = asyncio.Event()
+        self._link = Link(sock, self._heard, self.ended.set)
+
+    def _heard(self, message: wire.Message) -> None:
+        for fd in message.fds:
+            os.close(fd)
+        match message.head.get("event"):
+            case "ready":
+                self.kept = self.kept._replace(ready=True)
+                self.qemu = int(message.head["qemu"])
+            case "failed":
+                self.failed = True
+                why = wire.error_from_wire(message.head["error"])
+                log.warning("no spare machine: %s", why)
+
+    def give(self, head: dict[str, Any], body: bytes, fds: tuple[int, ...]) -> None:
+        """Send it a start's request; takes over `fds`. One that has gone closes them."""
+        self._link.send(head, body, fds)
+
+    def hang_up(self) -> None:
+        """Have it go, unless it has a request."""
+        self._link.close()
+        self.ended.set()
+
+    def kill(self) -> None:
+        """End one that does not even look at its request; blocks until it has gone."""
+        with suppress(SkerryError):
+            leftovers.kill_keeper(self.run_dir)
+        self.given = False
+
+    def row(self) -> dict[str, Any]:
+        """Plain facts; see `Spares.rows`."""
+        return {
+            "id": self.kept.id,
+            "template": self.kept.key,
+            "memory": self.shape.memory,
+            "cpus": self.shape.cpus,
+            "ready": self.kept.ready,
+            "own_memory": processes.own_memory(self.qemu) if self.qemu else 0,
+        }
+
+
+class Spares:
+    """The spares of one engine. `busy` says whether a machine starts right now."""
+
+    def __init__(
+        self, disks: Disks, send: Send, cgroup_parent: str, most: int, busy: Callable[[], bool]
+    ) -> None:
+        self._disks = disks
+        self._send = send
+        self._parent = cgroup_parent
+        self._most = most
+        self._busy = busy
+        self._asked: dict[str, float] = {}
+        self._failed: dict[str, float] = {}
+        self._patterns: dict[str, Pattern] = {}
+        self._spares: dict[str, Spare] = {}
+        """Those that nobody has yet, by their ids."""
+        self._turning: asyncio.Task[None] | None = None
+        self._watching: set[asyncio.Task[None]] = set()
+
+    def asked(self, pattern: Pattern) -> None:
+        """A machine of a template was started."""
+        if not self._most:
+            return
+        key = pattern.frozen.key
+        self._asked[key] = time.monotonic()
+        self._patterns[key] = pattern
+        if self._turning is None or self._turning.done():
+            self._turning = asyncio.get_running_loop().create_task(self._turn())
+
+    def take(self, key: str) -> Spare | None:
+        """A spare of this template that is ready, from now on nobody else's."""
+        for spare in self._spares.values():
+            if spare.kept.key == key and spare.kept.ready and not spare.ended.is_set():
+                spare.given = True
+                return self._spares.pop(spare.kept.id)
+        return None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What there is: `id`, `template`, `memory` and `cpus` of the machine, `ready`, and
+        `own_memory`, the bytes of the host's memory that it has for itself."""
+        return [spare.row() for spare in self._spares.values()]
+
+    def forget(self, keys: set[str]) -> None:
+        """Templates go: their spares with them."""
+        for key in keys:
+            self._asked.pop(key, None)
+            self._patterns.pop(key, None)
+        for spare in list(self._spares.values()):
+            if spare.kept.key in keys:
+                self._drop(spare)
+
+    async def close(self) -> None:
+        """End all that nobody has, and wait until nothing of them is left."""
+        if self._turning is not None:
+            self._turning.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._turning
+        for spare in list(self._spares.values()):
+            self._drop(spare)
+        if self._watching:
+            await asyncio.wait(list(self._watching))
+
+    async def _turn(self) -> None:
+        while self._asked or self._spares:
+            await asyncio.sleep(_TURN)
+            now = time.monotonic()
+            found = plan(
+                now, self._most, self._asked, self._failed,
+                [spare.kept for spare in self._spares.values()],
+                starting=self._busy(), short=memory_is_short(),
+            )  # fmt: skip
+
+            for id_ in found.drop:
+                self._drop(self._spares[id_])
+            if found.make:
+                await self._make(found.make)
+            self._asked = {key: at for key, at in self._asked.items() if now - at < KEEP_SECONDS}
+
+    async def _make(self, key: str) -> None:
+        pattern = self._patterns[key]
+        id_ = secrets.token_hex(32)
+        run_dir = os.path.join(pattern.folder, id_)
+        try:
+            conf, steps = await asyncio.to_thread(self._prepare, id_, run_dir, pattern)
+            head = {
+                "op": "spare",
+                "version": wire.VERSION,
+                "run_dir": run_dir,
+                "cgroup": self._group(id_),
+                "limits": _LIMITS,
+            }
+            mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            kept = Kept(id_, key, False, time.monotonic())
+            self._spares[id_] = spare = Spare(kept, pattern.shape, run_dir, mine)
+            watching = asyncio.get_running_loop().create_task(self._watch(spare))
+            self._watching.add(watching)
+            watching.add_done_callback(self._watching.discard)
+            self._send(head, warden.pack_conf(conf, steps), (theirs.detach(),))
+            if key not in self._asked:  # Its template went meanwhile.
+                self._drop(spare)
+        except (SkerryError, OSError) as error:
+            log.warning("cannot make a spare machine: %s", error)
+            self._failed[key] = time.monotonic()
+            await asyncio.to_thread(self._sweep, id_, run_dir)
+
+    def _prepare(self, id_: str, run_dir: str, pattern: Pattern) -> tuple[warden.Conf, bytes]:
+        self._disks.prepare()
+        os.makedirs(run_dir, 0o700)
+        writable = Path(run_dir, DISK)
+        self._disks.writable(writable)
+        conf = warden.bare(
+            id_, run_dir, pattern.frozen.state, f"/proc/{os.getpid()}/fd/{pattern.frozen.ram}",
+            shape=pattern.shape, accel=pattern.accel, layers=str(self._disks.rehearsal()),
+            writable=str(writable), below=[], blank=str(self._disks.blank),
+        )  # fmt: skip
+        return conf, rehearsal.plan_for(pattern.spec)
+
+    def _group(self, id_: str) -> str:
+        return f"{self._parent}/{id_}"
+
+    def _drop(self, spare: Spare) -> None:
+        self._spares.pop(spare.kept.id, None)
+        spare.hang_up()
+
+    async def _watch(self, spare: Spare) -> None:
+        """Until it has gone or has a container, and has put its own things away; whoever was
+        killed before that is swept up behind."""
+        await spare.ended.wait()
+        if self._spares.pop(spare.kept.id, None) or spare.failed:
+            self._failed[spare.kept.key] = time.monotonic()
+        deadline = time.monotonic() + CLEAR_SECONDS
+        while os.path.exists(spare.run_dir) and time.monotonic() < deadline:
+            if not spare.given and rundir.keeper_of(spare.run_dir) is None:
+                break
+            await asyncio.sleep(_POLL)
+        await asyncio.to_thread(self._sweep, spare.kept.id, spare.run_dir)
+
+    def _sweep(self, id_: str, run_dir: str) -> None:
+        if not os.path.exists(run_dir):
+            return
+        with suppress(SkerryError):
+            leftovers.end(run_dir, {"cgroup": self._group(id_)})
+            leftovers.remove_files(run_dir, run_dir)
+
+
+def memory_is_short() -> bool:
+    """Whether a spare would be at the expense of others."""
+    total, available = processes.memory()
+    return available < max(total // _SPARE_PART, _LEAST_MEMORY)

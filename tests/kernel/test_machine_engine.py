@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -118,6 +119,7 @@ def test_networks_names_and_ports_are_shared_with_containers(docker: Docker) -> 
         assert docker(*fetch).strip() == "thick-host"
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as answer:
             assert answer.read().strip() == b"thick-host"
+        _networks_change_while_it_runs(docker, f"http://127.0.0.1:{port}/")
         docker("rm", "-f", "thin", "thick")
     finally:
         docker("network", "rm", "shared", check=False)
@@ -127,6 +129,35 @@ def _free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
+
+
+def _networks_change_while_it_runs(docker: Docker, published: str) -> None:
+    """`thick` gets a second network with an alias, loses its first, and gets it again."""
+    docker("network", "create", "late")
+    try:
+        docker("network", "connect", "late", "thin")
+        docker("network", "connect", "--alias", "also", "late", "thick")
+        ask = ("exec", "thin", "wget", "-qO-", "http://also/")
+        assert docker(*ask).strip() == "thick-host"
+        where = "{{.NetworkSettings.Networks.late.IPAddress}}"
+        address = docker("inspect", "-f", where, "thick").strip()
+        assert f"inet {address}/" in docker("exec", "thick", "ip", "-4", "addr", "show", "eth1")
+        assert address in docker("exec", "thick", "cat", "/etc/hosts")
+        docker("network", "disconnect", "shared", "thick")
+        seen = docker("exec", "thick", "sh", "-c", "ip -4 addr; ip route; cat /proc/net/dev")
+        assert "eth0" not in seen
+        assert seen.count("default via") == 1
+        assert docker(*ask).strip() == "thick-host"
+        with urllib.request.urlopen(published, timeout=60) as answer:
+            assert answer.read().strip() == b"thick-host"
+        docker("network", "connect", "shared", "thick")
+        assert docker("exec", "thin", "wget", "-qO-", "http://thick/").strip()
+        named = docker("exec", "thick", "sh", "-c", "ip -4 addr show eth0; nslookup thin")
+        assert "inet " in named
+    finally:
+        docker("network", "disconnect", "-f", "late", "thick", check=False)
+        docker("network", "disconnect", "-f", "late", "thin", check=False)
+        docker("network", "rm", "late", check=False)
 
 
 def test_volumes_binds_and_tmpfs(docker: Docker, tmp_path: Path) -> None:
@@ -329,3 +360,55 @@ def test_what_machines_have_made_is_accounted_and_pruned(machines: Skerry, docke
     assert templates
     assert not list((machines.root / "templates").glob("*"))
     assert docker("run", "--rm", *VM, "--net", "none", "busybox", "echo", "again") == "again\n"
+
+
+PROJECT = """
+version: "2.4"
+services:
+  thick:
+    image: busybox
+    runtime: skerry-vm
+    restart: on-failure:3
+    network_mode: none
+    volumes: [runs:/runs]
+    command: ["sh", "-c", "rm -f /pid; echo run >> /runs/all; sleep 99 & echo $$! > /pid; wait $$!"]
+    healthcheck: {test: "test -s /pid", interval: 1s, timeout: 60s, retries: 60}
+volumes: {runs: {}}
+"""
+
+
+def test_compose_health_and_restart_policies(
+    machines: Skerry, docker: Docker, tmp_path: Path
+) -> None:
+    """A service behind the wall becomes healthy, is started again when it fails, and goes."""
+    if not shutil.which("docker-compose"):
+        pytest.skip("needs the Debian package docker-compose")
+    (tmp_path / "docker-compose.yml").write_text(PROJECT)
+
+    def compose(*words: str) -> None:
+        subprocess.run(
+            ["docker-compose", "--ansi", "never", "-p", "walled", *words],
+            cwd=tmp_path,
+            env={**machines.environment(), "COMPOSE_HTTP_TIMEOUT": "180"},
+            check=True,
+            capture_output=True,
+            timeout=PATIENCE,
+        )
+
+    def state(what: str) -> str:
+        return docker("inspect", "-f", f"{{{{{what}}}}}", "walled_thick_1").strip()
+
+    compose("up", "-d")
+    try:
+        until(lambda: state(".State.Health.Status") == "healthy", "it is not healthy", 150)
+        # The shell ends with the code of a killed child, which is a failure; it may take the exec
+        # along.
+        docker("exec", "walled_thick_1", "sh", "-c", "kill -9 $(cat /pid)", check=False)
+        seen = ("exec", "walled_thick_1", "cat", "/runs/all")
+        again = "run\nrun\n"
+        until(lambda: docker(*seen, check=False) == again, "it does not start again", 150)
+        assert state(".RestartCount") == "1"
+        until(lambda: state(".State.Health.Status") == "healthy", "it stays ill", 150)
+    finally:
+        compose("down", "-v", "-t", "1")
+    assert "walled" not in docker("ps", "-a") + docker("volume", "ls")

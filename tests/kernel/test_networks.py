@@ -632,6 +632,10 @@ class TestMachines:
         name = guests_of(str(net.engine.root)).name
         listed = ("nft", "list", "set", "bridge", name, "guests")
         assert net.sh(*listed).count('"ve') == 2
+        net.docker("network", "connect", "other", "thick")
+        assert net.sh(*listed).count('"ve') == 3
+        net.docker("network", "disconnect", "other", "thick")
+        assert net.sh(*listed).count('"ve') == 2
         net.docker("rm", "-f", "second")
         assert net.sh(*listed).count('"ve') == 1
         net.docker("rm", "-f", "thick")

@@ -1,8 +1,9 @@
 """Networks that a container joins and leaves, while it runs or before."""
 
 import contextlib
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from skerry.base.errors import Conflict, Forbidden, SkerryError
@@ -12,7 +13,10 @@ from skerry.engine.network_record import HOST, NONE, Network
 from skerry.engine.networks import Networks
 from skerry.engine.sandbox_plan import SandboxPlan
 from skerry.engine.sandboxes import Sandboxes
+from skerry.engine.walls import VM, wall_of
 from skerry.network.sandbox import Sandbox
+
+log = logging.getLogger(__name__)
 
 
 class Connections:
@@ -25,6 +29,8 @@ class Connections:
         self._networks = networks
         self._sandboxes = sandboxes
         self._plan = plan
+        self.rewire: Callable[[Container], Awaitable[None]]
+        """Tells a running container's machine that its interfaces and names are others."""
 
     async def connect(
         self, reference: str, container: Container, given: Mapping[str, Any], *, force: bool = False
@@ -62,6 +68,7 @@ class Connections:
                     f"endpoint with name {saved.name} already exists in network {network.name}"
                 )
             if container.running:
+                _check_awake(container)
                 await self._plug(container, network, settings)
             saved.network = {k: v for k, v in saved.network.items() if k != NONE}
             saved.network[network.name] = settings
@@ -91,14 +98,17 @@ class Connections:
             segments = self._sandboxes.segments(sandbox)
             await fabric.call(fabric.connect, sandbox, endpoint, segments)
             sandbox = await self._move_ports(container, before, sandbox)
+            self._rewrite_etc(container, before, sandbox)
+            await self.rewire(container)
         except BaseException:
             self._sandboxes.put(before)
+            self._rewrite_etc(container, sandbox, before)
             with contextlib.suppress(SkerryError):
                 segments = self._sandboxes.segments(before)
                 await fabric.call(fabric.disconnect, before, endpoint, segments)
+                await self.rewire(container)
             self._networks.release(endpoint)
             raise
-        self._rewrite_etc(container, before, sandbox)
         self._networks.tell(network, "connect", container.id)
 
     async def _move_ports(self, container: Container, before: Sandbox, after: Sandbox) -> Sandbox:
@@ -132,6 +142,7 @@ class Connections:
                     f"container {container.id} is not connected to network {network.name}"
                 )
             if container.running:
+                _check_awake(container)
                 await self._unplug(container, network)
             saved.network.pop(network.name, None)
             if endpoint_config.mode_of(saved) == network.name:
@@ -158,6 +169,11 @@ class Connections:
             self._networks.release(each)
         self._sandboxes.put(sandbox)
         self._rewrite_etc(container, before, sandbox)
+        try:
+            await self.rewire(container)
+        except SkerryError as error:
+            # The link has gone; what the guest makes of it is the guest's affair.
+            log.warning("%s: %s", container.record.name, error)
         self._networks.tell(network, "disconnect", container.id)
 
     def _rewrite_etc(self, container: Container, before: Sandbox, after: Sandbox) -> None:
@@ -175,3 +191,11 @@ class Connections:
         )
         if after.resolver and not before.resolver:
             etc.change_file(os.path.join(folder, "resolv.conf"), etc.through_resolver)
+
+
+def _check_awake(container: Container) -> None:
+    if container.state.status == "paused" and wall_of(container.record.host) == VM:
+        raise Conflict(
+            f"the machine of {container.record.name} is paused: its guest cannot take part",
+            hint="unpause it first",
+        )

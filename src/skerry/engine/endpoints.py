@@ -44,10 +44,10 @@ class Endpoints:
         self._settled = asyncio.Event()
         self._settled.set()
         self.check = Checks(networks, roster).check
-        connections = Connections(
+        self.connections = Connections(
             os.path.join(root, "containers"), networks, self._sandboxes, self._plan
         )
-        self.connect, self.disconnect = connections.connect, connections.disconnect
+        self.connect, self.disconnect = self.connections.connect, self.connections.disconnect
         networks.active = self._active
         networks.wanted_by = self._wanted_by
         if networks.fabric is not None:

@@ -79,6 +79,7 @@ class Engine:
             self.host,
             self.endpoints,
         )
+        self.endpoints.connections.rewire = self.lifecycle.rewire
         self.volumes = Volumes(settings.root, self.store, self.events, self._volume_users)
         self.containers = Containers(
             settings,

@@ -99,6 +99,11 @@ class Lifecycle:
             overlay, run_dir = self.overlay(container), self.run_dir(container.id)
             await self._driver.mirror(container.id, overlay, run_dir)
 
+    async def rewire(self, container: Container) -> None:
+        """Tell a container's machine that its networks are others. Nothing to do without one."""
+        if isinstance(self._driver, Walls) and wall_of(container.record.host) == VM:
+            await self._driver.rewire(container.id, self.state_dir(container.id))
+
     def save(self, container: Container) -> None:
         """Write the record."""
         self._store.records.put(

@@ -76,6 +76,10 @@ class Distant(Protocol):
     async def processes(self, container_id: str) -> list[list[str]]:
         """Rows of UID, PID, PPID, C, STIME, TTY, TIME, CMD."""
 
+    async def rewire(self, container_id: str, state_dir: str) -> None:
+        """Bring a running container's network in line with what its sandbox and its files of names
+        have become; Conflict when it cannot be had now."""
+
 
 class Walls:
     """Drivers by wall. `choose` gives a container's wall; empty for one that is not known."""
@@ -209,6 +213,12 @@ class Walls:
         driver = self.of(container_id)
         if isinstance(driver, Distant):
             await driver.mirror(container_id, overlay, run_dir)
+
+    async def rewire(self, container_id: str, state_dir: str) -> None:
+        """Tell a running container's machine that its networks are others."""
+        driver = self.of(container_id)
+        if isinstance(driver, Distant):
+            await driver.rewire(container_id, state_dir)
 
     async def unpack(
         self, container_id: str, overlay: Overlay, run_dir: str, archive: Unpacking

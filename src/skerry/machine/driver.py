@@ -496,6 +496,13 @@ class MachineDriver(RuntimeDriver):
             rows = [list(write) for write in writes]
             await self.ask(container_id, "update", writes=rows)
 
+    async def rewire(self, container_id: str, state_dir: str) -> None:
+        """Have a running machine's cards follow its container's interfaces, and its files of names
+        those on this host."""
+        paths = {name: os.path.join(state_dir, name) for name in ("hosts", "resolv.conf")}
+        files = await asyncio.to_thread(_read_files, paths)
+        await self.ask(container_id, "rewire", files=files)
+
     async def processes(self, container_id: str) -> list[list[str]]:
         """Rows of UID, PID, PPID, C, STIME, TTY, TIME, CMD; of the guest's processes."""
         rows = (await self.ask(container_id, "processes")).get("rows")

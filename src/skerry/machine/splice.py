@@ -13,12 +13,14 @@ proc_pid_net(5).
 import fcntl
 import socket
 import struct
+from contextlib import suppress
 from typing import Any
 
+from skerry.base.errors import KernelFault
 from skerry.kernel import netlink
 from skerry.kernel.netlink import Message
 
-_RTM_NEWLINK, _RTM_NEWQDISC, _RTM_NEWTFILTER = 16, 36, 44
+_RTM_NEWLINK, _RTM_NEWQDISC, _RTM_DELQDISC, _RTM_NEWTFILTER = 16, 36, 37, 44
 _TC_H_INGRESS, _INGRESS_HANDLE = 0xFFFFFFF1, 0xFFFF0000
 _TCA_KIND, _TCA_OPTIONS = 1, 2
 _TCA_U32_SEL, _TCA_U32_ACT, _U32_TERMINAL = 5, 7, 1
@@ -112,6 +114,15 @@ def messages(interface: int, tap: int) -> list[Message]:
         *_redirect(interface, tap),
         *_redirect(tap, interface),
     ]
+
+
+def part(tap: str) -> None:
+    """Let a tap lead nowhere. Idempotent."""
+    index = socket.if_nametoindex(tap)
+    queue = struct.pack("=BxxxiIII", 0, index, _INGRESS_HANDLE, _TC_H_INGRESS, 0)
+    message = Message(_RTM_DELQDISC, 0, queue, "part a tap from its interface")
+    with netlink.Netlink(netlink.NETLINK_ROUTE) as route, suppress(KernelFault):
+        route.request([message])
 
 
 def _redirect(source: int, target: int) -> list[Message]:

@@ -68,6 +68,8 @@ from skerry.runtime.starter import Ends
 SOCKET = "machine.sock"
 LAST_WORDS = "last-words.json"
 SHARES_PORT = f"port{qemu.PORTS - 1}"
+MOST_CARDS = qemu.PORTS
+"""The first is in no port, and the last port is the shares'."""
 START_SECONDS = 60.0
 KILL_SECONDS = 5.0
 _MAIN = "main"
@@ -155,11 +157,13 @@ class Waiting(NamedTuple):
 
 
 class Cloned(NamedTuple):
-    """A machine that runs, and with shares (else -1) its own memory and its virtiofsd."""
+    """A machine that runs, and with shares (else -1) its own memory and its virtiofsd, and how many
+    cards it has from the file."""
 
     machine: hypervisor.Hypervisor
     ram: int
     sharer: int
+    cards: int
 
 
 class Exec(NamedTuple):
@@ -181,9 +185,13 @@ class Warden:
         disk: str = qemu.WRITABLE_SERIAL,
     ) -> None:
         """`disk` is the node of the writable disk."""
-        machine, self._ram, self._sharer = cloned
+        machine, self._ram, self._sharer, plugged = cloned
+        self._plugged = max(plugged, len(cards))
+        """How many cards the machine has."""
         self._conf = conf
         self._cards = cards
+        self._joined = {at: _index(card) for at, card in enumerate(cards)}
+        """Which interface each card is joined to."""
         self._machine = machine
         self._loop = Loop()
         self._line = Line(
@@ -512,7 +520,10 @@ class Warden:
                 self._save(sock, seq, message)
             case "pack" | "unpack":
                 self._files(sock, seq, message)
-            case "update" | "files" | "network" | "sync" | "processes":
+            case "rewire":
+                self._check_awake()
+                self._ask({**head, "op": "network", "cards": self._rewire()}, b"", mine)
+            case "update" | "files" | "sync" | "processes":
                 self._check_awake()
                 self._ask(dict(head), message.body, mine)
             case "qmp":
@@ -623,6 +634,26 @@ class Warden:
         else:
             # What programs have written so far lies in the guest's memory.
             self._ask({"op": "sync"}, b"", Waiting(None, 0, held))
+
+    def _rewire(self) -> list[dict[str, Any]]:
+        """Join cards to the interfaces that the container has by now, and return those cards. One
+        whose interface has gone stays, for the next: those of a machine are its first ports."""
+        found = {_index(card): card for card in splice.cards()}
+        self._joined = {at: index for at, index in self._joined.items() if index in found}
+        for index in found.keys() - self._joined.values():
+            at = next(at for at in range(len(self._joined) + 1) if at not in self._joined)
+            if at >= MOST_CARDS:
+                raise Conflict(f"a machine has at most {MOST_CARDS} networks")
+            if at >= self._plugged:
+                _plug_cards(self._machine, range(self._plugged, at + 1))
+                self._plugged = at + 1
+            splice.part(tap_of(at))
+            splice.join(found[index]["name"], tap_of(at))
+            self._joined[at] = index
+        self._cards = [
+            {**found[index], "slot": _slot(at)} for at, index in sorted(self._joined.items())
+        ]
+        return self._cards
 
     def _share_again(self) -> None:
         if self._sharer >= 0:
@@ -822,7 +853,7 @@ def clone(conf: Conf, cards: list[dict[str, Any]]) -> Cloned:
     except BaseException:
         machine.end()
         raise
-    return Cloned(machine, own, sharer)
+    return Cloned(machine, own, sharer, max(saved, 1))
 
 
 def open_disks(conf: Conf, opened: list[int]) -> qemu.Disks:
@@ -870,6 +901,10 @@ def _plug_cards(machine: hypervisor.Hypervisor, numbers: range) -> None:
             "device_add", driver="virtio-net-pci", id=f"card{at}", netdev=f"net{at}",
             mac=_slot(at), bus=f"port{at - 1}", romfile="",
         )  # fmt: skip
+
+
+def _index(card: dict[str, Any]) -> int:
+    return socket.if_nametoindex(card["name"])
 
 
 def tap_of(number: int) -> str:

@@ -57,8 +57,8 @@ class Agent:
         """The folder of `identity.tell`."""
         self._fresh = -1
         """What it will tell by."""
-        self._cards: set[str] = set()
-        """Names of the network cards that lead somewhere."""
+        self._cards: dict[str, dict[str, Any]] = {}
+        """What each network card was told last, by the address that it booted with."""
         self._number = 0
         self._queries: dict[int, Callable[[bytes], None]] = {}
         self._resolver = Resolver(self._loop, self._ask_host)
@@ -114,7 +114,8 @@ class Agent:
                 system.write_files(head["files"])
                 return {}
             case "network":
-                self._configure(head["cards"])
+                self._follow(head["cards"])
+                system.write_files(head["files"])
                 return {}
             case "attach" | "detach" | "pack" | "unpack" | "processes":
                 return self._all_programs().about_files(head)
@@ -184,10 +185,23 @@ class Agent:
             socket.sethostname(str(head["hostname"]))
         return {}
 
-    def _configure(self, cards: list[dict[str, Any]]) -> None:
+    def _follow(self, cards: list[dict[str, Any]], *, anew: bool = False) -> None:
+        """Let the network cards be these, and no others lead anywhere; with `anew` those that have
+        not changed forget their connections too."""
+        names = {card["slot"]: card["name"] for card in cards}
+        for slot, known in self._cards.items():
+            if known.get("mac") and known["name"] != names.get(slot):
+                self._cards[slot] = {"name": system.idle(known["name"], slot)}
         for card in cards:
-            system.configure_network(card)
-            self._cards.add(card["name"])
+            known = self._cards.get(card["slot"], {})
+            ways = {key: card.get(key) for key in ("gateway", "gateway6")}
+            if not known:
+                system.configure_network(card)
+            elif anew or {**known, **ways} != card:
+                system.reconfigure_network(card, known["name"])
+            else:
+                system.change_gateways(card, known)
+            self._cards[card["slot"]] = card
 
     def _start(self, head: dict[str, Any], body: bytes) -> dict[str, Any]:
         programs = self._all_programs()
@@ -198,7 +212,7 @@ class Agent:
         system.write_files(head["files"])
         if head["shares"]:
             system.attach_shares()
-        self._configure(head["cards"])
+        self._follow(head["cards"])
         return programs.start(head, body)
 
     def _rest(self, head: dict[str, Any]) -> dict[str, Any]:
@@ -244,10 +258,7 @@ class Agent:
         kept = {each.stream for each in main.sources} | {each.stream for each in main.sinks}
         waiting = self._line.begin_anew(kept)
         system.write_files(head["files"])
-        system.cut_off(self._cards - {card["name"] for card in head["cards"]})
-        for card in head["cards"]:
-            system.reconfigure_network(card)
-            self._cards.add(card["name"])
+        self._follow(head["cards"], anew=True)
         identity.renew(main.pid, dict(head["renew"]))
         if self._told >= 0:
             with suppress(OSError):

@@ -30,10 +30,11 @@ _RNDADDENTROPY, _RNDRESEEDCRNG = 0x40085203, 0x5207
 # linux/fs.h
 _BLKFLSBUF = 0x1261
 # linux/sockios.h
-_SIOCADDRT = 0x890B
+_SIOCADDRT, _SIOCDELRT = 0x890B, 0x890C
 _SIOCSIFFLAGS, _SIOCSIFADDR, _SIOCSIFNETMASK = 0x8914, 0x8916, 0x891C
 _SIOCSIFMTU, _SIOCSIFNAME, _SIOCSIFHWADDR = 0x8922, 0x8923, 0x8924
 _SIOCGIFINDEX = 0x8933
+_IDLE = "idle"
 _IFF_UP = 1
 _IFF_CARD = 0x1003
 """IFF_UP, IFF_BROADCAST, IFF_MULTICAST."""
@@ -241,39 +242,49 @@ def _kernel_name(mac: str) -> str:
     raise FileNotFoundError(f"no network card with the address {mac}")
 
 
-def cut_off(names: set[str]) -> None:
-    """Take down these cards: they lead nowhere any more."""
-    if not names:
-        return
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        for name in names:
-            with suppress(OSError):  # It may have been pulled out.
-                fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh14x", name.encode(), 0))
+def idle(name: str, slot: str) -> str:
+    """Take down a card that leads nowhere any more, and its address and name away; the name that it
+    has then. `slot` is the address it booted with."""
+    fresh = f"{_IDLE}{slot[-2:]}"
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
+        suppress(OSError),  # It may have been pulled out.
+    ):
+        label = struct.pack("16s", name.encode())
+        fcntl.ioctl(sock, _SIOCSIFADDR, label + _inet(b"\0\0\0\0"))
+        fcntl.ioctl(sock, _SIOCSIFFLAGS, label + struct.pack("h14x", 0))
+        fcntl.ioctl(sock, _SIOCSIFNAME, struct.pack("16s16s", name.encode(), fresh.encode()))
+    return fresh
 
 
-def reconfigure_network(card: dict[str, Any]) -> None:
-    """Give a card that has its name already other addresses; its connections end. One that was
-    plugged in meanwhile is configured as at a start."""
-    path = f"/sys/class/net/{os.path.basename(card['name'])}/address"
-    if not os.path.exists(path):
-        configure_network(card)
-        return
-    with open(path) as file:
-        current = file.read().strip()
+def reconfigure_network(card: dict[str, Any], name: str) -> None:
+    """As `configure_network`, of one that has this name; its connections end."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         # Down: with the addresses go the routes.
-        fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh14x", card["name"].encode(), 0))
-    configure_network({**card, "slot": current})
+        fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh14x", name.encode(), 0))
+    configure_network(card, name)
 
 
-def configure_network(card: dict[str, Any]) -> None:
+def change_gateways(card: dict[str, Any], before: dict[str, Any]) -> None:
+    """Of a card that is the same but for its default routes; its connections go on."""
+    for key, change in (("gateway", _default_route), ("gateway6", _default_route6)):
+        if before.get(key) != card.get(key):
+            if before.get(key):
+                with suppress(OSError):  # The container may have changed it.
+                    change(card["name"], before[key], _SIOCDELRT)
+            if card.get(key):
+                change(card["name"], card[key], _SIOCADDRT)
+
+
+def configure_network(card: dict[str, Any], name: str = "") -> None:
     """Name, hardware address, addresses and routes of one card.
 
     `{"slot": "52:54:…", "name": "eth0", "mac": "02:…", "mtu": 1500,
-    "addresses": ["10.0.0.2/24"], "gateway": "10.0.0.1"}`; `slot` is the address it booted with.
+    "addresses": ["10.0.0.2/24"], "gateway": "10.0.0.1"}`; `slot` is the address it booted with, by
+    which one is found that has no `name` yet.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        name = _kernel_name(card["slot"])
+        name = name or _kernel_name(card["slot"])
         if name != card["name"]:
             request = struct.pack("16s16s", name.encode(), card["name"].encode())
             fcntl.ioctl(sock, _SIOCSIFNAME, request)
@@ -292,16 +303,10 @@ def configure_network(card: dict[str, Any]) -> None:
             mask = (0xFFFFFFFF << (32 - int(prefix))) & 0xFFFFFFFF
             fcntl.ioctl(sock, _SIOCSIFADDR, label + _inet(socket.inet_aton(host)))
             fcntl.ioctl(sock, _SIOCSIFNETMASK, label + _inet(struct.pack(">I", mask)))
-        if card.get("gateway"):
-            # struct rtentry (linux/route.h), destination and mask zero.
-            gateway = _inet(socket.inet_aton(card["gateway"]))
-            nothing = _inet(b"\0\0\0\0")
-            flags = _RTF_UP | _RTF_GATEWAY
-            route = struct.pack("Q", 0) + nothing + gateway + nothing
-            route += struct.pack("HhQPhPQQH6x", flags, 0, 0, 0, 0, 0, 0, 0, 0)
-            fcntl.ioctl(sock, _SIOCADDRT, route)
-        if card.get("gateway6"):
-            _default_route6(name, card["gateway6"])
+    if card.get("gateway"):
+        _default_route(name, card["gateway"], _SIOCADDRT)
+    if card.get("gateway6"):
+        _default_route6(name, card["gateway6"], _SIOCADDRT)
 
 
 def forget_network(card: dict[str, Any]) -> None:
@@ -319,14 +324,23 @@ def _inet(address: bytes) -> bytes:
     return struct.pack("HH4s8x", socket.AF_INET, 0, address)
 
 
-def _default_route6(name: str, gateway: str) -> None:
+def _default_route(_name: str, gateway: str, change: int) -> None:
+    # struct rtentry (linux/route.h), destination and mask zero.
+    nothing = _inet(b"\0\0\0\0")
+    route = struct.pack("Q", 0) + nothing + _inet(socket.inet_aton(gateway)) + nothing
+    route += struct.pack("HhQhPhQQH6x", _RTF_UP | _RTF_GATEWAY, 0, 0, 0, 0, 0, 0, 0, 0)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        fcntl.ioctl(sock, change, route)
+
+
+def _default_route6(name: str, gateway: str, change: int) -> None:
     # struct in6_rtmsg (linux/ipv6_route.h): destination, source, gateway, type, prefix lengths,
     # metric, info, flags, interface.
     route = b"\0" * 32 + socket.inet_pton(socket.AF_INET6, gateway)
     flags = _RTF_UP | _RTF_GATEWAY
     route += struct.pack("IHHIQIi", 0, 0, 0, 1024, 0, flags, socket.if_nametoindex(name))
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
-        fcntl.ioctl(sock, _SIOCADDRT, route)
+        fcntl.ioctl(sock, change, route)
 
 
 def _add_v6(name: str, host: str, prefix: int) -> None:
@@ -342,6 +356,6 @@ def power_off() -> None:
 
 
 def net_counters() -> str:
-    """/proc/net/dev (proc_pid_net(5))."""
+    """/proc/net/dev (proc_pid_net(5)), of cards that lead somewhere."""
     with open("/proc/net/dev") as file:
-        return file.read()
+        return "".join(line for line in file if not line.lstrip().startswith(_IDLE))

@@ -118,3 +118,22 @@ def test_an_archive_names_each_path_once() -> None:
     assert b"content" in data
     assert b"again" not in data
     assert len(data) % 4 == 0
+
+
+def signed(data: bytes, signature: bytes = b"s" * 300) -> bytes:
+    """As scripts/sign-file.c leaves a module."""
+    head = struct.pack(">8xI", len(signature))
+    return data + signature + head + b"~Module signature appended~\n"
+
+
+def test_a_bare_module_has_neither_a_signature_nor_btf_to_read() -> None:
+    bare = linux.Module("a.ko", signed(b"\x7fELF code\0.BTF\0.text\0")).bare()
+    assert bare == linux.Module("a.ko", b"\x7fELF code\0.btf\0.text\0")
+    assert bare.bare() == bare
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_can_be_bared(data: bytes) -> None:
+    assert linux.Module("a.ko", signed(data)).bare().data == data.replace(b"\0.BTF\0", b"\0.btf\0")
+    marked = data + b"~Module signature appended~\n"
+    assert len(linux.Module("a.ko", marked).bare().data) <= len(marked)

@@ -1,7 +1,7 @@
 # bash completion for skerry; made by `skerry completion bash`
 _skerry_options() {
   case "$1" in
-    'build') echo '--file -f --tag -t --build-arg --label --target --platform --pull --no-cache --no-cache-filter --build-context --secret --ssh --cache-from --cache-to --output -o --load --push --rewrite-timestamp --allow --network --add-host --shm-size --ulimit --memory -m --memory-swap --disk-limit --cpu-shares -c --cpu-period --cpu-quota --cpuset-cpus --cpuset-mems --cgroup-parent --security-opt --squash --progress --quiet -q --iidfile --metadata-file --check --list-steps --shell-on-failure --shell-at --rm --force-rm --compress --help' ;;
+    'build') echo '--file -f --tag -t --build-arg --label --target --platform --pull --no-cache --no-cache-filter --build-context --secret --ssh --cache-from --cache-to --output -o --load --push --rewrite-timestamp --allow --network --add-host --shm-size --ulimit --memory -m --memory-swap --disk-limit --pids-limit --cpu-shares -c --cpu-period --cpu-quota --cpuset-cpus --cpuset-mems --cgroup-parent --security-opt --squash --progress --quiet -q --iidfile --metadata-file --check --list-steps --shell-on-failure --shell-at --rm --force-rm --compress --help' ;;
     'run') echo '--add-host --annotation --attach -a --blkio-weight --blkio-weight-device --cap-add --cap-drop --cgroup-parent --cgroupns --cidfile --cpu-period --cpu-quota --cpu-rt-period --cpu-rt-runtime --cpu-shares -c --cpus --cpuset-cpus --cpuset-mems --device --device-cgroup-rule --device-read-bps --device-read-iops --device-write-bps --device-write-iops --dns --dns-option --dns-search --domainname --entrypoint --env -e --env-file --expose --gpus --group-add --health-cmd --health-interval --health-retries --health-start-interval --health-start-period --health-timeout --hostname -h --init --interactive -i --ip --ip6 --ipc --isolation --kernel --label -l --label-file --link-local-ip --link --log-driver --log-opt --mac-address --memory -m --memory-reservation --memory-swap --memory-swappiness --mount --name --net --net-alias --network --network-alias --no-healthcheck --oom-kill-disable --oom-score-adj --pid --pids-limit --platform --privileged --publish -p --publish-all -P --pull --quiet -q --read-only --restart --rm --runtime --security-opt --shm-size --stop-signal --stop-timeout --storage-opt --sysctl --tmpfs --tty -t --ulimit --user -u --userns --uts --volume -v --volume-driver --volumes-from --workdir -w --detach -d --detach-keys --sig-proxy --help' ;;
     'create') echo '--add-host --annotation --attach -a --blkio-weight --blkio-weight-device --cap-add --cap-drop --cgroup-parent --cgroupns --cidfile --cpu-period --cpu-quota --cpu-rt-period --cpu-rt-runtime --cpu-shares -c --cpus --cpuset-cpus --cpuset-mems --device --device-cgroup-rule --device-read-bps --device-read-iops --device-write-bps --device-write-iops --dns --dns-option --dns-search --domainname --entrypoint --env -e --env-file --expose --gpus --group-add --health-cmd --health-interval --health-retries --health-start-interval --health-start-period --health-timeout --hostname -h --init --interactive -i --ip --ip6 --ipc --isolation --kernel --label -l --label-file --link-local-ip --link --log-driver --log-opt --mac-address --memory -m --memory-reservation --memory-swap --memory-swappiness --mount --name --net --net-alias --network --network-alias --no-healthcheck --oom-kill-disable --oom-score-adj --pid --pids-limit --platform --privileged --publish -p --publish-all -P --pull --quiet -q --read-only --restart --rm --runtime --security-opt --shm-size --stop-signal --stop-timeout --storage-opt --sysctl --tmpfs --tty -t --ulimit --user -u --userns --uts --volume -v --volume-driver --volumes-from --workdir -w --help' ;;
     'exec') echo '--detach -d --detach-keys --env -e --env-file --interactive -i --privileged --tty -t --user -u --workdir -w --help' ;;
@@ -81,7 +81,7 @@ _skerry_options() {
     'container list') echo '--all -a --filter -f --format --last -n --latest -l --no-trunc --quiet -q --size -s --help' ;;
     'container inspect') echo '--format -f --size -s --help' ;;
     'container prune') echo '--filter --force -f --help' ;;
-    'builder build') echo '--file -f --tag -t --build-arg --label --target --platform --pull --no-cache --no-cache-filter --build-context --secret --ssh --cache-from --cache-to --output -o --load --push --rewrite-timestamp --allow --network --add-host --shm-size --ulimit --memory -m --memory-swap --disk-limit --cpu-shares -c --cpu-period --cpu-quota --cpuset-cpus --cpuset-mems --cgroup-parent --security-opt --squash --progress --quiet -q --iidfile --metadata-file --check --list-steps --shell-on-failure --shell-at --rm --force-rm --compress --help' ;;
+    'builder build') echo '--file -f --tag -t --build-arg --label --target --platform --pull --no-cache --no-cache-filter --build-context --secret --ssh --cache-from --cache-to --output -o --load --push --rewrite-timestamp --allow --network --add-host --shm-size --ulimit --memory -m --memory-swap --disk-limit --pids-limit --cpu-shares -c --cpu-period --cpu-quota --cpuset-cpus --cpuset-mems --cgroup-parent --security-opt --squash --progress --quiet -q --iidfile --metadata-file --check --list-steps --shell-on-failure --shell-at --rm --force-rm --compress --help' ;;
     'builder prune') echo '--filter --force -f --all -a --reserved-space --keep-storage --max-used-space --min-free-space --help' ;;
     'builder du') echo '--format --quiet -q --no-trunc --help' ;;
     'builder mounts') echo '--format --quiet -q --help' ;;
@@ -89,7 +89,7 @@ _skerry_options() {
     'builder export') echo '--output -o --help' ;;
     'builder import') echo '--help' ;;
     'builder rm') echo '--help' ;;
-    'image build') echo '--file -f --tag -t --build-arg --label --target --platform --pull --no-cache --no-cache-filter --build-context --secret --ssh --cache-from --cache-to --output -o --load --push --rewrite-timestamp --allow --network --add-host --shm-size --ulimit --memory -m --memory-swap --disk-limit --cpu-shares -c --cpu-period --cpu-quota --cpuset-cpus --cpuset-mems --cgroup-parent --security-opt --squash --progress --quiet -q --iidfile --metadata-file --check --list-steps --shell-on-failure --shell-at --rm --force-rm --compress --help' ;;
+    'image build') echo '--file -f --tag -t --build-arg --label --target --platform --pull --no-cache --no-cache-filter --build-context --secret --ssh --cache-from --cache-to --output -o --load --push --rewrite-timestamp --allow --network --add-host --shm-size --ulimit --memory -m --memory-swap --disk-limit --pids-limit --cpu-shares -c --cpu-period --cpu-quota --cpuset-cpus --cpuset-mems --cgroup-parent --security-opt --squash --progress --quiet -q --iidfile --metadata-file --check --list-steps --shell-on-failure --shell-at --rm --force-rm --compress --help' ;;
     'image ls') echo '--all -a --digests --filter -f --format --no-trunc --quiet -q --help' ;;
     'image list') echo '--all -a --digests --filter -f --format --no-trunc --quiet -q --help' ;;
     'image rm') echo '--force -f --no-prune --help' ;;
@@ -190,6 +190,7 @@ _skerry_value() {
     'build --memory'|'build -m') echo 'any' ;;
     'build --memory-swap') echo 'any' ;;
     'build --disk-limit') echo 'any' ;;
+    'build --pids-limit') echo 'any' ;;
     'build --cpu-shares'|'build -c') echo 'any' ;;
     'build --cpu-period') echo 'any' ;;
     'build --cpu-quota') echo 'any' ;;
@@ -698,6 +699,7 @@ _skerry_value() {
     'builder build --memory'|'builder build -m') echo 'any' ;;
     'builder build --memory-swap') echo 'any' ;;
     'builder build --disk-limit') echo 'any' ;;
+    'builder build --pids-limit') echo 'any' ;;
     'builder build --cpu-shares'|'builder build -c') echo 'any' ;;
     'builder build --cpu-period') echo 'any' ;;
     'builder build --cpu-quota') echo 'any' ;;
@@ -738,6 +740,7 @@ _skerry_value() {
     'image build --memory'|'image build -m') echo 'any' ;;
     'image build --memory-swap') echo 'any' ;;
     'image build --disk-limit') echo 'any' ;;
+    'image build --pids-limit') echo 'any' ;;
     'image build --cpu-shares'|'image build -c') echo 'any' ;;
     'image build --cpu-period') echo 'any' ;;
     'image build --cpu-quota') echo 'any' ;;

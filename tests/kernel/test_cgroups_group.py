@@ -326,6 +326,7 @@ def test_the_number_of_processes_is_limited(group: Cgroup) -> None:
         return 0
 
     assert exit_code(inside(group, fork)) == errno.EAGAIN
+    assert group.stats()["pids"]["refused"] >= 1
 
 
 def test_devices_are_closed_unless_listed(group: Cgroup, tmp_path: object) -> None:
@@ -377,7 +378,7 @@ def test_counters(group: Cgroup) -> None:
     assert set(brief["memory"]) == {"usage", "max", "limit", "stat"}
     assert set(brief["memory"]["stat"]) == set(before["memory"]["stat"])
     assert before["cpu"]["usage_ns"] == 0
-    assert before["pids"] == {"current": 0, "limit": 7}
+    assert before["pids"] == {"current": 0, "limit": 7, "refused": 0}
 
     def work() -> None:
         memory = mmap.mmap(-1, 4 * MIB)

@@ -4,6 +4,8 @@ import subprocess
 import sys
 
 import pytest
+from bench.daemons import Skerry
+from tests.kernel.building import Client
 from tests.security.sandbox import Sandbox
 
 pytestmark = pytest.mark.root
@@ -28,6 +30,15 @@ def test_a_fork_bomb_stops_at_the_limit(sandbox: Sandbox) -> None:
     )
     assert found[1] == "EAGAIN"
     assert found[0] <= 60
+
+
+def test_a_step_that_forks_without_end_is_ended(engine: Skerry, no_leaks: None) -> None:
+    bomb = "FROM busybox\nRUN true\n RUN f() { while :; do (f); done; }; f 2> /dev/null\n"
+    failed = Client(engine.socket).build(bomb, PidsLimit=60).error
+    assert "was ended: for 10 seconds it has been at its limit of 60 processes" in failed["message"]
+    assert "Dockerfile:3:2" in failed["hint"]
+    assert "--pids-limit" in failed["hint"]
+    assert (failed["code"], failed["step"]) == (137, "0.2")
 
 
 def test_a_memory_bomb_kills_only_the_container(sandbox: Sandbox) -> None:

@@ -11,7 +11,8 @@ class Cancelled(Conflict):
 
 
 class StepFailed(GuestFault):
-    """A program of a RUN ended with a status other than 0. `code` is that status."""
+    """A program of a RUN ended with a status other than 0. `code` is that status, `explained`
+    whether there is more to say."""
 
     def __init__(self, command: str, code: int, *, step: str, oom: bool = False) -> None:
         super().__init__(
@@ -21,3 +22,21 @@ class StepFailed(GuestFault):
         self.code = code
         self.step = step
         self.command = command
+        self.explained = oom
+
+
+class ForkedWithoutEnd(StepFailed):
+    """A program of a RUN was ended because it stayed at its limit of processes and asked for more,
+    `refused` times."""
+
+    def __init__(self, command: str, limit: int, refused: int, seconds: int, *, step: str) -> None:
+        super().__init__(command, 137, step=step)
+        self.explained = True
+        self.message = (
+            f"The command '{command}' was ended: for {seconds} seconds it has been at its limit of "
+            f"{limit} processes, and was refused another {refused} times"
+        )
+        self.hint = (
+            "it seems to fork without end; if it does not, let it start fewer at a time, or give "
+            "it more with `skerry build --pids-limit`"
+        )

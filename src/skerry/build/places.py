@@ -3,13 +3,13 @@
 import difflib
 from collections.abc import Iterator
 
-from skerry.base.errors import NotFound, RegistryError, SkerryError
+from skerry.base.errors import GuestFault, NotFound, RegistryError, SkerryError
 from skerry.build.language.faults import DockerfileFault, excerpt
 from skerry.build.language.instructions import Copy, From, Instruction, Run
 from skerry.build.reading import Plan
 
 
-def place(error: SkerryError, plan: Plan, instruction: Instruction | From) -> None:
+def place(error: SkerryError | GuestFault, plan: Plan, instruction: Instruction | From) -> None:
     """Begin the error's hint with the source around the instruction. A DockerfileFault has it
     already, and one missing image may end several stages with one error."""
     if isinstance(error, DockerfileFault) or error.hint.startswith("Dockerfile:"):

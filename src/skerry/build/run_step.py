@@ -138,6 +138,7 @@ class Runner:
                 {**self._options.host, **({"Privileged": True} if operation.insecure else {})},
                 tuple(points),
                 self._options.disk_limit,
+                step,
             )
             ended = await running.run(self._engine, what, self._output(step))
             if ended.error:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, NamedTuple, NoReturn
 
 from skerry.base.isolation import Attach, Exit, LogOptions, Overlay, Task
-from skerry.build import disk
+from skerry.build import disk, processes
 from skerry.engine import facts, spec
 from skerry.engine.container import Container
 from skerry.engine.engine import Engine
@@ -29,6 +29,7 @@ LOG_TAIL: Final = 16 << 10
 """Bytes from the end of an output that was cut."""
 _HEADER: Final = 8
 
+Watch = Coroutine[Any, Any, NoReturn]
 Output = Callable[[int, bytes], None]
 """Told what the program writes: 1 or 2, and the bytes."""
 
@@ -50,10 +51,13 @@ class Run(NamedTuple):
     mounts: tuple[MountPoint, ...] = ()
     disk_limit: int = 0
     """Bytes that it may write; 0 is as many as the disk's reserve leaves."""
+    step: str = ""
+    """For errors."""
 
 
 async def run(engine: Engine, what: Run, output: Output) -> Exit:
-    """Run it to its end. Errors as the driver's; a step that fills the disk is a SystemFault.
+    """Run it to its end. Errors as the driver's; a step that fills the disk is a SystemFault, one
+    that forks without end ForkedWithoutEnd.
 
     However this ends, also by cancellation, no process and no folder of it is left.
     """
@@ -82,8 +86,11 @@ async def run(engine: Engine, what: Run, output: Output) -> Exit:
                 run_dir,
                 LogOptions("none"),
             )
-            watching = disk.watch(engine.store, what.overlay.upper, what.disk_limit)
-            return await _run(engine, task, output, watching)
+            watches = (
+                disk.watch(engine.store, what.overlay.upper, what.disk_limit),
+                processes.watch(engine.driver, what.id, " ".join(what.args), what.step),
+            )
+            return await _run(engine, task, output, watches)
     finally:
         await to_its_end(_remove(engine, what.id, state_dir, run_dir))
 
@@ -113,9 +120,7 @@ def record_of(what: Run) -> Record:
     )
 
 
-async def _run(
-    engine: Engine, task: Task, output: Output, watch: Coroutine[Any, Any, NoReturn]
-) -> Exit:
+async def _run(engine: Engine, task: Task, output: Output, watches: tuple[Watch, ...]) -> Exit:
     over: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
 
     def on_exit(_id: str, exit: Exit) -> None:
@@ -126,22 +131,25 @@ async def _run(
         await engine.driver.create(task)
         _, stream = await engine.driver.start(task, on_exit, attach=Attach())
     except BaseException:
-        watch.close()
+        for each in watches:
+            each.close()
         raise
     assert stream is not None
     reading = asyncio.ensure_future(_pass_on(stream, output))
-    watching = asyncio.ensure_future(watch)
+    watching = [asyncio.ensure_future(each) for each in watches]
+    work: list[asyncio.Future[Any]] = [reading, *watching]
     try:
-        await asyncio.wait((over, watching), return_when=asyncio.FIRST_COMPLETED)
-        if not over.done():
-            watching.result()
+        await asyncio.wait([*work[1:], over], return_when=asyncio.FIRST_COMPLETED)
+        for watcher in () if over.done() else watching:
+            if watcher.done():
+                watcher.result()
         ended = await over
         await reading
         return ended
     finally:
-        for each in (reading, watching):
-            each.cancel()
-        await asyncio.gather(reading, watching, return_exceptions=True)
+        for one in work:
+            one.cancel()
+        await asyncio.gather(*work, return_exceptions=True)
         await stream.close()
 
 

@@ -194,7 +194,7 @@ class Solver:
         except (SkerryError, GuestFault) as error:
             self._tell({"kind": "failed", "step": step, "error": error.message})
             # A trigger (1.0.2) stands in another file.
-            if isinstance(error, SkerryError) and step.count(".") == 1:
+            if step.count(".") == 1:
                 place(error, self._plan, instruction)
             raise
         self._tell({"kind": "done", "step": step, "seconds": time.time() - begun, **found})

@@ -23,7 +23,12 @@ _HOST_TEXTS = {
     "cpuset-cpus": "CpusetCpus",
     "cpuset-mems": "CpusetMems",
 }
-_HOST_NUMBERS = {"cpu-period": "CpuPeriod", "cpu-quota": "CpuQuota", "cpu-shares": "CpuShares"}
+_HOST_NUMBERS = {
+    "cpu-period": "CpuPeriod",
+    "cpu-quota": "CpuQuota",
+    "cpu-shares": "CpuShares",
+    "pids-limit": "PidsLimit",
+}
 _HOST_SIZES = {
     "memory": "Memory",
     "memory-swap": "MemorySwap",
@@ -314,6 +319,7 @@ OPTIONS: tuple[Option, ...] = (
     text("memory", "Memory of RUN", "SIZE", "m"),
     text("memory-swap", "Memory and swap of RUN", "SIZE"),
     text("disk-limit", "What one RUN may write (default: all but a reserve of the disk)", "SIZE"),
+    number("pids-limit", "Processes of one RUN (default 8192)", "N"),
     number("cpu-shares", "Weight of RUN's processor time", "N", "c"),
     number("cpu-period", "Period of the processor quota in microseconds"),
     number("cpu-quota", "Processor time in a period in microseconds"),

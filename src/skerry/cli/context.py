@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from skerry.base.errors import Forbidden, SkerryError, Unavailable
+from skerry.base.errors import Forbidden, GuestFault, SkerryError, Unavailable
 from skerry.base.hosts import default_paths
 from skerry.sdk.client import Client
 
@@ -91,7 +91,7 @@ def each(context: Context, names: list[str], do: Any) -> int:
     return code
 
 
-def report(error: SkerryError) -> None:
+def report(error: SkerryError | GuestFault) -> None:
     """One line, then the hint."""
     err(f"skerry: {visible(' '.join(error.message.split(chr(10))).strip())}")
     if error.hint:

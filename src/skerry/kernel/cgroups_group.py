@@ -191,7 +191,7 @@ class Cgroup:
 
         cpu: usage_ns user_ns system_ns periods throttled_periods throttled_ns [percpu_ns];
         memory: usage max limit failcnt swap_usage swap_limit (swap alone) stat{name: number};
-        pids: current limit; io: [(major, minor, operation, bytes)]; io_operations: counts;
+        pids: current limit refused; io: [(major, minor, operation, bytes)]; io_operations: counts;
         hugetlb: {page size: {usage max failcnt}}; pressure (v2): {cpu|memory|io: text}.
         Bytes, and UNLIMITED (2**64-1) or v1's 2**63-4096 where there is no limit.
         """

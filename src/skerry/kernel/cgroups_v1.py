@@ -240,6 +240,7 @@ class CgroupV1(Cgroup):
         return {
             "current": files.number(f"{directory}/pids.current"),
             "limit": files.number(f"{directory}/pids.max") if directory else files.UNLIMITED,
+            "refused": files.table(files.text(f"{directory}/pids.events")).get("max", 0),
         }
 
     def _block_io(self, counter: str) -> list[tuple[int, int, str, int]]:

@@ -279,6 +279,7 @@ class CgroupV2(Cgroup):
             "pids": {
                 "current": files.number(f"{start}/pids.current"),
                 "limit": files.number(f"{start}/pids.max") or files.UNLIMITED,
+                "refused": files.table(files.text(f"{start}/pids.events")).get("max", 0),
             },
             "io": transferred,
         }

@@ -169,7 +169,9 @@ async def _answer(call: Call, options: Options, events: AsyncIterator[Any]) -> w
 
 def error_line(error: SkerryError | GuestFault) -> dict[str, Any]:
     """The stream's last line; `code` is the status of the program that failed."""
-    text = message_of(error)
+    # Docker's words, and the source where they do not say all.
+    plain = isinstance(error, StepFailed) and not error.explained
+    text = error.message if plain else message_of(error)
     detail: dict[str, Any] = {"message": text}
     if isinstance(error, StepFailed):
         detail = {"code": error.code, "message": text}

@@ -97,9 +97,7 @@ class _Run:
             step = view.steps.get(error.step)
             if step is not None and not shown.tells_errors:
                 _show_log(step)
-            err(f"skerry: {visible(error.message)}")
-            if error.hint:
-                err(visible(error.hint))
+            report(error)
             if self._parsed.on("shell-on-failure"):
                 self._shell(build, step)
         else:

@@ -40,6 +40,7 @@ def stats_from(reading: dict[str, Any], net_dev: str, host_memory: int) -> Stats
         memory_stat=memory["stat"],
         block_io=tuple(tuple(row) for row in reading["io"]),
         networks=networks(net_dev),
+        pids_refused=pids.get("refused", 0),
     )
 
 

@@ -213,14 +213,128 @@ def test_files_go_in_and_out_running_and_stopped(machines: Skerry, docker: Docke
     docker("rmi", "-f", "committed", check=False)
 
 
-def test_two_machines_share_no_randomness_and_have_the_right_time(docker: Docker) -> None:
-    script = "head -c 16 /dev/urandom | md5sum; cat /proc/sys/kernel/random/uuid; date +%s"
-    seen = [
-        docker("run", "--rm", *VM, "--net", "none", "busybox", "sh", "-c", script).splitlines()
-        for _ in range(2)
+def spares_of(machines: Skerry) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(machines.skerry("info", "-f", "json").stdout)[
+        "SpareMachines"
     ]
-    assert seen[0][0] != seen[1][0]
-    assert seen[0][1] != seen[1][1]
+    return found
+
+
+def spare_of(machines: Skerry) -> dict[str, Any]:
+    """The engine's spare machine, once it is ready; a machine was started before."""
+
+    def ready() -> dict[str, Any] | None:
+        return next((spare for spare in spares_of(machines) if spare["Ready"]), None)
+
+    found: dict[str, Any] = until(ready, "no spare machine gets ready", PATIENCE)
+    return found
+
+
+def traces_of(machines: Skerry, spare: dict[str, Any]) -> list[Path]:
+    """What is a spare's own on the host."""
+    top, id_ = Path("/sys/fs/cgroup"), spare["ID"]
+    places = [*top.glob(f"skerry/{id_}"), *top.glob(f"*/skerry/{id_}")]
+    return [*places, *(machines.run_root / "containers").glob(id_)]
+
+
+def until_gone(machines: Skerry, spare: dict[str, Any], *, qemu: bool = True) -> None:
+    if qemu:
+        until(lambda: not Path(f"/proc/{spare['Pid']}").exists(), "the spare's QEMU stays")
+    until(lambda: not traces_of(machines, spare), "traces of a spare stay")
+
+
+def lines_of(docker: Docker, name: str, count: int) -> list[str]:
+    """What a container has written, once it is so many lines."""
+
+    def written() -> list[str]:
+        found = docker("logs", name).splitlines()
+        return found if len(found) == count else []
+
+    lines: list[str] = until(written, "the program says too little", PATIENCE)
+    return lines
+
+
+def test_a_container_gets_the_spare_machine_and_shares_nothing_with_the_next(
+    machines: Skerry, docker: Docker
+) -> None:
+    script = (
+        "head -c 16 /dev/urandom | md5sum; cat /proc/sys/kernel/random/uuid; hostname;"
+        "ip link show eth0 | grep -o 'ether [^ ]*'; date +%s; ls / | grep -c made; sleep 1000"
+    )
+
+    def adopted(name: str) -> list[str]:
+        spare = spare_of(machines)
+        assert spare["OwnMemory"] > 0
+        options = ("-d", "--name", name, "-h", f"host-{name}", *VM)
+        docker("run", *options, "busybox", "sh", "-c", script)
+        assert qemu_of(docker, name) == spare["Pid"]
+        lines = lines_of(docker, name, 6)
+        mac = docker("inspect", "-f", "{{.NetworkSettings.Networks.bridge.MacAddress}}", name)
+        assert lines[2:4] == [f"host-{name}", f"ether {mac.strip()}"]
+        assert abs(int(lines[4]) - time.time()) < 60
+        assert lines[5] == "0", "the rehearsal's file is there"
+        until_gone(machines, spare, qemu=False)
+        group = Path(f"/proc/{spare['Pid']}/cgroup").read_text()
+        assert f"/skerry/{docker('inspect', '-f', '{{.Id}}', name).strip()}" in group
+        assert spare["ID"] not in group
+        return lines
+
+    docker("run", "--rm", *VM, "busybox", "true")
+    first, second = adopted("first"), adopted("second")
+    assert not set(first[:4]) & set(second[:4])
+    # From here on they are machines as any other.
+    address = docker("inspect", "-f", "{{.NetworkSettings.Networks.bridge.IPAddress}}", "first")
+    docker("exec", "second", "ping", "-c", "1", "-W", "20", address.strip())
+    machines.skerry("snapshot", "create", "second", "--name", "of-a-spare", timeout=PATIENCE)
+    docker("exec", "second", "touch", "/later")
+    machines.skerry("snapshot", "restore", "--force", "of-a-spare", timeout=PATIENCE)
+    assert "later" not in docker("exec", "second", "ls", "/")
+
+
+def test_a_spare_that_hangs_or_died_is_passed_over(machines: Skerry, docker: Docker) -> None:
+    start = ("run", "-d", *VM, "--net", "none", "busybox", "sleep", "1000")
+    docker(*start)
+    spare = spare_of(machines)
+    os.kill(spare["Pid"], signal.SIGSTOP)
+    id_ = docker(*start).strip()
+    assert qemu_of(docker, id_) != spare["Pid"]
+    assert docker("exec", id_, "echo", "well") == "well\n"
+    until_gone(machines, spare)
+    other = spare_of(machines)
+    os.kill(other["Pid"], signal.SIGKILL)
+    docker(*start)
+    until_gone(machines, other)
+
+
+def test_no_spare_outlives_its_engine_and_the_setting_turns_them_off(
+    machines: Skerry, docker: Docker
+) -> None:
+    start = ("run", "--rm", *VM, "--net", "none", "busybox", "true")
+    settings = machines.root / "engine.json"
+    for how in (signal.SIGKILL, signal.SIGTERM):
+        docker(*start)
+        spare = spare_of(machines)
+        assert traces_of(machines, spare)
+        machines.stop(how)
+        until_gone(machines, spare)
+        if how == signal.SIGTERM:
+            settings.write_text(json.dumps({"vm-spares": 0}))
+        machines.start()
+    docker(*start)
+    assert spares_of(machines) == []
+    settings.unlink()
+    machines.stop()
+    machines.start()
+
+
+def test_two_machines_without_a_spare_share_no_randomness_either(docker: Docker) -> None:
+    script = "head -c 16 /dev/urandom | md5sum; cat /proc/sys/kernel/random/uuid; date +%s"
+    command = ("run", "-d", *VM, "--net", "none", "busybox", "sh", "-c", script)
+    # One after the other: at most one of them finds a spare.
+    ids = [docker(*command).strip() for _ in range(3)]
+    seen = [lines_of(docker, id_, 3) for id_ in ids]
+    for at in (0, 1):
+        assert len({lines[at] for lines in seen}) == 3
     assert all(abs(int(lines[2]) - time.time()) < 60 for lines in seen)
 
 

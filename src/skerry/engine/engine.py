@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+from typing import Any
 
 from skerry.base.errors import SystemFault
 from skerry.base.settings import Settings
@@ -122,6 +123,10 @@ class Engine:
             for container in self.roster
             if any(point.name == name for point in container.record.mounts)
         ]
+
+    def spares(self) -> list[dict[str, Any]]:
+        """The machines that stand ready for containers to come; see `machine.spares`."""
+        return self.driver.spares() if isinstance(self.driver, walls.Walls) else []
 
     async def __aenter__(self) -> "Engine":
         instance.write_pid_file(self.settings.run_root)

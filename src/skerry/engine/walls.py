@@ -245,6 +245,11 @@ class Walls:
         freed: int = await self._of_machines().tidy(chains) if VM in self._makers else 0
         return freed
 
+    def spares(self) -> list[dict[str, Any]]:
+        """See `machine.spares.Spares.rows`; none before a machine was asked for."""
+        machines: Any = self._drivers.get(VM)
+        return list(machines.spares.rows()) if machines is not None else []
+
     def _of_machines(self) -> Any:
         if VM not in self._makers:
             raise Unsupported("this engine has no machines")

@@ -97,8 +97,10 @@ class Spare(NamedTuple):
         """End the warden, and the machine with it."""
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
+        # A keeper to be is given its children's children: QEMU, which dies with the warden.
         with suppress(ChildProcessError):
-            os.waitpid(self.pid, 0)
+            while True:
+                os.waitpid(-1, 0)
 
 
 def _remove(run_dir: str) -> None:
@@ -227,7 +229,7 @@ def _wait_for_container(body: bytes, sock: socket.socket, group: Cgroup, parent:
         wire.send(sock, {"event": "failed", "error": wire.error_to_wire(error)})
         return
     wire.send(sock, {"event": "ready", "qemu": machine.machine.pid})
-    while (message := wire.receive(sock)) is not None:
+    while (message := _next(sock, machine.machine)) is not None:
         if message.head.get("op") == "wake":
             _wake(machine.machine)
             wire.send(sock, {"event": "awake"})
@@ -238,6 +240,15 @@ def _wait_for_container(body: bytes, sock: socket.socket, group: Cgroup, parent:
         sock.close()
         _take_over(message.body, ends, telling, machine, group.layout)
     machine.machine.end()
+
+
+def _next(sock: socket.socket, machine: hypervisor.Hypervisor) -> wire.Message | None:
+    """What the spare asks for; None when that has gone, or QEMU has."""
+    poll = select.poll()
+    for fd in (sock.fileno(), machine.pidfd):
+        poll.register(fd, select.POLLIN)
+    ready = {fd for fd, _ in poll.poll()}
+    return None if machine.pidfd in ready else wire.receive(sock)
 
 
 def _leave_no_files(conf: warden.Conf) -> None:

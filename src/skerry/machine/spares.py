@@ -36,8 +36,8 @@ TAKE_SECONDS = WAKE_SECONDS + 12.0
 """Within which a spare must have begun on the request that it was sent."""
 AGAIN_SECONDS = 60.0
 """After a spare that could not be made."""
-CLEAR_SECONDS = 30.0
-"""Within which one that was given away has put its own folder away."""
+CLEAR_SECONDS, GIVEN_SECONDS = 5.0, 30.0
+"""Within which one that is not wanted has put its own folder away, and one that has a container."""
 _TURN = 1.0
 _POLL = 0.02
 _SPARE_PART, _LEAST_MEMORY = 10, 256 << 20
@@ -163,6 +163,7 @@ class Spare:
             "memory": self.shape.memory,
             "cpus": self.shape.cpus,
             "ready": self.kept.ready,
+            "pid": self.qemu,
             "own_memory": processes.own_memory(self.qemu) if self.qemu else 0,
         }
 
@@ -205,8 +206,8 @@ class Spares:
         return None
 
     def rows(self) -> list[dict[str, Any]]:
-        """What there is: `id`, `template`, `memory` and `cpus` of the machine, `ready`, and
-        `own_memory`, the bytes of the host's memory that it has for itself."""
+        """What there is: `id`, `template`, `memory` and `cpus` of the machine, `ready`, `pid` of
+        its QEMU (0 while it is made), and `own_memory`, the bytes that it shares with nobody."""
         return [spare.row() for spare in self._spares.values()]
 
     def forget(self, keys: set[str]) -> None:
@@ -297,7 +298,7 @@ class Spares:
         await spare.ended.wait()
         if self._spares.pop(spare.kept.id, None) or spare.failed:
             self._failed[spare.kept.key] = time.monotonic()
-        deadline = time.monotonic() + CLEAR_SECONDS
+        deadline = time.monotonic() + (GIVEN_SECONDS if spare.given else CLEAR_SECONDS)
         while os.path.exists(spare.run_dir) and time.monotonic() < deadline:
             if not spare.given and rundir.keeper_of(spare.run_dir) is None:
                 break

@@ -137,6 +137,17 @@ async def info(call: Call) -> web.StreamResponse:
                 "skerry-vm": {"path": "skerry"},
             },
             "DefaultRuntime": "skerry",
+            "SpareMachines": [
+                {
+                    "ID": each["id"],
+                    "Memory": each["memory"],
+                    "NCPU": each["cpus"],
+                    "Ready": each["ready"],
+                    "Pid": each["pid"],
+                    "OwnMemory": each["own_memory"],
+                }
+                for each in call.engine.spares()
+            ],
             "Swarm": {
                 "NodeID": "",
                 "NodeAddr": "",

@@ -112,9 +112,18 @@ def info(context: Context, parsed: Parsed) -> int:
     runtimes = sorted(facts.get("Runtimes") or ())
     if runtimes:
         lines.append(f"Runtimes: {' '.join(runtimes)}")
+    spares = facts.get("SpareMachines") or ()
+    if spares:
+        lines += [f"Spare Machines: {len(spares)}", *(f" {_spare(each)}" for each in spares)]
     lines += [f"WARNING: {warning}" for warning in facts.get("Warnings") or ()]
     out("\n".join(lines))
     return 0
+
+
+def _spare(machine: dict[str, Any]) -> str:
+    cpus, own = machine["NCPU"], machine["OwnMemory"]
+    state = f"ready, {size_binary(own)} of the host's" if machine["Ready"] else "being made"
+    return f"{size_binary(machine['Memory'])}, {cpus} CPU{'s' if cpus != 1 else ''}: {state}"
 
 
 def _formatted(form: str, value: Any) -> None:

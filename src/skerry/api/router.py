@@ -12,13 +12,15 @@ Handle = Callable[[Call], Awaitable[web.StreamResponse]]
 
 
 class Route(NamedTuple):
-    """`streams`: the answer lives as long as the client does, and ends when it leaves. The others
-    run to their end even when the client has gone."""
+    """`streams`: the answer lives as long as the client does, and ends when it leaves. `reads`: it
+    changes nothing, so it may end there too. The others run to their end even when the client has
+    gone, which costs a task of their own."""
 
     method: str
     path: str
     handle: Handle
     streams: bool = False
+    reads: bool = False
 
 
 class Router:

@@ -126,7 +126,7 @@ class Api:
         route, params = found
         call = Call(request, self._engine, version, params, self._builder)
         try:
-            if route.streams:
+            if route.streams or route.reads:
                 response = await route.handle(call)
             else:
                 # A client that leaves must not stop a removal half-way.

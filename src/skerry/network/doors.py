@@ -4,11 +4,16 @@ namespace that its thread comes home to."""
 import contextlib
 import errno
 import os
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from skerry.base.errors import KernelFault, Unsupported
-from skerry.kernel import netlink, nft
+from skerry.kernel import links, netlink, nft
 from skerry.network import firewall, namespaces
+
+_LOOK = 0.0002
+"""Seconds between two looks whether a link has gone."""
 
 
 class Doors:
@@ -23,6 +28,7 @@ class Doors:
         """The engine's own network namespace."""
         self._route: netlink.Netlink | None = None
         self._nft: nft.Nft | None = None
+        self._sweepers = ThreadPoolExecutor(4, "skerry-sweep")
 
     @property
     def opened(self) -> bool:
@@ -63,6 +69,22 @@ class Doors:
         assert self._nft is not None, "open() comes first"
         return self._nft
 
+    def remove_link(self, name: str) -> None:
+        """Remove a link, if it is there. On return nobody finds it any more.
+
+        The kernel gives its name and number free in a moment, but lets the caller wait for every
+        processor besides (rcu_barrier, tens of milliseconds). So another thread is the caller.
+        """
+        index = links.index_of(name)
+        if not index:
+            return
+        message = links.delete_link(index, name)
+        over = self._sweepers.submit(_request_alone, message)
+        while not over.done() and links.index_of(name) == index:
+            time.sleep(_LOOK)
+        if over.done():
+            over.result()
+
     def lay(self, elements: Sequence[firewall.Elements], *, closed: bool) -> None:
         """Make the engine's table anew with exactly these elements, in one transaction."""
         self.filter.commit(firewall.setup(self.table, firewall.merged(elements), closed=closed))
@@ -86,6 +108,7 @@ class Doors:
 
     def close(self) -> None:
         """Let go; everything stays in place."""
+        self._sweepers.shutdown()
         for door in (self._route, self._nft):
             if door is not None:
                 door.close()
@@ -93,3 +116,8 @@ class Doors:
         if self.home >= 0:
             os.close(self.home)
             self.home = -1
+
+
+def _request_alone(message: netlink.Message) -> None:
+    with netlink.Netlink(netlink.NETLINK_ROUTE) as route:
+        route.request([message])

@@ -78,7 +78,7 @@ class Segments:
         wanted = {each.link for each in segments}
         for link in links.list_links(self._doors.links):
             if link.alias == self._doors.alias and link.name not in wanted:
-                self._doors.links.request([links.delete_link(link.number, link.name)])
+                self._doors.remove_link(link.name)
         for segment in segments:
             self._raise(segment)
 
@@ -127,7 +127,7 @@ class Segments:
                 f"{segment.driver} on {segment.link}: {os.strerror(fault.errno)}",
                 hint=f"this kernel has no {segment.driver}, or the parent cannot carry one",
             ) from None
-        self._doors.links.request([links.delete_link(links.index_of(name), name)])
+        self._doors.remove_link(name)
 
     def _make_link(self, segment: Segment) -> None:
         name = segment.link
@@ -154,9 +154,8 @@ class Segments:
         if segment.driver == "bridge":
             self._doors.take_away(firewall.bridge_elements(_guarded(segment)))
         self._indexes.pop(segment.link, None)
-        index = links.index_of(segment.link)
-        if segment.own_link and index:
-            self._doors.links.request([links.delete_link(index, segment.link)])
+        if segment.own_link:
+            self._doors.remove_link(segment.link)
 
     def forward_no_more(self) -> None:
         """Undo it, unless bridges of somebody else may need it by now."""

@@ -235,9 +235,9 @@ def until_as_time(filters: dict[str, frozenset[str]]) -> dict[str, frozenset[str
 
 ROUTES = [
     Route("POST", "/containers/create", create),
-    Route("GET", "/containers/json", list_all),
+    Route("GET", "/containers/json", list_all, reads=True),
     Route("POST", "/containers/prune", prune),
-    Route("GET", "/containers/{id}/json", inspect),
+    Route("GET", "/containers/{id}/json", inspect, reads=True),
     Route("POST", "/containers/{id}/start", start),
     Route("POST", "/containers/{id}/stop", stop),
     Route("POST", "/containers/{id}/restart", restart),

@@ -151,6 +151,6 @@ ROUTES = [
     Route("POST", "/containers/{id}/exec", create),
     Route("POST", "/exec/{id}/start", start, streams=True),
     Route("POST", "/skerry/containers/{id}/exec", run, streams=True),
-    Route("GET", "/exec/{id}/json", inspect),
+    Route("GET", "/exec/{id}/json", inspect, reads=True),
     Route("POST", "/exec/{id}/resize", resize),
 ]

@@ -177,9 +177,9 @@ def _pairs(rest: str, words: list[str]) -> dict[str, str]:
 
 
 ROUTES = [
-    Route("GET", "/images/json", list_all),
+    Route("GET", "/images/json", list_all, reads=True),
     Route("POST", "/images/prune", prune),
-    Route("GET", "/images/{name:*}/json", inspect),
+    Route("GET", "/images/{name:*}/json", inspect, reads=True),
     Route("GET", "/images/{name:*}/history", history),
     Route("POST", "/images/{name:*}/tag", tag),
     Route("DELETE", "/images/{name:*}", remove),

@@ -107,10 +107,10 @@ async def prune(call: Call) -> web.StreamResponse:
 
 
 ROUTES = [
-    Route("GET", "/networks", list_all),
+    Route("GET", "/networks", list_all, reads=True),
     Route("POST", "/networks/create", create),
     Route("POST", "/networks/prune", prune),
-    Route("GET", "/networks/{id}", inspect),
+    Route("GET", "/networks/{id}", inspect, reads=True),
     Route("DELETE", "/networks/{id}", remove),
     Route("POST", "/networks/{id}/connect", connect),
     Route("POST", "/networks/{id}/disconnect", disconnect),

@@ -238,10 +238,10 @@ async def disk_usage(call: Call) -> web.StreamResponse:
 
 
 ROUTES = [
-    Route("GET", "/_ping", ping),
+    Route("GET", "/_ping", ping, reads=True),
     Route("HEAD", "/_ping", ping),
-    Route("GET", "/version", version),
-    Route("GET", "/info", info),
+    Route("GET", "/version", version, reads=True),
+    Route("GET", "/info", info, reads=True),
     Route("GET", "/events", events, streams=True),
     Route("GET", "/system/df", disk_usage),
 ]

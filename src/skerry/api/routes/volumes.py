@@ -151,10 +151,10 @@ async def update(call: Call) -> web.StreamResponse:
 
 
 ROUTES = [
-    Route("GET", "/volumes", list_all),
+    Route("GET", "/volumes", list_all, reads=True),
     Route("POST", "/volumes/create", create),
     Route("POST", "/volumes/prune", prune),
-    Route("GET", "/volumes/{name}", inspect),
+    Route("GET", "/volumes/{name}", inspect, reads=True),
     Route("DELETE", "/volumes/{name}", remove),
     Route("PUT", "/volumes/{name}", update),
     Route("GET", "/skerry/volumes/{name}/archive", export, streams=True),

@@ -248,8 +248,10 @@ def test_check(build: Build) -> None:
     assert "1 warning has been found" in done.stdout
     clean = build("--check", text='FROM busybox:1\nCMD ["sleep"]\n')
     assert clean.stdout == "Check complete, no warnings found.\n"
-    text = "# check=error=true\nFROM busybox\nWORKDIR x\n"
-    assert "lint violation found for rules:" in build(text=text, code=1).stderr
+    text = "# check=error=true\nFROM busybox\nCMD x\n"
+    said = build(text=text, code=1).stderr
+    assert "warning: BaseImageLatest" in said
+    assert "lint violation found for rules: JSONArgsRecommended\n" in said
 
 
 def test_the_program_s_status_is_ours(build: Build) -> None:

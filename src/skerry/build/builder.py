@@ -18,7 +18,7 @@ from skerry.build.downloads import Downloads
 from skerry.build.events import Event, Tell, follow
 from skerry.build.git_access import Access
 from skerry.build.inventory import Inventory
-from skerry.build.language.lint import Warned
+from skerry.build.language.lint import Warned, violation
 from skerry.build.linting import warned
 from skerry.build.reading import Plan, read, unconsumed
 from skerry.build.remote_cache import Imports
@@ -168,10 +168,13 @@ class Builder:
 
         # A thread costs more than a small file does.
         plan, warnings = look() if len(data) <= _SMALL else await asyncio.to_thread(look)
-        for each in warnings:
+        for each in warnings if session is not None else ():
             tell(warning_event(each))
         if options.only_check:
             return
+        fault = violation(plan.dockerfile, warnings)
+        if fault is not None:
+            raise fault
         tell(plan_event(plan))
         begun = time.time()
         async with contextlib.AsyncExitStack() as own:

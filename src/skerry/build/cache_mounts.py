@@ -134,7 +134,7 @@ class CacheMounts:
         if not os.path.isabs(target) or "\0" in target:
             raise InvalidInput(f"not an absolute path: {target!r:.200}")
         if os.path.lexists(target):
-            raise InvalidInput(f"{target} exists already")
+            raise InvalidInput(f"{target} exists already", hint="name a folder that is to be made")
         try:
             os.makedirs(os.path.dirname(target), exist_ok=True)
             shutil.move(mount.path, target)
@@ -162,14 +162,21 @@ class CacheMounts:
             os.close(fd)
 
     def take_in(self, id: str, stream: BinaryIO) -> CacheMount:
-        """Unpack an archive into the directory of an id, which is made when it is missing."""
+        """Unpack an archive into the directory of an id. One that is made for it goes again when
+        the archive is bad."""
         name = self._name(id)
+        new = all(each.id != name for each in self._store.records.all(KIND))
         path = self._prepare(name, id, 0o755, (0, 0))
         mount = self._plain(name, self._store.records.get(KIND, name))
         self._check_free(mount)
         fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             extract_tar(stream, fd)
+        except BaseException:
+            with contextlib.suppress(Conflict):
+                if new:
+                    self.remove(mount)
+            raise
         finally:
             os.close(fd)
         return mount

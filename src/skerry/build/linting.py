@@ -6,7 +6,7 @@ from collections.abc import Collection
 from skerry.base import ignore
 from skerry.base.architectures import architecture
 from skerry.base.errors import SkerryError
-from skerry.build.language.lint import Surroundings, Warned, lint, violation
+from skerry.build.language.lint import Surroundings, Warned, lint
 from skerry.build.reading import Plan
 from skerry.build.request import Options
 from skerry.build.state import variables
@@ -17,7 +17,7 @@ from skerry.engine.engine import Engine
 def warned(
     engine: Engine, plan: Plan, options: Options, main: Tree | None, contexts: Collection[str]
 ) -> list[Warned]:
-    """The warnings. DockerfileFault when `# check=error=true` makes errors of them."""
+    """The warnings."""
     matcher = _ignored(main, options.dockerfile) if main is not None else None
     bases = {stage.base: _names(engine, stage.base) for stage in plan.stages.values()}
     around = Surroundings(
@@ -27,11 +27,7 @@ def warned(
         matcher.excluded if matcher else None,
         {} if options.platform else _foreign(engine, plan, contexts),
     )
-    found = lint(plan.dockerfile, around, options.dockerfile)
-    fault = violation(plan.dockerfile, found)
-    if fault is not None:
-        raise fault
-    return found
+    return lint(plan.dockerfile, around, options.dockerfile)
 
 
 def _foreign(engine: Engine, plan: Plan, contexts: Collection[str]) -> dict[str, tuple[str, str]]:

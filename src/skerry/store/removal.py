@@ -12,6 +12,7 @@ from skerry.base.ids import short
 from skerry.base.references import Reference, parse_reference
 from skerry.store.image import Image, Removed, chain_ids
 from skerry.store.snapshots import IMAGE, REMOVED_IMAGE
+from skerry.store.steps import layers_kept
 
 if TYPE_CHECKING:
     from skerry.store.images import Images
@@ -142,7 +143,7 @@ def delete_record(images: "Images", image: Image) -> list[Removed]:
         images.records.delete(IMAGE, image.id)
     lines = [Removed(deleted=image.id)]
     chains: set[str] = set()
-    kept: set[str] = set(images.leases.touched())
+    kept: set[str] = set(images.leases.touched()) | layers_kept(images.records)
     for kind in (IMAGE, REMOVED_IMAGE):
         for each in images.records.all(kind):
             chains.update(chain_ids(each.data["layers"]))

@@ -45,6 +45,11 @@ class Step(msgspec.Struct, frozen=True, omit_defaults=True):
 StepList = list[Step]
 
 
+def layers_kept(records: Records) -> set[str]:
+    """The diff ids that recorded steps keep."""
+    return {str(each.data.get("layer")) for each in records.all(KIND)} - {""}
+
+
 class Steps:
     """Recorded steps by key. Thread-safe.
 
@@ -129,7 +134,7 @@ class Steps:
 
     def layers(self) -> set[str]:
         """The diff ids that recorded steps keep."""
-        return {str(each.data.get("layer")) for each in self._records.all(KIND)} - {""}
+        return layers_kept(self._records)
 
     def blob(self, diff_id: str) -> dict[str, Any] | None:
         """Digest, size and media type of a layer's compressed form, as `set_blob` noted it."""

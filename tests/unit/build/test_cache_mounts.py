@@ -1,12 +1,14 @@
 """Cache mounts: made once, whole, however many steps want them at the same time."""
 
 import asyncio
+import io
 import os
 import threading
 from pathlib import Path
 
 import pytest
 
+from skerry.base.errors import InvalidInput, NotFound
 from skerry.build.cache_mounts import CacheMounts
 from skerry.store import open_store
 
@@ -48,3 +50,16 @@ async def test_a_mount_that_could_not_be_filled_is_not_there(tmp_path: Path) -> 
         async with mounts.hold("x", "shared", 0o700, OWNER) as path:
             assert os.listdir(path) == []
             assert os.stat(path).st_mode & 0o777 == 0o700
+
+
+def test_a_bad_archive_leaves_no_mount(tmp_path: Path) -> None:
+    with open_store(str(tmp_path)) as store:
+        mounts = CacheMounts(store, str(tmp_path))
+        with pytest.raises(InvalidInput):
+            mounts.take_in("x", io.BytesIO(b"junk"))
+        with pytest.raises(NotFound):
+            mounts.find("x")
+        mounts.take_in("x", io.BytesIO(bytes(1024)))
+        with pytest.raises(InvalidInput):
+            mounts.take_in("x", io.BytesIO(b"junk"))
+        assert mounts.find("x")

@@ -142,6 +142,9 @@ def test_steps_by_name_line_and_key() -> None:
         found_step(done, "9.9")
     with pytest.raises(InvalidInput, match="no step of stage 1 up to"):
         found_step(done, "1.1")
+    done.steps["0.1"].state = "missing"
+    with pytest.raises(InvalidInput, match=r"step 0\.1 is not in the cache: build it first"):
+        found_step(done, "0.1")
 
 
 def test_unknown_events_are_passed_over() -> None:

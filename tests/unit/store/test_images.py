@@ -11,6 +11,7 @@ from skerry.base.errors import Conflict, DigestMismatch, InvalidInput, NotFound
 from skerry.base.oci_image import OCI_CONFIG, OCI_LAYER, Descriptor, Manifest, encode
 from skerry.store import Store
 from skerry.store.image import Image, Removed, chain_ids
+from skerry.store.steps import Step
 
 Make = Callable[..., Any]
 Add = Callable[..., Image]
@@ -233,3 +234,17 @@ def test_rmi_by_digest_reference(store: Store, add_image: Add, layers: list[byte
     lines = store.images.remove(f"app@{image.manifest}")
     assert lines[0] == Removed(untagged="app:latest")
     assert store.images.list() == []
+
+
+def test_what_a_build_step_made_stays_for_the_cache(
+    store: Store, add_image: Add, layers: list[bytes]
+) -> None:
+    image = add_image(layers[:2], tags=("app",))
+    below, made = image.layers
+    store.steps.put(Step("k" * 64, made, "RUN make", "", 1.0, 1.0, chain=(below, made)))
+    store.images.remove("app")
+    assert not store.layers.has(below)
+    assert store.steps.find("k" * 64)
+    store.steps.remove("k" * 64)
+    store.gc.collect()
+    assert not store.layers.has(made)

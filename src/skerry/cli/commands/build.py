@@ -101,6 +101,8 @@ class _Run:
             if self._parsed.on("shell-on-failure"):
                 self._shell(build, step)
         else:
+            if self._in_words():
+                _warn(view)
             report(error)
         return code
 
@@ -132,6 +134,9 @@ class _Run:
         self._leave(str(result.get("image") or ""), view)
         return 0
 
+    def _in_words(self) -> bool:
+        return not self._quiet and self._kind not in ("json", "rawjson", "quiet")
+
     def _leave(self, image: str, view: View) -> None:
         if self._parsed.text("iidfile"):
             _write(self._parsed.text("iidfile"), image)
@@ -141,18 +146,19 @@ class _Run:
             _write(self._parsed.text("metadata-file"), wire.pretty(about) + "\n")
         if self._parsed.on("quiet"):
             out(image)
-        elif self._kind not in ("json", "rawjson", "quiet"):
+        elif self._in_words():
             ended, _, cached = view.counts()
             spent = seconds(float((view.result or {}).get("seconds") or 0))
             if image:
                 err(f"built {image}{''.join(f' {visible(name)}' for name in names)}")
             err(f"{ended} steps in {spent}, {cached} from the cache")
-            for each in view.warnings:
-                err(visible(f"warning: {each.get('rule')}: {each.get('text')}{_line(each)}"))
+            _warn(view)
 
 
-def _line(warning: dict[str, Any]) -> str:
-    return f" (line {warning['line']})" if warning.get("line") else ""
+def _warn(view: View) -> None:
+    for each in view.warnings:
+        where = f" (line {each['line']})" if each.get("line") else ""
+        err(visible(f"warning: {each.get('rule')}: {each.get('text')}{where}"))
 
 
 def _show_log(step: Step) -> None:
@@ -223,10 +229,12 @@ def found_step(view: View, wanted: str) -> Step:
             f"no such step: {wanted:.40}", hint="`skerry build --list-steps` shows all"
         )
     stage = steps[at].name.partition(".")[0]
-    if steps[at].state == "missing":
-        raise InvalidInput(f"step {steps[at].name} is not in the cache: build it first")
-    for step in reversed(steps[: at + 1]):
-        if step.key and step.name.partition(".")[0] == stage:
+    above = [step for step in steps[: at + 1] if step.name.partition(".")[0] == stage]
+    for step in above:
+        if step.state == "missing":
+            raise InvalidInput(f"step {step.name} is not in the cache: build it first")
+    for step in reversed(above):
+        if step.key:
             return step
     raise InvalidInput(
         f"no step of stage {steps[at].stage} up to {steps[at].name} has a state of its own",

@@ -8,8 +8,8 @@ _HEAD = """# Lint rules
 
 `skerry build --check` reads a Dockerfile, warns and builds nothing; a build warns on the way.
 In the file, `# check=skip=NAME,NAME` (or `skip=all`) silences rules, `# check=error=true` makes
-warnings end the build, `# check=experimental=NAME` (or `all`) adds rules that are marked as
-experimental; joined by `;`.
+warnings by Docker's rules end the build, `# check=experimental=NAME` (or `all`) adds rules that
+are marked as experimental; joined by `;`.
 
 The names of the first group are those of Docker's build checks. This page is made from the rules.
 """

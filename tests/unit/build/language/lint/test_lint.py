@@ -63,6 +63,9 @@ def test_error_makes_a_violation() -> None:
     assert fault is not None
     assert "lint violation found for rules: JSONArgsRecommended" in fault.message
     assert violation(parse(b"FROM a:1\nCMD x\n"), lint(file)) is None
+    own = parse(b"# check=error=true\nFROM a\n")
+    assert [each.rule for each in lint(own)] == ["BaseImageLatest"]
+    assert violation(own, lint(own)) is None
 
 
 @pytest.mark.parametrize(

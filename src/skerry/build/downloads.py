@@ -64,7 +64,7 @@ class Downloads:
             return self._found(url, record)
         found = await self._ask(url, record)
         if checksum and checksum != f"sha256:{found.digest}":
-            raise DigestMismatch(f"ADD {url}: digest is sha256:{found.digest}, not {checksum}")
+            raise DigestMismatch(f"{url}: digest is sha256:{found.digest}, not {checksum}")
         return found
 
     def _record(self, url: str) -> dict[str, Any] | None:
@@ -101,29 +101,29 @@ class Downloads:
                 if answer.status == 304 and record:
                     return self._found(url, record)
                 if answer.status in (404, 410):
-                    raise NotFound(f"ADD {url}: the server answers {answer.status}")
+                    raise NotFound(f"{url}: the server answers {answer.status}")
                 if answer.status != 200:
-                    raise Unavailable(f"ADD {url}: the server answers {answer.status}")
+                    raise Unavailable(f"{url}: the server answers {answer.status}")
                 return await self._take(url, answer)
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             reason = str(error) or type(error).__name__
-            raise Unavailable(f"ADD {url}: {reason:.300}") from None
+            raise Unavailable(f"{url}: {reason:.300}") from None
 
     async def _take(self, url: str, answer: Any) -> Download:
         if (answer.content_length or 0) > MAX_BYTES:
-            raise LimitExceeded(f"ADD {url}: more than {MAX_BYTES} bytes")
+            raise LimitExceeded(f"{url}: more than {MAX_BYTES} bytes")
         try:
             os.makedirs(self.folder, 0o700, exist_ok=True)
             temporary = self._store.scratch.path("download")
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise SystemFault(f"ADD {url}: {error}") from None
+            raise SystemFault(f"{url}: {error}") from None
         seen, size = hashlib.sha256(), 0
         try:
             async for piece in answer.content.iter_chunked(_PIECE):
                 size += len(piece)
                 if size > MAX_BYTES:
-                    raise LimitExceeded(f"ADD {url}: more than {MAX_BYTES} bytes")
+                    raise LimitExceeded(f"{url}: more than {MAX_BYTES} bytes")
                 seen.update(piece)
                 await asyncio.to_thread(_write, fd, piece)
             os.rename(temporary, f"{self.folder}/{seen.hexdigest()}")

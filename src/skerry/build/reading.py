@@ -23,6 +23,7 @@ from skerry.build.language.scope import Globals, platform_arguments
 from skerry.build.language.scope import Scope as Arguments
 from skerry.build.operations import Configure, Copy, Operation, Run, Workdir
 from skerry.build.ports import parse_ports
+from skerry.build.repositories import is_remote
 from skerry.build.request import Options
 from skerry.build.state import variables, with_variables
 from skerry.engine.signals import parse_signal
@@ -269,6 +270,11 @@ class Scope:
                 f"When using {shown[0]} with more than one source file, the destination must be "
                 "a directory and end with a /"
             )
+        checksum = expand(instruction.checksum)
+        if checksum and len(sources) + len(files) > 1:
+            raise DockerfileFault("checksum can't be specified for multiple sources")
+        if checksum and not all(map(is_remote, sources)):
+            raise DockerfileFault("checksum requires HTTP(S) or Git sources")
         return Copy(
             " ".join(shown),
             sources,
@@ -279,7 +285,7 @@ class Scope:
             instruction.link,
             instruction.parents,
             tuple(map(expand, instruction.exclude)),
-            expand(instruction.checksum),
+            checksum,
             files,
             instruction.add,
             instruction.unpack,

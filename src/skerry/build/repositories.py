@@ -1,7 +1,8 @@
 """Git sources: a context or an ADD out of a repository, by the host's git.
 
 The URL is somebody else's: git gets no configuration of the host, no prompt, no hooks, and only
-protocols that lead to a server. Forms: `URL#ref:directory`, and `?ref=…&subdir=…` behind it.
+protocols that lead to a server. Forms: `URL#ref:directory`, and behind it
+`?ref=…&subdir=…&checksum=…`.
 """
 
 import asyncio
@@ -19,7 +20,9 @@ PROTOCOLS: Final = "https:http:git:ssh"
 _SECONDS: Final = 600
 _SSH: Final = re.compile(r"[A-Za-z0-9._-]+@[A-Za-z0-9.-]+:[^\s]+")
 _URL: Final = re.compile(r"(?:git|ssh)://\S+|https?://\S+?\.git(?:[?#]\S*)?")
-_COMMIT: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_QUERIES: Final = frozenset({"branch", "checksum", "commit", "ref", "subdir", "tag"})
+"""The documentation of Docker's build context, "URL queries"."""
+_BEGINNING: Final = re.compile(r"[0-9a-f]{7,64}")
 _UNREACHED: Final = re.compile(
     r"Permission denied|Host key verification|Could not resolve|Failed to connect|timed out"
     r"|Connection refused|certificate|Authentication failed|prompts disabled"
@@ -36,6 +39,13 @@ class Repository(NamedTuple):
     ref: str = ""
     """Branch, tag or commit; empty for the server's HEAD."""
     directory: str = ""
+    checksum: str = ""
+    """The commit that it has to be, or its beginning."""
+
+
+def is_remote(source: str) -> bool:
+    """Whether ADD fetches it."""
+    return source.startswith(("http://", "https://")) or is_repository(source)
 
 
 def is_repository(text: str) -> bool:
@@ -50,9 +60,16 @@ def parse(text: str) -> Repository:
     url, _, fragment = text.partition("#")
     ref, _, directory = fragment.partition(":")
     url, _, query = url.partition("?")
+    checksum = ""
     if query:
         fields = {key: values[-1] for key, values in parse_qs(query).items()}
-        ref = ref or fields.get("ref") or fields.get("branch") or fields.get("tag") or ""
+        if unknown := set(fields) - _QUERIES:
+            raise InvalidInput(
+                f"{text:.200}: unexpected query {min(unknown)!r:.80}",
+                hint=f"known are {', '.join(sorted(_QUERIES))}",
+            )
+        checksum = fields.get("checksum") or fields.get("commit") or ""
+        ref = ref or fields.get("ref") or fields.get("branch") or fields.get("tag") or checksum
         directory = directory or fields.get("subdir", "")
     if url.startswith("github.com/"):
         url = f"https://{url}"
@@ -60,7 +77,9 @@ def parse(text: str) -> Repository:
         raise InvalidInput(f"{text:.200}: not a git reference: {ref!r:.80}")
     if url.startswith("-") or "\0" in text:
         raise InvalidInput(f"not a repository: {text!r:.200}")
-    return Repository(url, ref, directory)
+    if checksum and not _BEGINNING.fullmatch(checksum.lower()):
+        raise InvalidInput(f"{text:.200}: not a commit: {checksum!r:.80}")
+    return Repository(url, ref, directory, checksum)
 
 
 async def fetch(
@@ -97,8 +116,9 @@ async def fetch(
         commit = await _find(git, ref)
     else:
         commit = await git("rev-parse", "FETCH_HEAD^{commit}")
-    if checksum and not commit.startswith(checksum.lower()):
-        raise DigestMismatch(f"{repository.url}: {ref} is commit {commit}, not {checksum:.80}")
+    for wanted in (checksum, repository.checksum):
+        if not commit.startswith(wanted.lower()):
+            raise DigestMismatch(f"{repository.url}: {ref} is commit {commit}, not {wanted:.80}")
     await git("checkout", "-q", "--detach", commit)
     await git("submodule", "update", "-q", "--init", "--recursive", "--depth=1")
     return commit

@@ -56,11 +56,6 @@ class Joined:
         return self._trees[name], node._replace(path=rest)
 
 
-def is_remote(source: str) -> bool:
-    """Whether ADD fetches it."""
-    return source.startswith(("http://", "https://")) or repositories.is_repository(source)
-
-
 class Remote:
     """Fetches for one build."""
 
@@ -84,7 +79,7 @@ class Remote:
         names: list[str] = []
         for number, source in enumerate(operation.sources):
             place = f"{number}"
-            if not is_remote(source):
+            if not repositories.is_remote(source):
                 if local is None:
                     raise InvalidInput(f"ADD {source}: the build has no context")
                 trees["local"] = local

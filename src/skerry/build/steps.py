@@ -20,9 +20,10 @@ from skerry.build import copying, modes
 from skerry.build.operations import Copy, Run, Workdir
 from skerry.build.ownership import owner_of
 from skerry.build.reading import excluder
+from skerry.build.repositories import is_remote
 from skerry.build.request import Options
 from skerry.build.run_step import Runner
-from skerry.build.sources import Remote, is_remote
+from skerry.build.sources import Remote
 from skerry.build.state import State, fingerprint
 from skerry.build.tree import Tree
 from skerry.build.trees import StageState, Trees

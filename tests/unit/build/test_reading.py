@@ -127,6 +127,8 @@ def test_targets_are_below_the_working_directory(before: str, target: str, expec
         ("EXPOSE 70000", "invalid containerPort"),
         ("STOPSIGNAL SIGNOPE", "invalid signal: SIGNOPE"),
         ("WORKDIR $NOTHING", "WORKDIR requires a path"),
+        ("ADD --checksum=sha256:00 a /", "checksum requires HTTP"),
+        ("ADD --checksum=sha256:00 http://x/y http://x/z /", "specified for multiple sources"),
         ("RUN --mount=type=cache x", "a target is required"),
         ("RUN --mount=type=cash,target=/x x", "did you mean cache"),
         ("RUN --mount=target=/x,shring=locked x", "unexpected key"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 from skerry.base.errors import InvalidInput
+from skerry.base.settings import add_site_packages
 from skerry.cli.mounts import parse_ulimit
 from skerry.cli.options import Option, Parsed, many, number, switch, text
 from skerry.cli.values import key_values, parse_size
@@ -15,6 +16,8 @@ from skerry.cli.values import key_values, parse_size
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from skerry.sdk.ssh_agent import KeyAgent
 
 MAX_SECRET = 500 << 10
 _TEXTS = {"target": "Target", "platform": "Platform", "network": "Network"}
@@ -130,7 +133,7 @@ _OUTPUT_KEYS = (
 
 def targets(parsed: Parsed) -> list[Target]:
     """`--output`, `--push`, `--load`: none is the engine's store."""
-    found = [_target(item) for item in parsed.many("output")]
+    found = [each for item in parsed.many("output") for each in _named(_target(item), parsed)]
     rewrite = parsed.on("rewrite-timestamp")
     if parsed.on("push"):
         if not parsed.many("tag"):
@@ -144,6 +147,13 @@ def targets(parsed: Parsed) -> list[Target]:
     if sum(each.place == "-" for each in found) > 1:
         raise InvalidInput("only one output can go to standard output")
     return found
+
+
+def _named(target: Target, parsed: Parsed) -> list[Target]:
+    """A push without a name goes where the tags say."""
+    if target.body["Type"] != "registry" or target.body.get("Name"):
+        return [target]
+    return [Target({**target.body, "Name": name}) for name in parsed.many("tag")] or [target]
 
 
 def _target(item: str) -> Target:
@@ -164,6 +174,9 @@ def _target(item: str) -> Target:
         )
     if _true(given.get("rewrite-timestamp", "")):
         body["RewriteTimestamp"] = True
+    if kind == "docker" and "dest" not in given:
+        # As with buildx: it is loaded.
+        body["Type"] = kind = "image"
     if kind == "image" and _true(given.get("push", "")):
         body["Type"] = kind = "registry"
     if kind not in PACKED:
@@ -211,28 +224,33 @@ def _secret(secret: str, file: str, name: str) -> bytes:
     return data
 
 
-def agents(items: list[str]) -> dict[str, str]:
-    """`default`, or `ID=SOCKET`: id to the SSH agent's socket."""
-    found = {}
+def agents(items: list[str]) -> dict[str, str | KeyAgent]:
+    """`default`, `ID=SOCKET` or `ID=KEY,KEY`: id to the SSH agent's socket, or to an agent that has
+    the keys of these files."""
+    found: dict[str, str | KeyAgent] = {}
     for item in items:
         name, _, place = item.partition("=")
         place = place or os.environ.get("SSH_AUTH_SOCK", "")
         if not place:
             raise InvalidInput(
-                f"--ssh {name}: no SSH agent", hint="start ssh-agent, or say ID=SOCKET"
+                f"--ssh {name}: no SSH agent", hint="start ssh-agent, or say ID=SOCKET or ID=FILE"
             )
         import stat
 
+        places = place.split(",")
         try:
-            is_socket = stat.S_ISSOCK(os.stat(place).st_mode)
+            sockets = [stat.S_ISSOCK(os.stat(each).st_mode) for each in places]
         except OSError as error:
-            raise InvalidInput(f"--ssh {name}: {place}: {error.strerror}") from None
-        if not is_socket:
-            raise InvalidInput(
-                f"--ssh {name}: {place} is no agent's socket",
-                hint="add the key to an agent: eval $(ssh-agent); ssh-add FILE",
-            )
-        found[name] = place
+            raise InvalidInput(f"--ssh {name}: {error.filename}: {error.strerror}") from None
+        if any(sockets):
+            if len(places) > 1:
+                raise InvalidInput(f"--ssh {name}: an agent's socket stands alone")
+            found[name] = place
+        else:
+            add_site_packages()
+            from skerry.sdk.ssh_agent import KeyAgent
+
+            found[name] = KeyAgent(places)
     return found
 
 
@@ -302,7 +320,8 @@ OPTIONS: tuple[Option, ...] = (
     many("build-context", "A further context: folder, URL, docker-image://, oci-layout://, target:",
          "NAME=SOURCE"),
     many("secret", "A secret for RUN --mount=type=secret", "id=ID[,src=FILE|,env=NAME]"),
-    many("ssh", "An SSH agent for RUN --mount=type=ssh", "default|ID=SOCKET"),
+    many("ssh", "An SSH agent, or keys, for RUN --mount=type=ssh",
+         "default|ID=SOCKET|ID=FILE,…"),
     many("cache-from", "Begin with a cache: type=registry,ref=…, type=local,src=DIR", "CACHE"),
     many("cache-to", "Keep the cache: type=inline, type=registry,ref=…, type=local,dest=DIR",
          "CACHE"),

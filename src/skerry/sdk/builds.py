@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from skerry.sdk.client import Client
+    from skerry.sdk.ssh_agent import KeyAgent
 
 MAIN = "default"
 """The name of the main context."""
@@ -87,8 +88,9 @@ class Build:
         made: str = self._client.post(f"{self._path}/shell", {"Step": ""})["Id"]
         return made
 
-    def forward(self, connection: int, agent: str) -> None:
-        """Carry one connection of a step to the SSH agent's socket at `agent`, in a thread."""
+    def forward(self, connection: int, agent: str | KeyAgent) -> None:
+        """Carry one connection of a step to an SSH agent, or to the agent's socket at a path, in a
+        thread."""
         import threading
 
         where = f"{self._path}/agents/{connection}"
@@ -97,7 +99,7 @@ class Build:
         carry.start()
 
 
-def _carry(client: Client, where: str, agent: str) -> None:
+def _carry(client: Client, where: str, agent: str | KeyAgent) -> None:
     import socket
     import threading
 
@@ -107,7 +109,12 @@ def _carry(client: Client, where: str, agent: str) -> None:
         return  # the step has ended meanwhile
     near = socket.socket(socket.AF_UNIX)
     try:
-        near.connect(agent)
+        if isinstance(agent, str):
+            near.connect(agent)
+        else:
+            near.close()
+            near, served = socket.socketpair()
+            threading.Thread(target=agent.serve, args=(served,), daemon=True).start()
         near.sendall(first)
         back = threading.Thread(target=_copy, args=(near, far), daemon=True)
         back.start()

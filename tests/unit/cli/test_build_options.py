@@ -55,9 +55,14 @@ def test_source_date_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
         (["-o", "-"], [({"Type": "tar"}, "-", False)]),
         (["-o", "type=tar,dest=x.tar"], [({"Type": "tar"}, "x.tar", False)]),
         (["-o", "type=oci,dest=d,tar=false"], [({"Type": "oci"}, "d", True)]),
-        (["-o", "type=docker"], [({"Type": "docker"}, "-", False)]),
+        (["-o", "type=docker"], [({"Type": "image"}, "", False)]),
+        (["-o", "type=docker,dest=-"], [({"Type": "docker"}, "-", False)]),
         (["-o", "type=image,name=n,push=true"], [({"Type": "registry", "Name": "n"}, "", False)]),
         (["--push", "-t", "r/a"], [({"Type": "registry", "Name": "r/a"}, "", False)]),
+        (
+            ["-o", "type=image,push=true", "-t", "r/a", "-t", "r/b"],
+            [({"Type": "registry", "Name": name}, "", False) for name in ("r/a", "r/b")],
+        ),
         (["--rewrite-timestamp"], [({"Type": "image", "RewriteTimestamp": True}, "", False)]),
         (
             ["-o", "type=local,dest=d,rewrite-timestamp=true,compression=uncompressed"],
@@ -109,8 +114,10 @@ def test_agents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("SSH_AUTH_SOCK", place)
         assert build_options.agents(["default", f"x={place}"]) == {"default": place, "x": place}
     (tmp_path / "key").write_text("")
-    with pytest.raises(InvalidInput, match="no agent's socket"):
+    with pytest.raises(InvalidInput, match="no SSH private key"):
         build_options.agents([f"default={tmp_path}/key"])
+    with pytest.raises(InvalidInput, match="stands alone"):
+        build_options.agents([f"default={tmp_path}/key,{place}"])
     monkeypatch.delenv("SSH_AUTH_SOCK")
     with pytest.raises(InvalidInput, match="no SSH agent"):
         build_options.agents(["default"])

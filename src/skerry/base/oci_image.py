@@ -6,6 +6,7 @@ imports msgspec.
 """
 
 import json
+import math
 import re
 from typing import Any, Final, TypeVar
 
@@ -41,6 +42,7 @@ MAX_DEPTH: Final = 64
 MAX_LAYERS: Final = 500
 MAX_HISTORY: Final = 4096
 MAX_MANIFESTS: Final = 4096
+_DIGITS: Final = 20
 MAX_URLS: Final = 16
 MAX_ANNOTATIONS: Final = 1024
 
@@ -131,6 +133,9 @@ _BRACKETS = re.compile(rb"[\[{\]}]")
 
 
 def _depth(data: bytes) -> int:
+    """At least how deep it is nested; exact where that matters."""
+    if (few := data.count(b"[") + data.count(b"{")) <= MAX_DEPTH:
+        return few
     depth = deepest = 0
     for match in _BRACKETS.finditer(_STRINGS.sub(b"", data)):
         depth += 1 if match.group() in b"[{" else -1
@@ -138,25 +143,58 @@ def _depth(data: bytes) -> int:
     return deepest
 
 
-def _parse(data: bytes, kind: type[_T], what: str) -> _T:
+def _parse(data: bytes, kind: type[_T], what: str, *, own: bool) -> _T:
     if len(data) > MAX_DOCUMENT:
         raise LimitExceeded(f"{what}: {len(data)} bytes, at most {MAX_DOCUMENT} are read")
-    if _depth(data) > MAX_DEPTH:
+    if not own and _depth(data) > MAX_DEPTH:
         raise LimitExceeded(f"{what}: nested deeper than {MAX_DEPTH}")
     try:
-        document = msgspec.json.decode(data, type=kind)
-        json.loads(data, object_pairs_hook=_each_key_once)
-    except (ValueError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if own:
+            return msgspec.json.decode(data, type=kind)
+        return msgspec.convert(_strict(data), kind)
+    except (ValueError, msgspec.DecodeError, RecursionError) as error:
         raise InvalidInput(f"{what}: {error}") from None
+
+
+def _strict(data: bytes) -> Any:
+    """JSON as every reader understands it: RFC 8259, UTF-8, no key twice. ValueError."""
+    document = json.loads(
+        data.decode(),
+        object_pairs_hook=_each_key_once,
+        parse_constant=_no_number,
+        parse_float=_finite,
+        parse_int=_in_a_word,
+    )
+    if b"\\u" in data:
+        # Half a surrogate pair is no text.
+        json.dumps(document, ensure_ascii=False).encode()
     return document
 
 
-def _each_key_once(pairs: list[tuple[str, Any]]) -> None:
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A key that comes twice means one thing to us and another to the next reader."""
-    keys = {key for key, _ in pairs}
-    if len(keys) != len(pairs):
+    found = dict(pairs)
+    if len(found) != len(pairs):
         twice = next(key for n, (key, _) in enumerate(pairs) if key in dict(pairs[:n]))
         raise ValueError(f"the key {twice!r:.100} comes twice")
+    return found
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"the number {text:.40} is out of range")
+    return number
+
+
+def _in_a_word(text: str) -> int:
+    if len(text) > _DIGITS or not -(1 << 63) <= (number := int(text)) < 1 << 64:
+        raise ValueError(f"the number {text:.40} is out of range")
+    return number
 
 
 def _check_descriptor(descriptor: Descriptor, what: str) -> None:
@@ -174,9 +212,10 @@ def _check_version(version: int, what: str) -> None:
         raise InvalidInput(f"{what}: schemaVersion {version} is not supported, only 2 is")
 
 
-def parse_manifest(data: bytes, what: str = "manifest") -> Manifest:
-    """An OCI or Docker schema 2 image manifest; InvalidInput or LimitExceeded."""
-    manifest = _parse(data, Manifest, what)
+def parse_manifest(data: bytes, what: str = "manifest", *, own: bool = False) -> Manifest:
+    """An OCI or Docker schema 2 image manifest; InvalidInput or LimitExceeded. `own` for one of the
+    store's, which was parsed with care when it came in."""
+    manifest = _parse(data, Manifest, what, own=own)
     _check_version(manifest.schema_version, what)
     if manifest.media_type and manifest.media_type not in MANIFESTS:
         raise InvalidInput(f"{what}: media type {manifest.media_type!r:.100} is no image manifest")
@@ -189,7 +228,7 @@ def parse_manifest(data: bytes, what: str = "manifest") -> Manifest:
 
 def parse_index(data: bytes, what: str = "index") -> Index:
     """An OCI index or Docker manifest list; InvalidInput or LimitExceeded."""
-    index = _parse(data, Index, what)
+    index = _parse(data, Index, what, own=False)
     _check_version(index.schema_version, what)
     if index.media_type and index.media_type not in INDEXES:
         raise InvalidInput(f"{what}: media type {index.media_type!r:.100} is no image index")
@@ -200,9 +239,9 @@ def parse_index(data: bytes, what: str = "index") -> Index:
     return index
 
 
-def parse_config(data: bytes, what: str = "image config") -> ImageConfig:
-    """An OCI or Docker image configuration; InvalidInput or LimitExceeded."""
-    config = _parse(data, ImageConfig, what)
+def parse_config(data: bytes, what: str = "image config", *, own: bool = False) -> ImageConfig:
+    """An OCI or Docker image configuration; InvalidInput or LimitExceeded. `own` as above."""
+    config = _parse(data, ImageConfig, what, own=own)
     if config.rootfs.type != "layers":
         raise InvalidInput(f"{what}: rootfs type {config.rootfs.type!r:.40} is not 'layers'")
     if len(config.rootfs.diff_ids) > MAX_LAYERS:

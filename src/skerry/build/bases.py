@@ -8,6 +8,7 @@ from typing import Any, cast
 from skerry.base.architectures import architecture
 from skerry.base.errors import InvalidInput, NotFound
 from skerry.base.oci_image import Descriptor, ImageConfig, Platform
+from skerry.base.platforms import suits
 from skerry.base.references import parse_reference
 from skerry.build.events import Event
 from skerry.build.state import State
@@ -75,8 +76,8 @@ class Bases:
             return None
         if wanted is None:
             return image
-        same = (image.os, image.architecture) == (wanted.os, wanted.architecture)
-        return image if same and (not wanted.variant or image.variant == wanted.variant) else None
+        has = Platform(image.architecture, image.os, variant=image.variant)
+        return image if suits(has, wanted) else None
 
     async def _fetch(self, name: str, platform: str) -> None:
         reference = parse_reference(name)

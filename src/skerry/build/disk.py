@@ -5,12 +5,12 @@ Cache mounts count for the reserve only: they are not the step's.
 """
 
 import asyncio
-import os
 import time
 from typing import Final, NoReturn
 
 from skerry.base.errors import LimitExceeded, SystemFault
 from skerry.store import Store
+from skerry.store.limits import Room
 from skerry.store.trees import DiskUsage
 
 RESERVE_SHARE: Final = 20
@@ -28,16 +28,16 @@ _REST: Final = 10
 async def watch(store: Store, upper: str, limit: int) -> NoReturn:
     """Watch the disk of the store, and the bytes in `upper` when `limit` is not 0, until either is
     too much: SystemFault, LimitExceeded."""
-    root, due = store.root, 0.0
+    room, due = Room(store.root, RESERVE_BYTES, RESERVE_SHARE), 0.0
     while True:
-        free, needed = room(root)
+        free, needed = room.reserved()
         if free < needed:
             # What the step before has filled it with may lie in the trash.
             await asyncio.to_thread(store.scratch.empty_trash)
-            free, needed = room(root)
+            free, needed = room.reserved()
         if free < needed:
             raise SystemFault(
-                f"the step was ended: only {free >> 20} MiB are left on the disk of {root}",
+                f"the step was ended: only {free >> 20} MiB are left on the disk of {room.folder}",
                 hint="make room with `skerry builder prune` or `skerry system prune`",
             )
         if limit and time.monotonic() >= due:
@@ -51,10 +51,3 @@ async def watch(store: Store, upper: str, limit: int) -> NoReturn:
                 )
             due = time.monotonic() + _REST * (time.monotonic() - begun)
         await asyncio.sleep(_SECONDS_NEAR if free < _NEAR * needed else _SECONDS)
-
-
-def room(root: str) -> tuple[int, int]:
-    """Free bytes of the root's file system, and how many a step must leave."""
-    found = os.statvfs(root)
-    total = found.f_blocks * found.f_frsize
-    return found.f_bavail * found.f_frsize, min(RESERVE_BYTES, total // RESERVE_SHARE)

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from skerry.base.errors import Conflict, InvalidInput
 from skerry.build import downloads, keys
 from skerry.build.cache_mounts import CacheMounts
-from skerry.store import Store
+from skerry.store import Store, limits
 from skerry.store.trees import DiskUsage
 
 FILTERS: Final = frozenset(
@@ -170,8 +170,7 @@ class Inventory:
         if rule.max_bytes:
             bounds.append(left <= rule.max_bytes)
         if rule.min_free:
-            found = os.statvfs(self._store.root)
-            bounds.append(found.f_bavail * found.f_frsize + freed >= rule.min_free)
+            bounds.append(limits.free(self._store.root)[0] + freed >= rule.min_free)
         if rule.keep_bytes and left <= rule.keep_bytes:
             return True
         return bool(bounds) and all(bounds)

@@ -6,7 +6,6 @@ Its blobs come into the store without becoming an image: what holds a lease hold
 import asyncio
 from typing import Final
 
-from skerry.base.architectures import architecture
 from skerry.base.digests import sha256
 from skerry.base.errors import DigestMismatch, InvalidInput, LimitExceeded, NotFound
 from skerry.base.oci_image import (
@@ -19,6 +18,7 @@ from skerry.base.oci_image import (
     parse_index,
     parse_manifest,
 )
+from skerry.base.platforms import rank, this_platform
 from skerry.build.bases import state_of
 from skerry.build.state import State
 from skerry.build.tree import Tree
@@ -29,6 +29,7 @@ from skerry.store import tar_reader as tar
 NAME: Final = "oci-layout:"
 """Before the name of a context that is a layout."""
 MAX_NESTING: Final = 4
+_UNTOLD: Final = 100
 
 
 class Layout:
@@ -95,7 +96,7 @@ def _manifest(layout: Layout, index: bytes, platform: str, depth: int) -> Manife
         for each in parse_index(index, layout.what).manifests
         if each.media_type in MANIFESTS or each.media_type in INDEXES
     ]
-    chosen = [each for each in listed if _suits(each, platform)]
+    chosen = _chosen(listed, platform)
     if not chosen:
         raise NotFound(f"{layout.what}: no image for {platform or 'this machine'}")
     if len(chosen) > 1:
@@ -109,12 +110,11 @@ def _manifest(layout: Layout, index: bytes, platform: str, depth: int) -> Manife
     return parse_manifest(data, layout.what)
 
 
-def _suits(descriptor: Descriptor, platform: str) -> bool:
-    """Whether an entry is for a platform; one that does not say is for all."""
-    has, wanted = descriptor.platform, parse_platform(platform)
-    if has is None:
-        return True
-    if wanted is None:
-        return (has.os, has.architecture) == ("linux", architecture())
-    same = (has.os, has.architecture) == (wanted.os, wanted.architecture)
-    return same and (not wanted.variant or has.variant == wanted.variant)
+def _chosen(listed: list[Descriptor], platform: str) -> list[Descriptor]:
+    """Those that suit a platform best; one that does not say is for all, and comes last."""
+    wanted = parse_platform(platform) or this_platform()
+    ranked = [
+        (_UNTOLD if each.platform is None else rank(each.platform, wanted), each) for each in listed
+    ]
+    best = min((its for its, _ in ranked if its is not None), default=-1)
+    return [each for its, each in ranked if its == best]

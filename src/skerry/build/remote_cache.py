@@ -167,7 +167,7 @@ class Imports:
             image = store.images.get(name)
         except NotFound:
             return None
-        manifest = parse_manifest(store.blobs.read(image.manifest))
+        manifest = parse_manifest(store.blobs.read(image.manifest), own=True)
         text = manifest.annotations.get(ANNOTATION)
         if not text:
             return None

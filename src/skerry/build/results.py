@@ -77,7 +77,7 @@ def same_image(
     id = sha256(encode(document(state)))
     try:
         known = store.images.get(id)
-        manifest = parse_manifest(store.blobs.read(known.manifest), id)
+        manifest = parse_manifest(store.blobs.read(known.manifest), id, own=True)
     except NotFound:
         return None
     if known.media_type != OCI_MANIFEST or (manifest.annotations or {}) != annotations:

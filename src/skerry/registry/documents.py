@@ -4,13 +4,11 @@ A digest is the identity of a document, a media type only a claim: both the head
 document's own have to agree, as otherwise two tools may read one document as two things.
 """
 
-import os
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import msgspec
 
-from skerry.base.architectures import MACHINES
 from skerry.base.digests import Verifier, parse_digest
 from skerry.base.errors import (
     DigestMismatch,
@@ -36,6 +34,7 @@ from skerry.base.oci_image import (
     parse_index,
     parse_manifest,
 )
+from skerry.base.platforms import rank, this_platform
 from skerry.registry.transport import Ask, Transport
 from skerry.registry.wire import Answer
 
@@ -45,7 +44,6 @@ MAX_INDEX: Final = 8 << 20
 MAX_NESTING: Final = 4
 """Indexes above a manifest; real ones have one or two."""
 _GENERIC: Final = frozenset({"", "application/json", "application/octet-stream", "text/plain"})
-_ARM_VARIANTS: Final = ("v8", "v7", "v6", "v5")
 
 
 class Document(NamedTuple):
@@ -223,18 +221,10 @@ def _told(registry: str, what: str, error: InvalidInput) -> RegistryError:
     return RegistryProtocol(registry, what, error.message)
 
 
-def this_platform() -> Platform:
-    """This machine's, in Go's words."""
-    machine = os.uname().machine
-    architecture, variant = MACHINES.get(machine, (machine, ""))
-    return Platform(architecture, "linux", variant=variant)
-
-
 def choose(registry: str, what: str, index: Index, wanted: Platform) -> Descriptor:
     """The manifest or index for a platform; RegistryNotFound lists what there is.
 
-    The exact variant first, then one that the machine runs as well (arm), then one without. An
-    index nested in this one is chosen when nothing else fits.
+    The best by `platforms.rank`. An index nested in this one is chosen when nothing else fits.
     """
     if not index.manifests:
         raise RegistryNotFound(registry, what, "the index is empty")
@@ -253,20 +243,9 @@ def choose(registry: str, what: str, index: Index, wanted: Platform) -> Descript
 
 
 def _rank(descriptor: Descriptor, wanted: Platform) -> int | None:
-    has = descriptor.platform
-    if has is None:
+    if descriptor.platform is None:
         return 50 if descriptor.media_type in MANIFESTS else 60
-    if (has.os, has.architecture) != (wanted.os, wanted.architecture):
-        return None
-    if has.variant == wanted.variant:
-        return 0
-    if wanted.architecture == "arm64" and {has.variant, wanted.variant} == {"", "v8"}:
-        return 1
-    if wanted.architecture == "arm" and has.variant in _ARM_VARIANTS:
-        top = wanted.variant if wanted.variant in _ARM_VARIANTS else "v7"
-        lower = _ARM_VARIANTS.index(has.variant) - _ARM_VARIANTS.index(top)
-        return 10 + lower if lower >= 0 else None
-    return 20 if not has.variant else None
+    return rank(descriptor.platform, wanted)
 
 
 def show(platform: Platform) -> str:

@@ -156,7 +156,7 @@ def layers_of(images: "Images", image: Image) -> list[Descriptor]:
     """The descriptors of an image's layers."""
     from skerry.base.oci_image import parse_manifest
 
-    return parse_manifest(images.blobs.read(image.manifest)).layers
+    return parse_manifest(images.blobs.read(image.manifest), own=True).layers
 
 
 def store_layer(

@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 
 from skerry.base.errors import InvalidInput, KernelFault, SkerryError, SystemFault
 from skerry.store import tar_reader
-from skerry.store.limits import Meter
+from skerry.store.limits import Meter, free
 from skerry.store.paths import open_long
 from skerry.store.tar_reader import Entry, TarReader
 from skerry.store.trees import remove_at
@@ -475,8 +475,7 @@ def _written(piece: memoryview, offset: int) -> Iterator[tuple[int, int]]:
 def _hold(parent: int, name: str, wanted: int) -> int:
     """A descriptor that keeps a file's bytes beyond its name; -1 when `wanted` bytes may need
     their room."""
-    room = os.fstatvfs(parent)
-    if room.f_bavail * room.f_frsize < 2 * wanted:
+    if free(parent)[0] < 2 * wanted:
         return -1
     try:
         return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)

@@ -102,7 +102,7 @@ class Images:
     def config(self, image: Image | str) -> ImageConfig:
         """The whole configuration document."""
         image = self.get(image) if isinstance(image, str) else image
-        return parse_config(self.blobs.read(image.id), f"config of image {image.id}")
+        return parse_config(self.blobs.read(image.id), f"config of image {image.id}", own=True)
 
     def history(self, image: Image | str) -> HistoryLines:
         """How it was made, newest step first."""

@@ -84,18 +84,31 @@ def shown(size: int) -> str:
     return f"{value:.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
 
 
-class Room:
-    """What is left on the file system of a folder."""
+def free(where: str | int) -> tuple[int, int]:
+    """Bytes of the file system of a path or descriptor that are free for anybody, and all of them
+    (statvfs(3))."""
+    status = os.statvfs(where)
+    return status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
 
-    def __init__(self, folder: str, reserve: int) -> None:
-        self._folder = folder
+
+class Room:
+    """What is left on the file system of a folder. `reserve` bytes stay free, or one part in
+    `share` of the disk where that is less."""
+
+    def __init__(self, folder: str, reserve: int, share: int = _SHARE) -> None:
+        self.folder = folder
         self._reserve = reserve
+        self._share = share
 
     def left(self) -> int:
         """Bytes that may still be written."""
-        status = os.statvfs(self._folder)
-        reserve = min(self._reserve, status.f_blocks * status.f_frsize // _SHARE)
-        return status.f_bavail * status.f_frsize - reserve
+        available, reserve = self.reserved()
+        return available - reserve
+
+    def reserved(self) -> tuple[int, int]:
+        """Bytes that are free, and how many of them have to stay so."""
+        available, total = free(self.folder)
+        return available, min(self._reserve, total // self._share)
 
     def require(self, size: int, what: str) -> None:
         """SystemFault unless `size` more bytes have room."""
@@ -103,7 +116,7 @@ class Room:
         if size > left:
             raise SystemFault(
                 f"{what}: no room for {shown(size)}: {shown(max(left, 0))} may still be written to "
-                f"the disk of {self._folder}",
+                f"the disk of {self.folder}",
                 hint=f"skerry system prune frees space; {NAME} says what has to stay free",
             )
 

@@ -35,7 +35,7 @@ def gzip_layers(images: "Images", image: Image) -> Image:
     Idempotent: the same layer always gives the same bytes. Holds a lease of its own; the plain
     blobs go when no other image and no work in flight needs them.
     """
-    manifest = parse_manifest(images.blobs.read(image.manifest))
+    manifest = parse_manifest(images.blobs.read(image.manifest), own=True)
     known = any(name.digest for name in images.references(image.id)) or not all(
         each.made_here for each in referrers.about(images, image.manifest)
     )

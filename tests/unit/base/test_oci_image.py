@@ -142,6 +142,37 @@ def test_anything_in_a_field_is_read_or_refused(key: str, value: object) -> None
         assert error.message
 
 
+@settings(max_examples=200)
+@given(JSON | st.floats() | st.integers(-(1 << 70), 1 << 70) | st.text(st.characters(codec=None)))
+def test_what_comes_in_can_be_read_again(value: object) -> None:
+    """What the strict parser takes the fast one takes as well, and for the same."""
+    data = pack({**CONFIG, "config": {"x": value}})
+    try:
+        config = parse_config(data)
+    except InvalidInput:
+        return
+    assert parse_config(data, own=True) == config
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (b'{"a": 1, "a": 2}', "the key 'a' comes twice"),
+        (b"NaN", "NaN is no JSON"),
+        (b"1e999", "out of range"),
+        (b"9" * 30, "out of range"),
+        (b"9" * 9000, "out of range"),
+        (b'"\\ud800"', "surrogates"),
+        (b'"\xff"', "invalid start byte"),
+    ],
+    ids=["twice", "nan", "float", "integer", "digits", "surrogate", "utf-8"],
+)
+def test_what_readers_differ_about_is_refused(value: bytes, reason: str) -> None:
+    data = pack(CONFIG | {"config": {"x": "HERE"}}).replace(b'"HERE"', value)
+    with pytest.raises(InvalidInput, match=reason):
+        parse_config(data)
+
+
 @settings(max_examples=150)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:

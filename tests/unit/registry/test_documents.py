@@ -18,10 +18,11 @@ from skerry.base.oci_image import (
     Index,
     Platform,
 )
+from skerry.base.platforms import this_platform
 from skerry.registry.auth import anonymous
 from skerry.registry.client import Client
 from skerry.registry.config import Registries, RegistrySettings
-from skerry.registry.documents import choose, kind_of, show, this_platform
+from skerry.registry.documents import choose, kind_of, show
 
 
 def entry(text: str, kind: str = OCI_MANIFEST) -> Descriptor:

@@ -7,7 +7,6 @@ import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -191,7 +190,7 @@ def test_a_large_file_is_replaced(
     with large.open("wb") as file:
         file.truncate(17 << 20)
     os.link(large, root / "etc/other")
-    monkeypatch.setattr(os, "fstatvfs", lambda fd: SimpleNamespace(f_bavail=room, f_frsize=1))
+    monkeypatch.setattr("skerry.store.extract.free", lambda _fd: (room, 1 << 60))
     started: list[threading.Thread] = []
     start = threading.Thread.start
     monkeypatch.setattr(threading.Thread, "start", lambda one: (started.append(one), start(one)))

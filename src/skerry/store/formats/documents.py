@@ -12,7 +12,6 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from skerry.base.architectures import architecture
 from skerry.base.digests import parse_digest
 from skerry.base.errors import DigestMismatch, InvalidInput, LimitExceeded
 from skerry.base.oci_image import (
@@ -31,6 +30,7 @@ from skerry.base.oci_image import (
     parse_index,
     parse_manifest,
 )
+from skerry.base.platforms import suits, this_platform
 from skerry.base.references import parse_reference
 from skerry.store import tar_reader
 from skerry.store.formats.intake import MAX_NESTING, Choice, Extent, Intake, Packed
@@ -219,9 +219,8 @@ class Layout:
             return True
         if wanted is None:
             # Whoever puts an image of another machine at the top means it.
-            return not depth or (has.os, has.architecture) == ("linux", architecture())
-        same = (has.os, has.architecture) == (wanted.os, wanted.architecture)
-        return same and wanted.variant in ("", has.variant)
+            return not depth or suits(has, this_platform())
+        return suits(has, wanted)
 
     def _whole(self, descriptor: Descriptor, extent: Extent, depth: int = 0) -> Packed:
         """An index or a manifest with all that it leads to."""

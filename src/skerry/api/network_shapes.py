@@ -158,7 +158,7 @@ def ports(record: Record, sandbox: Sandbox | None, *, running: bool) -> Json:
     for name, port in sandbox.ports if sandbox else ():
         host_ip = port.host_ip or ("::" if ":" in port.address else "0.0.0.0")
         listed = result.get(name) or []
-        listed.append({"HostIp": host_ip, "HostPort": str(port.host_port)})
+        listed.append({"HostIp": host_ip, "HostPort": str(port.host_port or "")})
         result[name] = listed
     return result
 
@@ -171,7 +171,9 @@ def port_list(record: Record, sandbox: Sandbox | None, *, running: bool) -> list
         for each in bindings or [None]:
             line: Json = {"PrivatePort": int(number), "Type": kind}
             if each:
-                line = {"IP": each["HostIp"], **line, "PublicPort": int(each["HostPort"])}
+                line = {"IP": each["HostIp"], **line}
+                if each["HostPort"]:
+                    line["PublicPort"] = int(each["HostPort"])
             result.append(line)
     return result
 

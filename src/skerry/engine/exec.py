@@ -135,6 +135,7 @@ class Execs:
             raise Conflict(f"container {container.id} has too many execs")
         if not wanted.get("Cmd"):
             raise InvalidInput("No exec command specified")
+        self._user(container, wanted)
         exec = Exec(container, wanted, kept=kept)
         container.execs[exec.id] = exec
         self._by_id[exec.id] = exec
@@ -145,17 +146,7 @@ class Execs:
         return exec
 
     def check(self, exec: Exec) -> None:
-        """Conflict when it cannot be started: it was already, or its container does not run;
-        InvalidInput when there is no such user."""
-        self._check_startable(exec)
-        try:
-            self._user(exec.container, exec.wanted)
-        except SkerryError:
-            # Clients ask for the code of an exec that they could not start.
-            self._failed(exec, 126)
-            raise
-
-    def _check_startable(self, exec: Exec) -> None:
+        """Conflict when it cannot be started: it was already, or its container does not run."""
         if exec.started:
             raise Conflict(f"Error: Exec command {exec.id} has already run")
         self._check(exec.container)
@@ -180,7 +171,7 @@ class Execs:
 
         GuestFault for a command that is not there, with the exit code noted.
         """
-        self._check_startable(exec)
+        self.check(exec)
         container = exec.container
         wanted = dict(exec.wanted)
         if terminal is not None:

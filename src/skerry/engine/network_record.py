@@ -14,6 +14,7 @@ from skerry.base.ids import NAME_PATTERN
 from skerry.engine import validation
 from skerry.kernel.links import IPVLAN_FLAGS, IPVLAN_MODES, MACVLAN_MODES
 from skerry.network import ipam
+from skerry.network.firewall import ISOLATED, NAT, ROUTED, UNPROTECTED
 from skerry.network.sandbox import Segment
 
 VERSION = 1
@@ -29,7 +30,7 @@ HOST_BINDING = "com.docker.network.bridge.host_binding_ipv4"
 GATEWAY_MODE4 = "com.docker.network.bridge.gateway_mode_ipv4"
 GATEWAY_MODE6 = "com.docker.network.bridge.gateway_mode_ipv6"
 PREFIX = "com.docker.network.container_iface_prefix"
-_GATEWAY_MODES = ("", "nat", "nat-unprotected")
+_GATEWAY_MODES = ("", NAT, UNPROTECTED, ROUTED, ISOLATED)
 
 
 class PoolConfig(msgspec.Struct, omit_defaults=True):
@@ -83,12 +84,20 @@ class Network(msgspec.Struct):
                 return each
         return None
 
+    def mode(self, version: int) -> str:
+        """The gateway mode of an IP version."""
+        return self.options.get(GATEWAY_MODE6 if version == 6 else GATEWAY_MODE4) or NAT
+
+    def is_isolated(self, pool: PoolConfig) -> bool:
+        """Whether the host is to have no address there."""
+        return self.mode(ipaddress.ip_network(pool.subnet).version) == ISOLATED
+
     def segment(self) -> Segment:
         """What the kernel has of it."""
         gateways = [
             f"{pool.gateway}/{pool.subnet.partition('/')[2]}"
             for pool in self.pools
-            if pool.gateway and self.driver == "bridge"
+            if pool.gateway and self.driver == "bridge" and not self.is_isolated(pool)
         ]
         return Segment(
             id=self.id,
@@ -99,8 +108,7 @@ class Network(msgspec.Struct):
             internal=self.internal,
             icc=self.flag(ICC),
             masquerade=self.flag(MASQUERADE),
-            unprotected="nat-unprotected"
-            in (self.options.get(GATEWAY_MODE4), self.options.get(GATEWAY_MODE6)),
+            modes=(self.mode(4), self.mode(6)),
             mode=self.options.get(f"{self.driver}_mode")
             or {"macvlan": "bridge", "ipvlan": "l2"}.get(self.driver, ""),
             flag=self.options.get("ipvlan_flag", "bridge"),
@@ -279,8 +287,11 @@ def _check_options(network: Network) -> None:
     for option in (GATEWAY_MODE4, GATEWAY_MODE6):
         if options.get(option, "") not in _GATEWAY_MODES:
             raise InvalidInput(
-                f"gateway mode {options[option]!r:.40} is not supported: nat or nat-unprotected"
+                f"unknown gateway mode {options[option]:.40}",
+                hint=f"there are {', '.join(_GATEWAY_MODES[1:])}",
             )
+        if options.get(option) == ISOLATED and not network.internal:
+            raise InvalidInput("gateway mode 'isolated' can only be used for an internal network")
     if options.get(HOST_BINDING):
         parse_address(options[HOST_BINDING], HOST_BINDING)
     prefix = options.get(PREFIX, "eth")

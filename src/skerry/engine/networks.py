@@ -240,6 +240,8 @@ class Networks:
                 subnet = self._choose(version, [*ours, *survey.routes])
                 network.pools.append(PoolConfig(str(subnet), chosen=True))
         for pool in network.pools:
+            if network.is_isolated(pool):
+                continue
             if not pool.gateway and not (network.internal and network.driver != "bridge"):
                 pool.gateway = str(_pool(pool).first())
 

@@ -11,6 +11,7 @@ from skerry.engine.networks import Networks
 from skerry.engine.record import Record
 from skerry.engine.walls import VM, wall_of
 from skerry.network import sandbox as sandboxes
+from skerry.network.firewall import ROUTED
 from skerry.network.ports import RELAYED, Wanted
 from skerry.network.sandbox import Endpoint, Sandbox
 
@@ -97,6 +98,12 @@ class SandboxPlan:
             twin = False
             for ipv6, (endpoint, network) in targets.items():
                 assert endpoint is not None
+                address = endpoint.address6 if ipv6 else endpoint.address4
+                if network.mode(6 if ipv6 else 4) == ROUTED:
+                    if not binding.host_ip or (":" in binding.host_ip) == ipv6:
+                        direct = _direct(binding, address, network)
+                        result += [direct] if direct not in result else []
+                    continue
                 host_ip = binding.host_ip or self._default_address(network)
                 unspecified = host_ip in ("", "0.0.0.0", "::")
                 mixed = ":" in host_ip and not ipv6
@@ -104,7 +111,6 @@ class SandboxPlan:
                 leads = mixed and True not in targets and binding.protocol in RELAYED
                 if host_ip and (":" in host_ip) != ipv6 and not leads:
                     continue
-                address = endpoint.address6 if ipv6 else endpoint.address4
                 result.append(
                     Wanted(
                         binding.name,
@@ -126,3 +132,12 @@ class SandboxPlan:
         given = network.options.get(network_record.HOST_BINDING, "")
         address = given if given != "0.0.0.0" else ""
         return address or self._networks.settings.publish_default_address
+
+
+def _direct(binding: port_bindings.Binding, address: str, network: Network) -> Wanted:
+    """To be reached by the container's own address; the host's part of the binding is ignored."""
+    return Wanted(
+        *(binding.name, binding.protocol, binding.port, address, "", 0, 0),
+        bridge=network.link,
+        direct=True,
+    )

@@ -11,7 +11,8 @@ many there are, and the state of an engine that comes back is written in one tra
     input       the address of a bridge belongs to that bridge's containers alone; machines reach
                 nothing of the host (`kernel.guest_filter`)
     forward     the user's chain first; then what belongs to a known connection passes, containers
-                of one network may talk, whatever was published may be reached, containers may
+                of one network may talk, whatever was published may be reached (by a port of the
+                host or, where addresses are routed, by the container's own), containers may
                 reach out; everything else that is about our bridges is dropped
     postrouting source addresses: of containers that leave their network, of a container that
                 reaches its own network through a published port, and of 127.0.0.1
@@ -30,15 +31,25 @@ from skerry.kernel import guest_filter, nft
 from skerry.kernel.netlink import Message
 
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
+NAT, UNPROTECTED, ROUTED, ISOLATED = "nat", "nat-unprotected", "routed", "isolated"
+"""Docker's gateway modes: ports of the host lead to containers; these may be reached by their own
+addresses too; only so, at published ports, and nothing is translated; the host has no address."""
 USER_CHAIN = "user"
+ICMP, ICMP6 = 1, 58
 
 _SETS = {
     "bridges": ("ifname", ""),
     "same": ("ifname.ifname", ""),
     "talking": ("ifname.ifname", ""),
     "internal": ("ifname", ""),
-    "masqueraded": ("ifname", ""),
-    "open": ("ifname", ""),
+    "masqueraded4": ("ifname", ""),
+    "masqueraded6": ("ifname", ""),
+    "open4": ("ifname", ""),
+    "open6": ("ifname", ""),
+    "routed4": ("ifname", ""),
+    "routed6": ("ifname", ""),
+    "isolated4": ("ifname", ""),
+    "isolated6": ("ifname", ""),
     "gateways4": ("ipv4", ""),
     "gateways6": ("ipv6", ""),
     "own4": ("ifname.ipv4", ""),
@@ -49,6 +60,8 @@ _SETS = {
     "published6": ("proto.port", "ipv6.port"),
     "published_at4": ("ipv4.proto.port", "ipv4.port"),
     "published_at6": ("ipv6.proto.port", "ipv6.port"),
+    "reachable4": ("ipv4.proto.port", ""),
+    "reachable6": ("ipv6.proto.port", ""),
 }
 
 _CHAINS = {
@@ -72,8 +85,8 @@ class Guarded(NamedTuple):
     internal: bool = False
     icc: bool = True
     masquerade: bool = True
-    unprotected: bool = False
-    """Containers may be reached from outside by their own addresses."""
+    modes: tuple[str, str] = (NAT, NAT)
+    """The gateway modes of IPv4 and IPv6."""
 
 
 class Published(NamedTuple):
@@ -90,6 +103,8 @@ class Published(NamedTuple):
     alone: bool = False
     """`host_ip` is empty because 0.0.0.0 or [::] was said, not because nothing was: nothing of the
     other family leads there."""
+    direct: bool = False
+    """Reached by the container's own address; no port of the host is taken, `host_port` is 0."""
 
 
 def table_of(root: str) -> nft.Table:
@@ -115,10 +130,15 @@ def bridge_elements(network: Guarded) -> Elements:
         found["talking"] = [(name + name, b"")]
     if network.internal:
         found["internal"] = [(name, b"")]
-    elif network.masquerade:
-        found["masqueraded"] = [(name, b"")]
-    if network.unprotected and not network.internal:
-        found["open"] = [(name, b"")]
+    for digit, mode in zip("46", network.modes, strict=True):
+        for word, holds in (
+            ("isolated", network.internal and mode == ISOLATED),
+            ("masqueraded", network.masquerade and not network.internal and mode != ROUTED),
+            ("open", not network.internal and mode == UNPROTECTED),
+            ("routed", not network.internal and mode == ROUTED),
+        ):
+            if holds:
+                found[f"{word}{digit}"] = [(name, b"")]
     for gateway in network.gateways:
         packed = ipaddress.ip_address(gateway).packed
         digit = "4" if len(packed) == 4 else "6"
@@ -135,6 +155,10 @@ def port_elements(ports: Iterable[Published]) -> Elements:
             continue
         target = ipaddress.ip_address(each.address).packed
         digit = "4" if len(target) == 4 else "6"
+        if each.direct:
+            key = target + nft.proto(PROTOCOLS[each.protocol]) + nft.port(each.port)
+            found.setdefault(f"reachable{digit}", []).append((key, b""))
+            continue
         key = nft.proto(PROTOCOLS[each.protocol]) + nft.port(each.host_port)
         data = target + nft.port(each.port)
         itself = (nft.ifname(each.bridge) + target, b"")
@@ -253,12 +277,18 @@ def _nat() -> Iterator[tuple[str, bytes]]:
             yield chain, _IPV6 + rule
 
 
+def _service(offset: int, length: int) -> bytes:
+    """Destination, protocol and port, one after the other in registers."""
+    word = nft.WORD + length // 4
+    key = _header(offset, length) + nft.meta("l4proto", word)
+    return key + nft.payload(nft.TRANSPORT_HEADER, 2, 2, word + 1)
+
+
 def _dnat(family: int, digit: str, offset: int, length: int) -> tuple[bytes, bytes]:
     """To a published port: by the exact address, then by any address of the host."""
-    # Where the key goes on after an address, and the port after the address in a map's data.
+    # Where the port follows the address in a map's data.
     word = nft.WORD + length // 4
-    at = _header(offset, length) + nft.meta("l4proto", word)
-    at += nft.payload(nft.TRANSPORT_HEADER, 2, 2, word + 1)
+    at = _service(offset, length)
     at += nft.lookup(f"published_at{digit}", into=1) + nft.dnat(family, 1, word)
     anywhere = nft.to_host()
     anywhere += nft.meta("l4proto") + nft.payload(nft.TRANSPORT_HEADER, 2, 2, nft.WORD + 1)
@@ -272,6 +302,7 @@ def _input() -> Iterator[tuple[str, bytes]]:
         other = nft.meta("iifname", 1) + _header(offset, length, 2)
         other += nft.lookup(f"own{digit}", absent=True)
         yield "input", _from("bridges") + gateway + other + _DROP
+        yield "input", guard + _from(f"isolated{digit}") + _DROP
     for rule in guest_filter.rules(internal=_from("internal")):
         yield "input", rule
 
@@ -286,12 +317,24 @@ def _forward(*, closed: bool) -> Iterator[tuple[str, bytes]]:
         _to("internal") + _DROP,
         _to("bridges") + _PUBLISHED + _ACCEPT,
         _SAME + _DROP,
-        _to("open") + _ACCEPT,
+        *_directly(),
         _to("bridges") + _DROP,
         _from("bridges") + _ACCEPT,
         *([CLOSED] if closed else []),
     ):
         yield "forward", expressions
+
+
+def _directly() -> Iterator[bytes]:
+    """What reaches containers by their own addresses."""
+    for digit, guard, offset, length, icmp in (
+        ("4", _IPV4, 16, 4, ICMP),
+        ("6", _IPV6, 24, 16, ICMP6),
+    ):
+        yield guard + _to(f"open{digit}") + _ACCEPT
+        routed = guard + _to(f"routed{digit}")
+        yield routed + nft.meta("l4proto") + nft.equal(bytes((icmp,))) + _ACCEPT
+        yield routed + _service(offset, length) + nft.lookup(f"reachable{digit}") + _ACCEPT
 
 
 def _postrouting() -> Iterator[tuple[str, bytes]]:
@@ -305,7 +348,8 @@ def _postrouting() -> Iterator[tuple[str, bytes]]:
         itself6 + _PUBLISHED + nft.masquerade(),
         _SAME + _PUBLISHED + nft.masquerade(),
         _SAME + _ACCEPT,
-        _from("masqueraded") + nft.masquerade(),
+        _IPV4 + _from("masqueraded4") + nft.masquerade(),
+        _IPV6 + _from("masqueraded6") + nft.masquerade(),
         _to("bridges") + from_loopback4 + nft.masquerade(),
     ):
         yield "postrouting", expressions

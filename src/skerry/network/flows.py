@@ -24,7 +24,9 @@ def forget(ports: Iterable[Published]) -> None:
         wanted = {
             (_packed(family, each.host_ip), each.host_port)
             for each in ports
-            if each.protocol == "udp" and (":" in each.address) == (family == socket.AF_INET6)
+            if each.protocol == "udp"
+            and not each.direct
+            and (":" in each.address) == (family == socket.AF_INET6)
         }
         if wanted:
             _forget(family, wanted)

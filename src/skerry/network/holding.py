@@ -73,7 +73,8 @@ class Holding:
         for name, port, socks in reserved:
             self._keep(_port_key(sandbox, name, port), port, socks)
         # [::1] of ports that are published on 0.0.0.0; where somebody has it, it stays theirs.
-        for name, port in ports.held(sandbox.ports)[len(sandbox.ports) :]:
+        further = [each for each in ports.held(sandbox.ports) if each not in sandbox.ports]
+        for name, port in further:
             with contextlib.suppress(SystemFault, Conflict):
                 self._reserve(_port_key(sandbox, name, port), port)
 

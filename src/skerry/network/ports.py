@@ -43,6 +43,8 @@ class Wanted(NamedTuple):
     """The IPv6 half of the one before: it has to get the same number."""
     alone: bool = False
     """As `Published.alone`."""
+    direct: bool = False
+    """As `Published.direct`."""
 
 
 class PortTaken(Conflict):
@@ -51,17 +53,21 @@ class PortTaken(Conflict):
 
 def choose(wanted: Wanted) -> tuple[Published, list[socket.socket]]:
     """A free port of the range with the sockets that reserve it; PortTaken when there is none."""
+    port = Published(
+        wanted.protocol,
+        wanted.host_ip,
+        0,
+        wanted.address,
+        wanted.port,
+        wanted.bridge,
+        wanted.alone,
+        wanted.direct,
+    )
+    if wanted.direct:
+        return port, []
     tries = range(wanted.low, wanted.high + 1) if wanted.low else (0 for _ in range(TRIES))
     for number in tries:
-        port = Published(
-            wanted.protocol,
-            wanted.host_ip,
-            number,
-            wanted.address,
-            wanted.port,
-            wanted.bridge,
-            wanted.alone,
-        )
+        port = port._replace(host_port=number)
         try:
             socks = reserve(port)
         except PortTaken:
@@ -117,7 +123,7 @@ class Reserved:
 def held(listed: Iterable[tuple[str, Published]]) -> list[tuple[str, Published]]:
     """All that the helper holds for a sandbox's ports: each of them, and [::1] beside a port on all
     addresses for a container without IPv6."""
-    ports = list(listed)
+    ports = [(name, port) for name, port in listed if not port.direct]
     six = {(port.protocol, port.host_port) for _, port in ports if is_ipv6(port)}
     return ports + [
         (name, port._replace(host_ip=LOOPBACK6))

@@ -6,7 +6,7 @@ A *network* is what containers join; a *sandbox* is one container's network name
 
 from typing import Any, NamedTuple
 
-from skerry.network.firewall import Published
+from skerry.network.firewall import NAT, Published
 
 
 class Segment(NamedTuple):
@@ -23,7 +23,8 @@ class Segment(NamedTuple):
     internal: bool = False
     icc: bool = True
     masquerade: bool = True
-    unprotected: bool = False
+    modes: tuple[str, str] = (NAT, NAT)
+    """The gateway modes of IPv4 and IPv6 (`firewall`)."""
     mode: str = ""
     flag: str = ""
     own_link: bool = True

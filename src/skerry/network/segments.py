@@ -177,5 +177,5 @@ def _guarded(segment: Segment) -> firewall.Guarded:
         internal=segment.internal,
         icc=segment.icc,
         masquerade=segment.masquerade,
-        unprotected=segment.unprotected,
+        modes=segment.modes,
     )

@@ -247,3 +247,16 @@ def test_hosts_follow_the_networks() -> None:
     assert etc.through_resolver("nameserver 1.1.1.1\nsearch lan\n") == (
         "nameserver 127.0.0.11\nsearch lan\noptions ndots:0\n"
     )
+
+
+def test_gateway_modes() -> None:
+    mode = "com.docker.network.bridge.gateway_mode_ipv"
+    network = parse(Options={f"{mode}4": "routed"}, IPAM={"Config": [{"Subnet": "10.1.0.0/24"}]})
+    assert network.segment().modes == ("routed", "nat")
+    with pytest.raises(InvalidInput, match="unknown gateway mode bridged"):
+        parse(Options={f"{mode}6": "bridged"})
+    isolated = {f"{mode}4": "isolated"}
+    with pytest.raises(InvalidInput, match="can only be used for an internal network"):
+        parse(Options=isolated)
+    given = {"Config": [{"Subnet": "10.1.0.0/24", "Gateway": "10.1.0.1"}]}
+    assert parse(Options=isolated, Internal=True, IPAM=given).segment().gateways == ()

@@ -6,6 +6,7 @@ import pytest
 
 from skerry.network import firewall, sandbox
 from skerry.network.firewall import Guarded, Published
+from skerry.network.ports import Wanted, choose, held
 from skerry.network.sandbox import Endpoint, Sandbox
 
 
@@ -45,10 +46,35 @@ def test_the_default_route_goes_by_priority_then_name() -> None:
 
 def test_a_bridge_in_the_sets() -> None:
     plain = firewall.bridge_elements(Guarded("br0", ("10.0.0.1", "fd00::1")))
-    assert {"bridges", "same", "talking", "masqueraded", "gateways4", "own4", "gateways6", "own6"} \
+    masqueraded = {"masqueraded4", "masqueraded6"}
+    assert {"bridges", "same", "talking", "gateways4", "own4", "gateways6", "own6"} | masqueraded \
         == set(plain)  # fmt: skip
     walled = firewall.bridge_elements(Guarded("br0", ("10.0.0.1",), internal=True, icc=False))
     assert {"bridges", "same", "internal", "gateways4", "own4"} == set(walled)
+
+
+@pytest.mark.parametrize(
+    ("modes", "internal", "found"),
+    [
+        (("nat-unprotected", "nat"), False, {"masqueraded4", "masqueraded6", "open4"}),
+        (("routed", "nat-unprotected"), False, {"routed4", "masqueraded6", "open6"}),
+        (("routed", "routed"), True, set[str]()),
+        (("isolated", "nat"), True, {"isolated4"}),
+    ],
+)
+def test_gateway_modes_in_the_sets(modes: tuple[str, str], internal: bool, found: set[str]) -> None:
+    usual = {"bridges", "same", "talking", "internal"}
+    sets = firewall.bridge_elements(Guarded("br0", (), internal=internal, modes=modes))
+    assert set(sets) - usual == found
+
+
+def test_a_routed_port_takes_none_of_the_host() -> None:
+    port = Published("tcp", "", 0, "10.0.0.2", 80, "br0", direct=True)
+    found = firewall.port_elements([port])
+    assert found == {"reachable4": [(b"\x0a\0\0\2" + b"\6\0\0\0" + b"\0\x50\0\0", b"")]}
+    wanted = Wanted("80/tcp", "tcp", 80, "10.0.0.2", "", 0, 0, "br0", direct=True)
+    assert choose(wanted) == (port, [])
+    assert held([("80/tcp", port)]) == []
 
 
 def test_ports_in_the_maps() -> None:

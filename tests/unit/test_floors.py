@@ -44,7 +44,9 @@ HEAVY = frozenset(
 )
 """Each costs a command line milliseconds, or a forking process pages and threads."""
 
-NOT_LEAN = frozenset({"skerry.base.oci_image", "skerry.runtime.driver", "skerry.cli.reference"})
+NOT_LEAN = frozenset(
+    "skerry.base.oci_image skerry.base.platforms skerry.cli.reference skerry.runtime.driver".split()
+)
 """`cli.reference` writes docs/cli.md and is never part of a command."""
 
 SHOW = """

@@ -87,9 +87,9 @@ class Call:
             raise InvalidInput(f"invalid filter {raw!r:.80}") from None
         return result
 
-    async def body(self) -> dict[str, Any]:
+    async def body(self, limit: int = BODY_LIMIT) -> dict[str, Any]:
         """The JSON object in the body, `{}` when there is none; InvalidInput, LimitExceeded."""
-        data = await self.whole(BODY_LIMIT)
+        data = await self.whole(limit)
         if not data.strip():
             return {}
         try:

@@ -1,9 +1,10 @@
 """Where a stage begins: an image of the store, pulled when it is missing or when that is asked."""
 
 import asyncio
+import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import aclosing
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from skerry.base.architectures import architecture
 from skerry.base.errors import InvalidInput, NotFound
@@ -19,6 +20,13 @@ from skerry.store.commit import layers_of
 from skerry.store.image import Image
 
 CredentialOf = Callable[[str], Credential | None]
+_ID: Final = re.compile(r"(sha256:)?[0-9a-f]{12,64}")
+
+
+def local_name(base: str) -> str:
+    """What a base is looked up by here. The beginning of an id is one only when it is as long as
+    they are shown: `FROM c` means a repository."""
+    return base if _ID.fullmatch(base) else str(parse_reference(base))
 
 
 class Bases:
@@ -62,7 +70,7 @@ class Bases:
             await self._fetch(name, platform)
             image = self._local(name, wanted)
         if image is None:
-            have = self._engine.images.get(name)
+            have = self._engine.images.get(local_name(name))
             raise NotFound(
                 f"image {name} is for {have.os}/{have.architecture}, not for {platform}",
                 hint="ask for another --platform, or pull the image for this one",
@@ -71,7 +79,7 @@ class Bases:
 
     def _local(self, name: str, wanted: Platform | None) -> Image | None:
         try:
-            image = self._engine.images.get(name)
+            image = self._engine.images.get(local_name(name))
         except NotFound:
             return None
         if wanted is None:

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from skerry.base import ignore
 from skerry.base.architectures import architecture
 from skerry.base.errors import SkerryError
+from skerry.build.bases import local_name
 from skerry.build.language.lint import Surroundings, Warned, lint
 from skerry.build.reading import Plan
 from skerry.build.request import Options
@@ -38,7 +39,7 @@ def _foreign(engine: Engine, plan: Plan, contexts: Collection[str]) -> dict[str,
         if stage.base_stage >= 0 or stage.platform or stage.base in contexts:
             continue
         with contextlib.suppress(SkerryError):
-            image = engine.images.get(stage.base)
+            image = engine.images.get(local_name(stage.base))
             platform = f"{image.os}/{image.architecture}"
             if platform != here:
                 found[stage.base] = (platform, here)
@@ -48,7 +49,7 @@ def _foreign(engine: Engine, plan: Plan, contexts: Collection[str]) -> dict[str,
 def _names(engine: Engine, base: str) -> list[str]:
     """The variables of a base that is here already; nothing is pulled for a warning."""
     try:
-        config = engine.store.images.config(engine.images.get(base)).config
+        config = engine.store.images.config(engine.images.get(local_name(base))).config
     except SkerryError:
         return []
     return [*variables(dict(config or {})), "PATH"]

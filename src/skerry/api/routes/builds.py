@@ -22,6 +22,7 @@ from skerry.base.errors import (
     SystemFault,
 )
 from skerry.build import shells
+from skerry.build.builder import MAX_DOCKERFILE
 from skerry.build.cache_mounts import CacheMount
 from skerry.build.errors import StepFailed
 from skerry.build.run_step import environment
@@ -32,11 +33,13 @@ from skerry.engine.threads import blocking
 
 log = logging.getLogger(__name__)
 _MAIN_NAMES = ("default", "main")
+_BODY = 2 * MAX_DOCKERFILE + (8 << 20)
+"""Bytes: a Dockerfile from elsewhere travels in it, its line ends as two characters."""
 
 
 async def open_build(call: Call) -> web.StreamResponse:
     """POST /skerry/builds."""
-    body, options = build_options.parse(await call.body())
+    body, options = build_options.parse(await call.body(_BODY))
     session = call.builder.sessions.open(options)
     try:
         for name, value in body.contexts.items():

@@ -18,7 +18,7 @@ from skerry.build.modes import Mode
 from skerry.build.tree import Node, Tree, parts_of, resolve, walk
 from skerry.store.extract import Extractor, Options
 from skerry.store.paths import open_long
-from skerry.store.tar_reader import DIRECTORY, FILE, SYMLINK, Entry, TarReader
+from skerry.store.tar_reader import DIRECTORY, FILE, HARDLINK, SYMLINK, Entry, TarReader
 
 MAX_FILES: Final = 2_000_000
 Excluded = Callable[[str, bool], bool]
@@ -202,6 +202,9 @@ class _Placed(TarReader):
         self._how = how
         self._node: Node | None = None
         self._into = _Target(root, request.target, how)
+        self._first: dict[tuple[int, int], str] = {}
+        """Where a file with several names was put."""
+        self._inodes: dict[str, tuple[int, int]] = {}
 
     def data(self) -> Iterator[memoryview]:
         if self._node is not None:
@@ -243,8 +246,11 @@ class _Placed(TarReader):
                 yield self._made(full, item.node)
 
     def _made(self, name: str, node: Node) -> Entry:
-        self._node = node if node.kind is FILE else None
+        before = self._link_to(name, node)
+        self._node = node if node.kind is FILE and not before else None
         self._name = name
+        if before:
+            return Entry(name, HARDLINK, 0, 0, 0, 0, 0, before, 0, 0, {}, None)
         mode = node.mode
         if self._request.mode is not None and node.kind is not SYMLINK:
             mode = self._request.mode.apply(mode, directory=node.kind is DIRECTORY)
@@ -262,6 +268,17 @@ class _Placed(TarReader):
             node.xattrs,
             None,
         )
+
+    def _link_to(self, name: str, node: Node) -> str:
+        """The name that a file has got already in this copy, if it has one."""
+        replaced = self._inodes.pop(name, None)
+        if replaced is not None and self._first.get(replaced) == name:
+            del self._first[replaced]
+        if node.inode is None:
+            return ""
+        self._inodes[name] = node.inode
+        before = self._first.setdefault(node.inode, name)
+        return "" if before == name else before
 
 
 class _Target:

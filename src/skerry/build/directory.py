@@ -54,6 +54,8 @@ class DirectoryTree:
         self._root = root
         self._skip = skip
         self._on_close = on_close
+        self._digests: dict[tuple[int, int], bytes] = {}
+        """Of files with several names: each is read once."""
 
     def get(self, path: str) -> Node | None:
         """The file itself."""
@@ -112,10 +114,15 @@ class DirectoryTree:
 
     def digest(self, node: Node) -> bytes:
         """SHA-256 of a regular file's bytes."""
-        seen = hashlib.sha256()
-        for piece in self.data(node):
-            seen.update(piece)
-        return seen.digest()
+        found = self._digests.get(node.inode) if node.inode else None
+        if found is None:
+            seen = hashlib.sha256()
+            for piece in self.data(node):
+                seen.update(piece)
+            found = seen.digest()
+            if node.inode:
+                self._digests[node.inode] = found
+        return found
 
     def data(self, node: Node) -> Iterator[bytes]:
         """A regular file's bytes."""
@@ -169,4 +176,5 @@ def _plain(
         os.major(status.st_rdev) if device else 0,
         os.minor(status.st_rdev) if device else 0,
         xattrs or {},
+        (status.st_dev, status.st_ino) if kind is FILE and status.st_nlink > 1 else None,
     )

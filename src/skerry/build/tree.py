@@ -31,6 +31,8 @@ class Node(NamedTuple):
     major: int
     minor: int
     xattrs: dict[str, bytes]
+    inode: tuple[int, int] | None = None
+    """Device and inode of a file that has further names in a root file system."""
 
 
 class Tree(Protocol):

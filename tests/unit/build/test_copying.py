@@ -194,6 +194,32 @@ def test_a_directory_and_a_context_are_worth_the_same(tmp_path: Path) -> None:
         assert mine == copying.digest(other, copying.select(other, request), request)
 
 
+def test_names_of_one_file_stay_so(tmp_path: Path) -> None:
+    source, root = tmp_path / "source", tmp_path / "root"
+    for folder in (source / "a", source / "b", root):
+        folder.mkdir(parents=True)
+    (source / "a/one").write_text("x")
+    for name in ("a/two", "b/three"):
+        os.link(source / "a/one", source / name)
+    (source / "b/one").write_text("other")
+    tree = DirectoryTree(os.open(source, os.O_RDONLY), "image", own=False)
+    try:
+        copy(tree, root, ".", to="/all/")
+        copy(tree, root, "a/one", "b/one", "b/three", to="/over/")
+        copy(tree, root, "a/one", to="/alone")
+    finally:
+        tree.close()
+    all_ = root / "all"
+    assert all_.joinpath("a/one").samefile(all_ / "a/two")
+    assert all_.joinpath("a/one").samefile(all_ / "b/three")
+    assert os.stat(all_ / "a/one").st_nlink == 3
+    assert (all_ / "b/one").read_text() == "other"
+    # A name that was taken over by another file is none of it any more.
+    assert (root / "over/one").read_text() == "other"
+    assert (root / "over/three").read_text() == "x"
+    assert os.stat(root / "alone").st_nlink == 1
+
+
 @pytest.mark.parametrize("path", ["missing", "a.txt/x", "out", "up", "d/nothing*"])
 def test_links_never_leave_the_tree(tmp_path: Path, path: str) -> None:
     (tmp_path / "secret").write_text("s")

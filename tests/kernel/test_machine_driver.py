@@ -9,7 +9,10 @@ from tests.kernel import machine_kit
 from tests.kernel.isolation_suite import IsolationSuite
 from tests.kernel.test_driver import ContainerWorld
 
+from skerry.machine import compiled
 from skerry.machine.driver import MachineDriver
+from skerry.machine.shape import MIB, Shape
+from skerry.machine.templates import Templates
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 
@@ -53,3 +56,19 @@ async def world(
 
 class TestMachines(IsolationSuite):
     """All of the suite."""
+
+
+async def test_a_kit_without_a_compiler_boots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent is the guest's first program then, as it is whatever it is asked."""
+    monkeypatch.setattr(compiled, "COMPILERS", ())
+    machine_kit.provide(tmp_path)
+    templates = Templates(tmp_path)
+    try:
+        await templates.get(Shape(256 * MIB, 1))
+        (made,) = tmp_path.glob("kit/*/initramfs")
+        assert b"/usr/bin/python3 -ISE\nimport sys" in made.read_bytes()
+    finally:
+        templates.close()
+        shutil.rmtree(tmp_path, ignore_errors=True)

@@ -100,6 +100,11 @@ class Decoder:
     def __init__(self) -> None:
         self._waiting = bytearray()
 
+    @property
+    def empty(self) -> bool:
+        """Nothing is half read."""
+        return not self._waiting
+
     def feed(self, data: bytes) -> list[Frame]:
         """The frames that are complete now; ProtocolFault when one is out of bounds."""
         waiting = self._waiting
@@ -174,6 +179,11 @@ class Source:
     def refill(self) -> None:
         """Nothing is on the way."""
         self._credit = WINDOW
+
+    @property
+    def at_rest(self) -> bool:
+        """Nothing is on the way."""
+        return self._credit == WINDOW and not self.last_drain
 
     def spend(self, count: int) -> None:
         """So much is on the way already."""
@@ -371,6 +381,16 @@ class Line:
         if later:
             self.send(bytes(later))
 
+    def at_rest(self, kept: set[int]) -> bool:
+        """Whether nothing is on the way or half read, and there are no streams but `kept`."""
+        return (
+            not (self.lost or self._out or self._later or self._message)
+            and self._decoder.empty
+            and kept.issuperset({*self._sources, *self._sinks})
+            and all(source.at_rest for source in self._sources.values())
+            and not any(sink.waiting for sink in self._sinks.values())
+        )
+
     def begin_anew(self, kept: set[int]) -> dict[str, int]:
         """Somebody else is at the other end, who knows the streams in `kept` only.
 
@@ -428,11 +448,15 @@ class Line:
             if not data:
                 self.lose("the other end has gone")
                 return
-            try:
-                for frame in self._decoder.feed(data):
-                    self._take(frame)
-            except ProtocolFault as fault:
-                self.lose(fault.message)
+            self.feed(data)
+
+    def feed(self, data: bytes) -> None:
+        """Take what was read."""
+        try:
+            for frame in self._decoder.feed(data):
+                self._take(frame)
+        except ProtocolFault as fault:
+            self.lose(fault.message)
 
     def _take(self, frame: Frame) -> None:
         kind, stream, data = frame

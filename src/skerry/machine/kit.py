@@ -4,7 +4,8 @@
     <root>/kit/linux-image-…/               the distribution's package, unpacked
 
 The agent runs on the interpreter that runs the engine, with exactly the modules that it imports, so
-the plans that both exchange are of one version. `<digest>` is over everything that goes in: another
+the plans that both exchange are of one version. A small compiled program comes before it where the
+host has a compiler (`compiled`). `<digest>` is over everything that goes in: another
 kernel, interpreter or skerry makes another kit. The manifest holds the files' SHA-256; whoever
 opens a kit compares them, and starts machines from the very descriptors it has read.
 """
@@ -19,15 +20,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import skerry
 from skerry.base.errors import DigestMismatch, SkerryError, SystemFault
-from skerry.machine import linux
+from skerry.machine import compiled, linux
 from skerry.machine.cpio import Archive
+from skerry.machine.guest import serving
 from skerry.machine.planning import GUEST_INIT
 from skerry.runtime import tiny_init
 
@@ -39,11 +41,14 @@ MODULES = (
 )
 """Loaded while the template is made. File systems ask for CRC32C by a name, not as a dependency."""
 _AGENT = "skerry.machine.guest.agent"
-_LATE = ("skerry.machine.guest.programs", "encodings.idna", "traceback")
+_LATE = (
+    *("skerry.machine.guest.programs", "skerry.machine.guest.serving"),
+    *("encodings.idna", "traceback"),
+)
 """What is imported only when it is needed."""
 _LEFT_OUT = ("skerry.kernel.kvm_probe", "skerry.kernel.host_probe", "skerry.kernel.seccomp_")
-_INIT = """#!/usr/bin/python3 -ISE
-import sys
+_SHEBANG = "#!/usr/bin/python3 -ISE\n"
+_AGENT_SCRIPT = """import sys
 sys.path.insert(0, "/usr/lib/skerry")
 from skerry.machine.guest.agent import main
 main()
@@ -123,7 +128,7 @@ def _sha256(fd: int) -> str:
 
 def _digest(folder: Path, kernel: str) -> str:
     """Over what a kit is made of, by names, sizes and times."""
-    found = hashlib.sha256(f"2 {sys.version}".encode())
+    found = hashlib.sha256(f"3 {sys.version}".encode())
     here = sorted(folder.glob("linux-image-*"))
     if kernel:
         source = linux.own(Path(kernel))
@@ -135,6 +140,7 @@ def _digest(folder: Path, kernel: str) -> str:
     ours = Path(os.path.abspath(skerry.__file__)).parent
     for part in ("base", "kernel", "runtime", "machine", "store"):
         paths += sorted((ours / part).rglob("*.py"))
+    paths += [compiled.SOURCE, *(Path(path) for path in (compiled.compiler(),) if path)]
     for path in paths:
         status = path.stat()
         found.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode())
@@ -183,7 +189,7 @@ def _write_initramfs(
         archive.folder(folder)
     for name in ("bin", "lib", "lib64"):
         archive.link(name, f"usr/{name}")
-    archive.data("init", _INIT.encode(), 0o755)
+    add_first(archive, note)
     archive.data("modules/early", "\n".join(module.name for module in early).encode())
     for module in (*early, *late):
         archive.data(f"modules/{module.name}", note(module.name, module.data))
@@ -204,6 +210,19 @@ def _write_initramfs(
         archive.data(real, note(real, Path(library).read_bytes()), 0o755)
     archive.close()
     return digest
+
+
+def add_first(archive: Archive, note: Callable[[str, bytes], bytes]) -> None:
+    """`/init` and the agent; `note` hears of what a kit is made of. SystemFault as `compiled`."""
+    compiler = compiled.compiler()
+    if not compiler:
+        archive.data("init", f"{_SHEBANG}{_AGENT_SCRIPT}".encode(), 0o755)
+        return
+    note("serve.c", compiled.SOURCE.read_bytes())
+    made = compiled.build(compiler)
+    archive.data("init", made.first, 0o755)
+    archive.data(serving.LIBRARY, made.library, 0o755)
+    archive.data("agent", _AGENT_SCRIPT.encode())
 
 
 def _own_modules() -> list[str]:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from skerry.base.errors import DigestMismatch, KernelFault, SkerryError, SystemFault
 from skerry.kernel import namespaces
-from skerry.machine import hypervisor, qemu
+from skerry.machine import hypervisor, qemu, tasks
 from skerry.machine.channel import MOST_FROM_GUEST, Line, Message
 from skerry.machine.full.confine import die_with_parent
 from skerry.machine.qemu import Accel
@@ -207,9 +207,14 @@ def _make(wanted: Wanted, fresh: str) -> None:
         talk = Talk(machine)
         if talk.next(BOOT_SECONDS).head.get("event") != "ready":
             raise SystemFault("the guest's agent does not say that it is ready")
+        # Ready is an agent that has answered.
+        now = time.time_ns()
+        talk.ask("clock", seconds=BOOT_SECONDS, time_ns=now, body=tasks.pack(1, tasks.clock(now)))
         ready = time.monotonic() - started
-        talk.ask("prepare", seconds=BOOT_SECONDS, modules=wanted.late_modules,
-                 filters=wanted.filters)  # fmt: skip
+        late = wanted.late_modules
+        talk.ask("modules", seconds=BOOT_SECONDS, names=late, body=tasks.pack(1, tasks.load(late)))
+        talk.ask("prepare", seconds=BOOT_SECONDS, filters=wanted.filters)
+        prepared = time.monotonic() - started
         talk.close()
         monitor = machine.monitor
         monitor.execute("stop")
@@ -226,6 +231,7 @@ def _make(wanted: Wanted, fresh: str) -> None:
         file.truncate(wanted.shape.memory)
         digest = copy_sparse(ram, file.fileno(), wanted.shape.memory)
     manifest = {"memory": wanted.shape.memory, RAM: digest, "boot_seconds": round(ready, 3)}
+    manifest["prepared_seconds"] = round(prepared, 3)
     with open(os.path.join(fresh, MANIFEST), "w") as text:
         json.dump(manifest, text)
     os.rmdir(os.path.join(fresh, "root"))

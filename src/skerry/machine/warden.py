@@ -44,7 +44,7 @@ from skerry.base.errors import (
 from skerry.kernel import namespaces
 from skerry.kernel.cgroups import Cgroup, Layout
 from skerry.kernel.syscalls import libc
-from skerry.machine import hypervisor, orderly, qemu, saving, shares, splice, template
+from skerry.machine import hypervisor, orderly, qemu, saving, shares, splice, tasks, template
 from skerry.machine.channel import (
     MOST_FROM_GUEST,
     WINDOW,
@@ -275,7 +275,8 @@ class Warden:
             "renew": conf.renew,
             "generation": secrets.token_hex(16),
         }
-        waiting = self._await(head, b"").get("waiting")
+        body = tasks.pack(self._seq + 1, None if conf.shares else tasks.wake(head))
+        waiting = self._await(head, body).get("waiting")
         for stream, count in waiting.items() if isinstance(waiting, dict) else ():
             if isinstance(stream, str) and stream.isdigit():
                 self._line.spend(int(stream), _number(count, WINDOW))

@@ -47,6 +47,10 @@ class Loop:
             if ready is not None:
                 ready(fd, events)
 
+    def fileno(self) -> int:
+        """The epoll descriptor, which can be read while something is ready."""
+        return self._epoll.fileno()
+
     def close(self) -> None:
         """Release the epoll descriptor."""
         self._epoll.close()

@@ -1,9 +1,11 @@
 """The agent: process 1 of the guest. It runs the container by the same `runtime` code as the host.
 
-Theory. The kernel starts it from the initramfs. It loads the module of its port, says `ready`, and
-then does what the warden on the other side asks for, one message after the other; what takes long
+Theory. `/init` (serve.c) mounts, loads the module of the port, says `ready`, and becomes the agent
+with the first message that it cannot serve itself; without a compiled one the agent does all that.
+It does what the warden on the other side asks for, one message after the other; what takes long
 (a program, a stream of files) goes on beside, on one epoll loop. A template is frozen between two
 messages, so everything a clone needs anew (seed, clock, disks, addresses) comes with `start`.
+While its line is held, `serving` waits in its place, and may have served a copy's first message.
 
 Messages from the host carry `op` and `seq`; answers `reply` with the same number and perhaps
 `error`. Unasked it says `{"event": "exit", ...}`, once the program's output has been sent.
@@ -17,12 +19,14 @@ import importlib
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from skerry.base.errors import Conflict, InvalidInput
-from skerry.machine.channel import MOST_FROM_HOST, Line, Message
+from skerry.machine import tasks
+from skerry.machine.channel import MOST_FROM_HOST, Line, Message, pack_message
 from skerry.machine.guest import identity, system
 from skerry.machine.guest.dns import Resolver
 from skerry.runtime import wire
@@ -31,6 +35,7 @@ from skerry.runtime.loop import Loop
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from skerry.machine.guest.programs import Program, Programs
+    from skerry.machine.guest.serving import Server
 
 _MOST_QUERIES = 256
 _NOBODY = "(none)"
@@ -63,12 +68,23 @@ class Agent:
         self._queries: dict[int, Callable[[bytes], None]] = {}
         self._resolver = Resolver(self._loop, self._ask_host)
         self._line = Line(self._loop, port, self._take, self._lost, most_message=MOST_FROM_HOST)
+        self._server: Server | None = None
+        self._holding: bytes | None = None
+        """While `_server` can wait: what is still to be said."""
+        self._served = False
+        """It has served what is read next."""
 
-    def run(self) -> None:
-        """For ever."""
-        self._line.say({"event": "ready"})
+    def run(self, read: bytes | None) -> None:
+        """For ever. `read` was read of the line already; None: nobody has said `ready`."""
+        if read is None:
+            self._line.say({"event": "ready"})
+        else:
+            self._line.feed(read)
         while True:
-            self._loop.turn(None)
+            if self._holding is None:
+                self._loop.turn(None)
+            else:
+                self._stand_still(self._holding)
 
     def _lost(self, reason: str) -> None:
         raise SystemExit(f"the line to the host is lost: {reason}")
@@ -80,12 +96,18 @@ class Agent:
         except Exception as error:
             # Whatever it was, the host hears of it; an agent that ends takes the machine along.
             answer["error"] = wire.error_to_wire(error)
-        self._line.say(answer)
-        if message.head.get("op") == "hold":
-            self._line.hold()
+        if self._served:
+            self._served = False
+        elif message.head.get("op") == "hold":
+            self._begin_to_hold(answer)
+        else:
+            self._line.say(answer)
 
     def _answer(self, head: dict[str, Any], body: bytes) -> dict[str, Any]:
         match head.get("op"):
+            case "modules":
+                system.load_modules(head["names"])
+                return {}
             case "prepare":
                 return self._prepare(head)
             case "identity":
@@ -149,7 +171,6 @@ class Agent:
 
     def _prepare(self, head: dict[str, Any]) -> dict[str, Any]:
         """The rest of the boot, before the template is frozen."""
-        system.load_modules(list(head["modules"]))
         system.mount_rest()
         system.loopback()
         system.get_ready()
@@ -157,6 +178,7 @@ class Agent:
         programs = self._all_programs()
         for name in _SOON:
             importlib.import_module(name)
+        self._server = importlib.import_module("skerry.machine.guest.serving").load()
         for rules in head.get("filters", ()):
             importlib.import_module("skerry.kernel.bpf_devices").keep_filter(str(rules))
         gc.collect()
@@ -248,15 +270,54 @@ class Agent:
             self._all_programs().take_out()
         return found
 
+    def _begin_to_hold(self, answer: dict[str, Any]) -> None:
+        """Answer `hold`, and then say nothing more. With nothing on the way `_server` can wait."""
+        main = self._programs.main if self._programs else None
+        kept = main.streams if main else set()
+        if self._server is None or "error" in answer or not self._line.at_rest(kept):
+            self._line.say(answer)
+            self._line.hold()
+        else:
+            self._line.hold()
+            self._holding = pack_message(answer)
+
+    def _stand_still(self, said: bytes) -> None:
+        """Let `_server` wait until there is something to do here."""
+        from skerry.machine.guest import serving
+
+        assert self._server is not None
+        links = [card for card in self._cards.values() if card.get("mac")]
+        outcome, read = self._server.stand(
+            self._line.fd, self._loop.fileno(),
+            serving.May(self._told, self._fresh, tasks.known(links)),
+            said, random=system.random_device(), files=serving.open_files(),
+        )  # fmt: skip
+        # Whatever it was, what is read or written now is the agent's to keep account of.
+        self._holding = None
+        self._served = outcome == serving.SERVED
+        if self._served:
+            self._fresh = -1
+        if read:
+            self._line.feed(read)
+
     def _wake(self, head: dict[str, Any]) -> dict[str, Any]:
         """In a copy of the machine, whose warden knows the main program's streams only.
 
         Further programs go on without their clients, as those of a client that has left.
         """
         main = self._running()
-        self._identity(head["identity"])
-        kept = {each.stream for each in main.sources} | {each.stream for each in main.sinks}
+        kept = main.streams
         waiting = self._line.begin_anew(kept)
+        if self._served:
+            self._cards.update((card["slot"], card) for card in head["cards"])
+        else:
+            self._renew(main, head)
+        self._line.release()
+        return {"waiting": waiting}
+
+    def _renew(self, main: "Program", head: dict[str, Any]) -> None:
+        """What `serving` does for a copy whenever it can (`tasks.wake`)."""
+        self._identity(head["identity"])
         system.write_files(head["files"])
         self._follow(head["cards"], anew=True)
         identity.renew(main.pid, dict(head["renew"]))
@@ -265,20 +326,25 @@ class Agent:
                 fresh, self._fresh = self._fresh, -1
                 identity.tell(self._told, fresh, str(head["generation"]))
         self._all_programs().put_back()
-        self._line.release()
-        return {"waiting": waiting}
 
 
 def main() -> None:
-    """The guest's init."""
+    """The guest's init, or what it becomes: then the arguments are the descriptors of the port and
+    of a file with what was read of it."""
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     os.environ.clear()
     os.environ["PATH"] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     try:
+        if len(sys.argv) > 2:
+            port, rest = (int(number) for number in sys.argv[1:3])
+            os.set_inheritable(port, False)
+            with open(rest, "rb") as file:
+                read = file.read()
+            Agent(port).run(read)
         system.mount_basics()
         with open("/modules/early") as file:
             system.load_modules(file.read().split())
-        Agent(system.open_port()).run()
+        Agent(system.open_port()).run(None)
     except BaseException as error:
         import traceback
 

@@ -38,6 +38,11 @@ class Program(NamedTuple):
     sources: list[Source]
     sinks: list[Sink]
 
+    @property
+    def streams(self) -> set[int]:
+        """Their numbers."""
+        return {each.stream for each in self.sources} | {each.stream for each in self.sinks}
+
 
 class Programs:
     """All of them. There is one container in a machine."""

@@ -17,6 +17,7 @@ from typing import Any
 from skerry.base.errors import KernelFault
 from skerry.kernel import mounts
 from skerry.kernel.syscalls import checked, libc, syscall
+from skerry.machine import cards
 
 _NR_FINIT_MODULE = 313 if os.uname().machine == "x86_64" else 273
 MODULES = "/modules"
@@ -29,18 +30,11 @@ _POWER_OFF = 0x4321FEDC
 _RNDADDENTROPY, _RNDRESEEDCRNG = 0x40085203, 0x5207
 # linux/fs.h
 _BLKFLSBUF = 0x1261
-# linux/sockios.h
-_SIOCADDRT, _SIOCDELRT = 0x890B, 0x890C
-_SIOCSIFFLAGS, _SIOCSIFADDR, _SIOCSIFNETMASK = 0x8914, 0x8916, 0x891C
-_SIOCSIFMTU, _SIOCSIFNAME, _SIOCSIFHWADDR = 0x8922, 0x8923, 0x8924
-_SIOCGIFINDEX = 0x8933
-_IDLE = "idle"
-_IFF_UP = 1
-_IFF_CARD = 0x1003
-"""IFF_UP, IFF_BROADCAST, IFF_MULTICAST."""
-_ARPHRD_ETHER = 1
+# linux/ipv6_route.h
 _RTF_UP, _RTF_GATEWAY = 1, 2
+_IDLE = "idle"
 _RANDOM = "/dev/urandom"
+FILES = "/run/files/"
 _open: dict[str, int] = {}
 _disks: dict[str, str] = {}
 """Devices by their serials."""
@@ -74,7 +68,7 @@ def mount_rest() -> None:
     os.makedirs("/dev/pts", exist_ok=True)
     os.makedirs("/dev/mqueue", exist_ok=True)
     mounts.mount("devpts", "/dev/pts", "devpts", 0, "ptmxmode=0666,mode=0620,gid=5")
-    for folder in ("/layers", "/rw", "/volumes", "/run/files"):
+    for folder in ("/layers", "/rw", "/volumes", FILES):
         os.makedirs(folder, exist_ok=True)
 
 
@@ -107,7 +101,7 @@ def get_ready() -> None:
                 # Nothing reads the empty disk after that until a clone has another in its place.
                 flush_buffers(f"/dev/{name}")
                 _disks[serial] = f"/dev/{name}"
-    _kept(_RANDOM, os.O_WRONLY)
+    random_device()
 
 
 def _kept(path: str, flags: int) -> int:
@@ -118,10 +112,20 @@ def _kept(path: str, flags: int) -> int:
     return fd
 
 
+def kept_below(folder: str) -> dict[str, int]:
+    """Files in this folder that stay open, by name."""
+    return {path[len(folder) :]: fd for path, fd in _open.items() if path.startswith(folder)}
+
+
+def random_device() -> int:
+    """/dev/urandom, for writing."""
+    return _kept(_RANDOM, os.O_WRONLY)
+
+
 def reseed(seed: bytes) -> None:
     """Mix `seed` into the kernel's generator, credit it, and have the generator start anew from it;
     a clone would otherwise go on with its siblings' numbers."""
-    fd = _kept(_RANDOM, os.O_WRONLY)
+    fd = random_device()
     fcntl.ioctl(fd, _RNDADDENTROPY, struct.pack("ii", len(seed) * 8, len(seed)) + seed)
     fcntl.ioctl(fd, _RNDRESEEDCRNG)
 
@@ -214,7 +218,7 @@ def let_go_of_disks(seconds: float = 10.0) -> None:
 def write_files(files: dict[str, str]) -> None:
     """Small files of the host (/etc/hosts and its like): name below /run/files to contents."""
     for name, text in files.items():
-        path = f"/run/files/{os.path.basename(name)}"
+        path = f"{FILES}{os.path.basename(name)}"
         fd = _kept(path, os.O_WRONLY | os.O_CREAT)
         data = text.encode("utf-8", "surrogateescape")
         os.ftruncate(fd, 0)
@@ -225,8 +229,7 @@ def write_files(files: dict[str, str]) -> None:
 
 def loopback() -> None:
     """Bring `lo` up."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
+    _request(cards.up("lo"))
 
 
 def _kernel_name(mac: str) -> str:
@@ -246,22 +249,14 @@ def idle(name: str, slot: str) -> str:
     """Take down a card that leads nowhere any more, and its address and name away; the name that it
     has then. `slot` is the address it booted with."""
     fresh = f"{_IDLE}{slot[-2:]}"
-    with (
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
-        suppress(OSError),  # It may have been pulled out.
-    ):
-        label = struct.pack("16s", name.encode())
-        fcntl.ioctl(sock, _SIOCSIFADDR, label + _inet(b"\0\0\0\0"))
-        fcntl.ioctl(sock, _SIOCSIFFLAGS, label + struct.pack("h14x", 0))
-        fcntl.ioctl(sock, _SIOCSIFNAME, struct.pack("16s16s", name.encode(), fresh.encode()))
+    with suppress(OSError):  # It may have been pulled out.
+        _request(cards.no_address(name), cards.down(name), cards.renamed(name, fresh))
     return fresh
 
 
 def reconfigure_network(card: dict[str, Any], name: str) -> None:
     """As `configure_network`, of one that has this name; its connections end."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        # Down: with the addresses go the routes.
-        fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh14x", name.encode(), 0))
+    _request(cards.down(name))
     configure_network(card, name)
 
 
@@ -271,9 +266,9 @@ def change_gateways(card: dict[str, Any], before: dict[str, Any]) -> None:
         if before.get(key) != card.get(key):
             if before.get(key):
                 with suppress(OSError):  # The container may have changed it.
-                    change(card["name"], before[key], _SIOCDELRT)
+                    change(card["name"], before[key], cards.SIOCDELRT)
             if card.get(key):
-                change(card["name"], card[key], _SIOCADDRT)
+                change(card["name"], card[key], cards.SIOCADDRT)
 
 
 def configure_network(card: dict[str, Any], name: str = "") -> None:
@@ -283,54 +278,35 @@ def configure_network(card: dict[str, Any], name: str = "") -> None:
     "addresses": ["10.0.0.2/24"], "gateway": "10.0.0.1"}`; `slot` is the address it booted with, by
     which one is found that has no `name` yet.
     """
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        name = name or _kernel_name(card["slot"])
-        if name != card["name"]:
-            request = struct.pack("16s16s", name.encode(), card["name"].encode())
-            fcntl.ioctl(sock, _SIOCSIFNAME, request)
-            name = card["name"]
-        label = struct.pack("16s", name.encode())
-        mac = bytes.fromhex(card["mac"].replace(":", ""))
-        fcntl.ioctl(sock, _SIOCSIFHWADDR, label + struct.pack("H14s", _ARPHRD_ETHER, mac))
-        if card.get("mtu"):
-            fcntl.ioctl(sock, _SIOCSIFMTU, label + struct.pack("i12x", card["mtu"]))
-        fcntl.ioctl(sock, _SIOCSIFFLAGS, label + struct.pack("h14x", _IFF_CARD))
-        for address in card.get("addresses", ()):
-            host, _, prefix = address.partition("/")
-            if ":" in host:
-                _add_v6(name, host, int(prefix))
-                continue
-            mask = (0xFFFFFFFF << (32 - int(prefix))) & 0xFFFFFFFF
-            fcntl.ioctl(sock, _SIOCSIFADDR, label + _inet(socket.inet_aton(host)))
-            fcntl.ioctl(sock, _SIOCSIFNETMASK, label + _inet(struct.pack(">I", mask)))
+    name = name or _kernel_name(card["slot"])
+    if name != card["name"]:
+        _request(cards.renamed(name, card["name"]))
+        name = card["name"]
+    _request(*cards.settings(card))
+    for address in card.get("addresses", ()):
+        host, _, prefix = address.partition("/")
+        if ":" in host:
+            _add_v6(name, host, int(prefix))
     if card.get("gateway"):
-        _default_route(name, card["gateway"], _SIOCADDRT)
+        _default_route(name, card["gateway"], cards.SIOCADDRT)
     if card.get("gateway6"):
-        _default_route6(name, card["gateway6"], _SIOCADDRT)
+        _default_route6(name, card["gateway6"], cards.SIOCADDRT)
 
 
 def forget_network(card: dict[str, Any]) -> None:
     """Undo `configure_network`, but for the name."""
+    name = card["name"]
+    _request(cards.no_address(name), cards.down(name), cards.hardware_address(name, card["slot"]))
+
+
+def _request(*requests: cards.Request) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        label = struct.pack("16s", card["name"].encode())
-        # With an address go its routes.
-        fcntl.ioctl(sock, _SIOCSIFADDR, label + _inet(bytes(4)))
-        fcntl.ioctl(sock, _SIOCSIFFLAGS, label + struct.pack("h14x", 0))
-        mac = bytes.fromhex(card["slot"].replace(":", ""))
-        fcntl.ioctl(sock, _SIOCSIFHWADDR, label + struct.pack("H14s", _ARPHRD_ETHER, mac))
-
-
-def _inet(address: bytes) -> bytes:
-    return struct.pack("HH4s8x", socket.AF_INET, 0, address)
+        for number, words in requests:
+            fcntl.ioctl(sock, number, words)
 
 
 def _default_route(_name: str, gateway: str, change: int) -> None:
-    # struct rtentry (linux/route.h), destination and mask zero.
-    nothing = _inet(b"\0\0\0\0")
-    route = struct.pack("Q", 0) + nothing + _inet(socket.inet_aton(gateway)) + nothing
-    route += struct.pack("HhQhPhQQH6x", _RTF_UP | _RTF_GATEWAY, 0, 0, 0, 0, 0, 0, 0, 0)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        fcntl.ioctl(sock, change, route)
+    _request(cards.default_route(gateway, change))
 
 
 def _default_route6(name: str, gateway: str, change: int) -> None:
@@ -347,7 +323,7 @@ def _add_v6(name: str, host: str, prefix: int) -> None:
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
         index = socket.if_nametoindex(name)
         request = struct.pack("16sIi", socket.inet_pton(socket.AF_INET6, host), prefix, index)
-        fcntl.ioctl(sock, _SIOCSIFADDR, request)
+        fcntl.ioctl(sock, cards.SIOCSIFADDR, request)
 
 
 def power_off() -> None:

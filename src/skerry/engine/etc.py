@@ -70,7 +70,9 @@ def hosts(
 
 def full_name(hostname: str, domain: str) -> str:
     """The names of one host as a line of hosts(5) has them."""
-    return f"{hostname}.{domain} {hostname}" if domain else hostname
+    whole = f"{hostname}.{domain}" if domain else hostname
+    short = hostname.partition(".")[0]
+    return whole if whole == short else f"{whole} {short}"
 
 
 def change_hosts(text: str, gone: Iterable[str], fresh: Iterable[str], names: str) -> str:

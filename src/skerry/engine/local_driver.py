@@ -143,7 +143,8 @@ def carry_out(call: Call, target: str) -> None:
             f"failed to mount local volume: mount {call.source}:{target}, flags: {call.flags:#x}"
             + (f", data: {call.data}" if call.data else "")
             + f": {os.strerror(fault.errno).lower()}",
-            hint=fault.hint,
+            hint=fault.hint
+            or (f"this kernel has no {call.fstype}" if fault.errno == errno.ENODEV else ""),
         ) from None
 
 

@@ -9,14 +9,22 @@ from skerry.engine.network_record import PREDEFINED, Network
 LIST = frozenset({"dangling", "driver", "id", "label", "name", "scope", "type"})
 PRUNE = frozenset({"label", "label!", "until"})
 
+_WORDS = {
+    "type": frozenset({"builtin", "custom"}),
+    "dangling": frozenset({"0", "1", "false", "true", "False", "True", "FALSE", "TRUE", "f", "t"}),
+}
+"""What a filter takes, where that is not anything."""
+
 Filters = Mapping[str, frozenset[str]]
 
 
 def check(filters: Filters, known: frozenset[str]) -> None:
-    """InvalidInput for a filter that is not known."""
-    for key in filters:
+    """InvalidInput for a filter that is not known, or a word that it does not take."""
+    for key, wanted in filters.items():
         if key not in known:
             raise InvalidInput(f"invalid filter '{key}'")
+        for each in wanted - _WORDS.get(key, wanted):
+            raise InvalidInput(f"invalid filter: '{key}'='{each:.40}'")
 
 
 def lists(network: Network, filters: Filters, wanted_by: Callable[[Network], list[str]]) -> bool:

@@ -249,7 +249,7 @@ def parse_pool(given: Mapping[str, Any]) -> PoolConfig:
     subnet = ipam.parse_subnet(given["Subnet"])
     inner = ""
     if given.get("IPRange"):
-        range_ = ipam.parse_subnet(given["IPRange"])
+        range_ = ipam.parse_subnet(given["IPRange"], "ip-range")
         if range_.version != subnet.version or not (
             range_.network_address in subnet and range_.broadcast_address in subnet
         ):

@@ -51,14 +51,17 @@ def _overlap(one: Network, other: Network) -> bool:
     return one.version == other.version and one.overlaps(other)
 
 
-def parse_subnet(text: str) -> Network:
+def parse_subnet(text: str, what: str = "subnet") -> Network:
     """`10.1.0.0/16`; InvalidInput in Docker's words."""
     try:
         if "/" not in text:
             raise ValueError
-        return ipaddress.ip_network(text, strict=False)
+        subnet = ipaddress.ip_network(text, strict=False)
     except ValueError:
-        raise InvalidInput(f"invalid subnet {text:.60}: invalid CIDR block notation") from None
+        raise InvalidInput(f"invalid {what} {text:.60}: invalid CIDR block notation") from None
+    if ipaddress.ip_interface(text).ip != subnet.network_address:
+        raise InvalidInput(f"invalid {what} {text:.60}: it should be {subnet}")
+    return subnet
 
 
 class Pool:

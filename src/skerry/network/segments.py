@@ -146,7 +146,10 @@ class Segments:
             self._doors.links.request([message, links.set_alias(name, self._doors.alias)])
         except KernelFault as fault:
             if fault.errno in (errno.EOPNOTSUPP, errno.ENODEV):
-                raise Unsupported(f"{fault.message}: this kernel has no such links") from None
+                raise Unsupported(
+                    f"{segment.driver} network on {name}: {fault.message}",
+                    hint=f"this kernel has no links of the kind that it needs ({segment.driver})",
+                ) from None
             raise
 
     def remove(self, segment: Segment) -> None:

@@ -84,3 +84,10 @@ def test_no_address_is_given_twice(subnet: str, steps: list[str | int]) -> None:
 def test_what_is_no_subnet(text: str) -> None:
     with pytest.raises(InvalidInput, match="invalid CIDR"):
         ipam.parse_subnet(text)
+
+
+def test_a_subnet_is_named_by_its_own_address() -> None:
+    with pytest.raises(
+        InvalidInput, match=r"invalid ip-range 10\.1\.0\.5/24: it should be 10\.1\.0\.0/24"
+    ):
+        ipam.parse_subnet("10.1.0.5/24", "ip-range")

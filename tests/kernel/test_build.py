@@ -229,6 +229,18 @@ def test_results_are_taken_as_archives(client: Client, engine: Skerry) -> None:
         engine.docker("rmi", "-f", "taken:1", check=False)
 
 
+def test_an_archive_has_the_builds_name_unless_it_has_one(client: Client, engine: Skerry) -> None:
+    text = "FROM scratch\nCOPY f /\n"
+    built = client.build(text, {"f": b""}, keep=True, Tags=["taken:2"], Outputs=[{"Type": "oci"}])
+    try:
+        index = json.loads(content(client.take(built.id), "index.json"))
+        (name,) = index["manifests"][0]["annotations"].values()
+        assert name == "taken:2"
+    finally:
+        client.close(built.id)
+        engine.docker("rmi", "-f", "taken:2")
+
+
 @pytest.mark.parametrize("mode", ["min", "max"])
 def test_a_cache_travels_in_a_folder(client: Client, own_engine: Skerry, mode: str) -> None:
     text = "FROM busybox AS a\nRUN echo a > /a\nFROM busybox\nCOPY --from=a /a /b\nRUN cat /b\n"

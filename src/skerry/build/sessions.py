@@ -97,6 +97,8 @@ class Session:
         output = self.options.outputs[int(number)]
         if output.kind in ("image", "registry"):
             raise InvalidInput(f"an output of type {output.kind} is not taken away")
+        if not output.name:
+            output = output._replace(name=",".join(self.options.tags))
         return outputs.archive(store, self.built.state, output, self.options.epoch)
 
 

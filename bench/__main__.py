@@ -10,6 +10,7 @@ from pathlib import Path
 from bench import (
     build,
     clients,
+    crowd,
     full_machines,
     machine_copies,
     memory,
@@ -37,11 +38,11 @@ BENCHMARKS: dict[str, Benchmark] = {
     "net_run": network.net_run,
     "net_ports": network.net_ports,
     "net_throughput": network.net_throughput,
-    "ps500": clients.ps500,
+    "ps500": crowd.ps500,
+    "streams200": crowd.streams200,
     "logs_1g": clients.logs_1g,
     "copy_500m": clients.copy_500m,
     "compose8": clients.compose8,
-    "streams200": clients.streams200,
     "vm_run": vm.vm_run,
     "vm_boot": vm.vm_boot,
     "vm_exec": vm.vm_exec,
@@ -89,8 +90,11 @@ def main() -> int:
     try:
         with World() as world:
             for name in chosen.only or BENCHMARKS:
+                if BENCHMARKS[name] not in crowd.ROWS:
+                    world.clear()
                 say(f"{name} …")
                 outcomes.append(BENCHMARKS[name](world, runs))
+                say(report.table(outcomes[-1:]))
     except KeyboardInterrupt:
         say("interrupted; what was measured so far:")
     print(report.table(outcomes))

@@ -75,8 +75,13 @@ def processes(folders: Iterable[Path]) -> dict[int, str]:
 
 
 def _pids() -> list[int]:
-    mine = os.getpid()
-    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and int(entry) != mine]
+    # The host's init has the mounts of all in a namespace of its own, when we are in another.
+    others = {1, os.getpid()}
+    return [
+        pid
+        for entry in os.listdir("/proc")
+        if entry.isdigit() and (pid := int(entry)) not in others
+    ]
 
 
 def _read(path: str) -> bytes:

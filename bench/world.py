@@ -4,8 +4,9 @@ import contextlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bench import images
 from bench.daemons import (
@@ -19,6 +20,8 @@ from bench.daemons import (
 from bench.measure import say
 from bench.wire import Connection, true_container
 
+T = TypeVar("T")
+
 
 class World:
     """Starts lazily, remembers what would not start, and takes all down on exit."""
@@ -27,6 +30,8 @@ class World:
         self._stack = contextlib.ExitStack()
         self._skerry: Skerry | MissingPiece | None = None
         self._dockerd: Dockerd | MissingPiece | None = None
+        self._lasting: dict[str, Any] = {}
+        self._ends = contextlib.ExitStack()
         self.home = short_folder("sb-")
         self._stack.callback(remove_folder, self.home)
         self.rootfs = images.make_rootfs(self.home / "rootfs")
@@ -35,7 +40,21 @@ class World:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._stack.close()
+        with self._stack:
+            self.clear()
+
+    def lasting(self, make: Callable[["World"], contextlib.AbstractContextManager[T]]) -> T:
+        """What `make` gives, entered once for all rows that ask for it, until `clear`."""
+        name = make.__qualname__
+        if name not in self._lasting:
+            self._lasting[name] = self._ends.enter_context(make(self))
+        made: T = self._lasting[name]
+        return made
+
+    def clear(self) -> None:
+        """Leave what lasted."""
+        self._ends.close()
+        self._lasting.clear()
 
     @property
     def skerry(self) -> Skerry:

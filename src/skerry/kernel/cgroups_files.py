@@ -181,6 +181,8 @@ def text(path: str) -> str:
         os.close(fd)
 
 
+ReadText = Callable[[str], str]
+"""What reads a file as `text` does."""
 UNLIMITED = (1 << 64) - 1
 """What `max` in a v2 file is read as, and v1's own largest number rounded to it."""
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from skerry.base.errors import Conflict, KernelFault, SkerryError, SystemFault, Unsupported
 from skerry.kernel import cgroups_files as files
-from skerry.kernel.cgroups_files import Write
+from skerry.kernel.cgroups_files import ReadText, Write
 from skerry.kernel.cgroups_group import FREEZE_SECONDS, Cgroup, OomWatch, tree
 from skerry.kernel.cgroups_layout import Layout
 
@@ -182,28 +182,28 @@ class CgroupV1(Cgroup):
             os.close(control)
         return OomWatch(event, select.POLLIN)
 
-    def stats(self, *, whole: bool = True) -> dict[str, Any]:
+    def stats(self, *, whole: bool = True, text: ReadText = files.text) -> dict[str, Any]:
         """See Cgroup.stats."""
         found = {
-            "cpu": self._cpu_stats(whole),
-            "memory": self._memory_stats(whole),
-            "pids": self._pids_stats(),
-            "io": self._block_io("io_service_bytes"),
+            "cpu": self._cpu_stats(whole, text),
+            "memory": self._memory_stats(whole, text),
+            "pids": self._pids_stats(text),
+            "io": self._block_io("io_service_bytes", text),
         }
         if whole:
             found |= {
-                "io_operations": self._block_io("io_serviced"),
+                "io_operations": self._block_io("io_serviced", text),
                 "hugetlb": self._huge_page_stats(),
                 "pressure": {},
             }
         return found
 
-    def _cpu_stats(self, whole: bool) -> dict[str, Any]:
+    def _cpu_stats(self, whole: bool, text: ReadText) -> dict[str, Any]:
         account, cpu = self.directory_of("cpuacct"), self.directory_of("cpu")
-        ticks = files.table(files.text(f"{account}/cpuacct.stat"))
-        throttled = files.table(files.text(f"{cpu}/cpu.stat"))
+        ticks = files.table(text(f"{account}/cpuacct.stat"))
+        throttled = files.table(text(f"{cpu}/cpu.stat"))
         found: dict[str, Any] = {
-            "usage_ns": files.number(f"{account}/cpuacct.usage"),
+            "usage_ns": files.parse_number(text(f"{account}/cpuacct.usage")),
             "user_ns": ticks.get("user", 0) * 10**9 // _TICKS,
             "system_ns": ticks.get("system", 0) * 10**9 // _TICKS,
             "periods": throttled.get("nr_periods", 0),
@@ -211,42 +211,44 @@ class CgroupV1(Cgroup):
             "throttled_ns": throttled.get("throttled_time", 0),
         }
         if whole:
-            each = files.text(f"{account}/cpuacct.usage_percpu").split()
+            each = text(f"{account}/cpuacct.usage_percpu").split()
             found["percpu_ns"] = [int(number) for number in each]
         return found
 
-    def _memory_stats(self, whole: bool) -> dict[str, Any]:
+    def _memory_stats(self, whole: bool, text: ReadText) -> dict[str, Any]:
         start = f"{self.directory_of('memory')}/memory."
-        usage = files.number(f"{start}usage_in_bytes")
-        limit = files.number(f"{start}limit_in_bytes")
+        usage = files.parse_number(text(f"{start}usage_in_bytes"))
+        limit = files.parse_number(text(f"{start}limit_in_bytes"))
         found: dict[str, Any] = {
             "usage": usage,
-            "max": files.number(f"{start}max_usage_in_bytes"),
+            "max": files.parse_number(text(f"{start}max_usage_in_bytes")),
             "limit": limit,
-            "stat": files.table(files.text(f"{start}stat")),
+            "stat": files.table(text(f"{start}stat")),
         }
         if whole:
-            with_swap = files.number(f"{start}memsw.usage_in_bytes")
-            swap_limit = files.number(f"{start}memsw.limit_in_bytes")
+            with_swap = files.parse_number(text(f"{start}memsw.usage_in_bytes"))
+            swap_limit = files.parse_number(text(f"{start}memsw.limit_in_bytes"))
             found |= {
-                "failcnt": files.number(f"{start}failcnt"),
+                "failcnt": files.parse_number(text(f"{start}failcnt")),
                 "swap_usage": max(with_swap - usage, 0),
                 "swap_limit": max(swap_limit - limit, 0) if limit < 1 << 62 else swap_limit,
             }
         return found
 
-    def _pids_stats(self) -> dict[str, int]:
+    def _pids_stats(self, text: ReadText) -> dict[str, int]:
         directory = self.directory_of("pids")
         return {
-            "current": files.number(f"{directory}/pids.current"),
-            "limit": files.number(f"{directory}/pids.max") if directory else files.UNLIMITED,
-            "refused": files.table(files.text(f"{directory}/pids.events")).get("max", 0),
+            "current": files.parse_number(text(f"{directory}/pids.current")),
+            "limit": files.parse_number(text(f"{directory}/pids.max"))
+            if directory
+            else files.UNLIMITED,
+            "refused": files.table(text(f"{directory}/pids.events")).get("max", 0),
         }
 
-    def _block_io(self, counter: str) -> list[tuple[int, int, str, int]]:
+    def _block_io(self, counter: str, text: ReadText) -> list[tuple[int, int, str, int]]:
         directory = self.directory_of("blkio")
         for kind in ("bfq", "throttle"):
-            rows = block_rows(files.text(f"{directory}/blkio.{kind}.{counter}_recursive"))
+            rows = block_rows(text(f"{directory}/blkio.{kind}.{counter}_recursive"))
             if rows:
                 return rows
         return []

@@ -17,7 +17,7 @@ from typing import Any
 
 from skerry.base.errors import Conflict, KernelFault, SystemFault, Unsupported
 from skerry.kernel import cgroups_files as files
-from skerry.kernel.cgroups_files import Write
+from skerry.kernel.cgroups_files import ReadText, Write
 from skerry.kernel.cgroups_group import FREEZE_SECONDS, Cgroup, OomWatch, tree
 from skerry.kernel.cgroups_layout import Layout
 
@@ -260,11 +260,11 @@ class CgroupV2(Cgroup):
         os.read(fd, 4096)
         return OomWatch(fd, select.POLLPRI)
 
-    def stats(self, *, whole: bool = True) -> dict[str, Any]:
+    def stats(self, *, whole: bool = True, text: ReadText = files.text) -> dict[str, Any]:
         """See Cgroup.stats."""
         start = self._directory
-        cpu = files.table(files.text(f"{start}/cpu.stat"))
-        transferred, operations = io_rows(files.text(f"{start}/io.stat"))
+        cpu = files.table(text(f"{start}/cpu.stat"))
+        transferred, operations = io_rows(text(f"{start}/io.stat"))
         found: dict[str, Any] = {
             "cpu": {
                 "usage_ns": cpu.get("usage_usec", 0) * 1000,
@@ -275,11 +275,11 @@ class CgroupV2(Cgroup):
                 "throttled_periods": cpu.get("nr_throttled", 0),
                 "throttled_ns": cpu.get("throttled_usec", 0) * 1000,
             },
-            "memory": self._memory_stats(whole),
+            "memory": self._memory_stats(whole, text),
             "pids": {
-                "current": files.number(f"{start}/pids.current"),
-                "limit": files.number(f"{start}/pids.max") or files.UNLIMITED,
-                "refused": files.table(files.text(f"{start}/pids.events")).get("max", 0),
+                "current": files.parse_number(text(f"{start}/pids.current")),
+                "limit": files.parse_number(text(f"{start}/pids.max")) or files.UNLIMITED,
+                "refused": files.table(text(f"{start}/pids.events")).get("max", 0),
             },
             "io": transferred,
         }
@@ -288,26 +288,26 @@ class CgroupV2(Cgroup):
                 "io_operations": operations,
                 "hugetlb": self._huge_page_stats(),
                 "pressure": {
-                    name: text
+                    name: said
                     for name in ("cpu", "memory", "io")
-                    if (text := files.text(f"{start}/{name}.pressure"))
+                    if (said := text(f"{start}/{name}.pressure"))
                 },
             }
         return found
 
-    def _memory_stats(self, whole: bool) -> dict[str, Any]:
+    def _memory_stats(self, whole: bool, text: ReadText) -> dict[str, Any]:
         start = f"{self._directory}/memory."
         found: dict[str, Any] = {
-            "usage": files.number(f"{start}current"),
-            "max": files.number(f"{start}peak"),
-            "limit": files.number(f"{start}max"),
-            "stat": files.table(files.text(f"{start}stat")),
+            "usage": files.parse_number(text(f"{start}current")),
+            "max": files.parse_number(text(f"{start}peak")),
+            "limit": files.parse_number(text(f"{start}max")),
+            "stat": files.table(text(f"{start}stat")),
         }
         if whole:
             found |= {
-                "failcnt": files.table(files.text(f"{start}events")).get("max", 0),
-                "swap_usage": files.number(f"{start}swap.current"),
-                "swap_limit": files.number(f"{start}swap.max"),
+                "failcnt": files.table(text(f"{start}events")).get("max", 0),
+                "swap_usage": files.parse_number(text(f"{start}swap.current")),
+                "swap_limit": files.parse_number(text(f"{start}swap.max")),
             }
         return found
 

@@ -15,6 +15,7 @@ from skerry.base.oci_runtime import Spec
 from skerry.kernel import cgroups
 from skerry.runtime import bundle, plan, rundir, tiny_init, wire
 from skerry.runtime.driver import leftovers, readings
+from skerry.runtime.driver.gauges import Gauges
 from skerry.runtime.driver.link import Control
 from skerry.runtime.driver.spawning import Spawner
 from skerry.runtime.driver.streams import AttachStream, stream_pair
@@ -55,6 +56,7 @@ class RuntimeDriver:
         """Those of containers that an exec has been started in, as long as they run."""
         self._plans: dict[str, tuple[Task, plan.Plan]] = {}
         self._background: set[asyncio.Task[None]] = set()
+        self._gauges = Gauges()
 
     @property
     def spawner_pid(self) -> int:
@@ -232,6 +234,7 @@ class RuntimeDriver:
             if self._containers.get(kept.id) is kept:
                 del self._containers[kept.id]
                 self._specs.pop(kept.id, None)
+                self._gauges.forget(kept.id)
             kept.control.close()
         return kept
 
@@ -313,6 +316,7 @@ class RuntimeDriver:
         self._kept.clear()
         self._containers.clear()
         self._specs.clear()
+        self._gauges.close()
         for task in list(self._background):
             with suppress(SkerryError):
                 await task
@@ -371,7 +375,8 @@ class RuntimeDriver:
     async def stats(self, container_id: str) -> Stats:
         """One reading of the counters."""
         cgroup = self._running_cgroup(container_id)
-        return readings.stats(cgroup, self._containers[container_id].started.pid, self._host_memory)
+        pid = self._containers[container_id].started.pid
+        return readings.stats(cgroup, pid, self._host_memory, self._gauges.of(container_id))
 
     async def pids(self, container_id: str) -> list[int]:
         """Every process of the task, in the host's pid namespace."""

@@ -1,6 +1,7 @@
 """Counters of a running container in Docker's terms (`base.isolation.Stats`)."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from skerry.base.isolation import Stats
@@ -12,12 +13,14 @@ _COLUMNS = ("bytes", "packets", "errors", "dropped")
 _RECEIVED, _SENT = 0, 8
 
 
-def stats(cgroup: Cgroup, pid: int, host_memory: int) -> Stats:
-    """One reading; `pid` is the init, whose network namespace is read.
+def stats(cgroup: Cgroup, pid: int, host_memory: int, text: Callable[[str], str]) -> Stats:
+    """One reading; `pid` is the init, whose network namespace is read. `text` reads files.
 
     A container without a memory limit has the host's memory for one, as in Docker.
     """
-    return stats_from(cgroup.stats(whole=False), _read(f"/proc/{pid}/net/dev"), host_memory)
+    return stats_from(
+        cgroup.stats(whole=False, text=text), text(f"/proc/{pid}/net/dev"), host_memory
+    )
 
 
 def stats_from(reading: dict[str, Any], net_dev: str, host_memory: int) -> Stats:

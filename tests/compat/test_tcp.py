@@ -91,7 +91,9 @@ def test_docker_py(remote: Remote, certificates: Path, monkeypatch: pytest.Monke
 def test_who_is_not_let_in(remote: Remote, certificates: Path, tmp_path: Path) -> None:
     options = ["--tls", "--tlscacert", str(certificates / "ca.pem")]
     assert cli(remote, options, "ps").returncode == 1
-    assert cli(remote, [], "ps").returncode == 1
+    plain = cli(remote, [], "ps")
+    assert plain.returncode == 1
+    assert b"Client sent an HTTP request to an HTTPS server." in plain.stderr
     stranger = Authority("ours").issue(tmp_path / "stranger", CLIENT)
     context = ssl.create_default_context(cafile=str(certificates / "ca.pem"))
     context.load_cert_chain(stranger / "cert.pem", stranger / "key.pem")

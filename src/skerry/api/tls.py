@@ -25,6 +25,8 @@ HANDSHAKE = 10.0
 CLIENTS = 1024
 """Connections at the same time."""
 _BLOCK = 1 << 16
+PLAIN = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
+"""What a client without TLS is told, in the words of Go's servers."""
 
 Connect = Callable[[socket.socket], Awaitable[None]]
 """Give a connected socket to the HTTP server."""
@@ -112,7 +114,12 @@ class Terminator:
             session = _Session(peer, self._context)
             try:
                 async with asyncio.timeout(HANDSHAKE):
-                    await session.handshake()
+                    try:
+                        await session.handshake()
+                    except ssl.SSLError as error:
+                        if error.reason == "HTTP_REQUEST":
+                            await asyncio.get_running_loop().sock_sendall(peer, PLAIN)
+                        raise
                 ours, theirs = socket.socketpair()
                 ours.setblocking(False)
                 with ours:

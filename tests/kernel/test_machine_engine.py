@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import docker as dockerpy
 import pytest
 from bench.daemons import Skerry
 from tests.kernel import machine_kit
@@ -474,6 +475,39 @@ def test_what_machines_have_made_is_accounted_and_pruned(machines: Skerry, docke
     assert templates
     assert not list((machines.root / "templates").glob("*"))
     assert docker("run", "--rm", *VM, "--net", "none", "busybox", "echo", "again") == "again\n"
+
+
+def test_docker_py_asks_for_a_machine(machines: Skerry, docker: Docker) -> None:
+    client = dockerpy.DockerClient(base_url=machines.host, timeout=int(PATIENCE), version="auto")
+    container = client.containers.create(
+        "busybox", ["sh", "-c", "sleep 1000"], runtime="skerry-vm", network_mode="none",
+        environment={"A": "b"}, mem_limit="64m", nano_cpus=1_000_000_000,
+    )  # fmt: skip
+    try:
+        container.start()
+        code, (out, err) = container.exec_run(
+            ["sh", "-c", "uname -r; echo $A >&2; exit 4"], demux=True
+        )
+        assert code == 4
+        assert out.decode().strip() != os.uname().release
+        assert err == b"b\n"
+        stats = container.stats(stream=False)
+        assert 0 < stats["memory_stats"]["usage"] < stats["memory_stats"]["limit"] == 64 << 20
+        assert any("sleep 1000" in " ".join(row) for row in container.top()["Processes"])
+        container.update(mem_limit="96m")
+        limit = container.exec_run(["cat", "/sys/fs/cgroup/memory.max"]).output
+        assert int(limit) == 96 << 20
+        # More processors than it began with are plugged in.
+        count = 2 if (os.cpu_count() or 1) > 1 else 1
+        docker("update", "--cpus", str(count), container.id)
+        assert container.exec_run(["nproc"]).output == f"{count}\n".encode()
+        copy = machines.skerry("fork", container.id, timeout=PATIENCE).stdout.strip()
+        assert docker("exec", copy, "nproc") == f"{count}\n"
+        container.kill("TERM")
+        container.kill()
+        assert container.wait()["StatusCode"] == 137
+    finally:
+        client.close()
 
 
 PROJECT = """

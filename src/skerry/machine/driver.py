@@ -285,6 +285,8 @@ class MachineDriver(RuntimeDriver):
         renew = [path for path in told.get("renew") or () if path in identity.RENEWED]
         version = portable.told_version(answer.get("qemu"))
         made_of = {**self._containers[container_id].facts.get("made_of", {}), "qemu": version}
+        if made_of.get("cpus"):
+            made_of["cpus"] = int(answer["cpus"])
         return SavedInfo(float(answer["pause_ms"]), renew, told.get("hooks") is True, made_of)
 
     async def load_memory(self, path: str) -> int:
@@ -486,7 +488,10 @@ class MachineDriver(RuntimeDriver):
         if container_id not in self._containers:
             raise Conflict(f"container {container_id} is not running")
         checked = bundle.parse_resources(json.dumps(resources).encode())
-        planning.check_fits(dict(checked), self._shape_of(container_id), os.cpu_count() or 1)
+        shape = self._shape_of(container_id)
+        cpus = planning.check_fits(dict(checked), shape, os.cpu_count() or 1)
+        if cpus > shape.cpus:
+            await self.ask(container_id, "processors", count=cpus)
         mine, guests = planning.split_limits(dict(checked))
         if mine:
             await super().update(container_id, mine)

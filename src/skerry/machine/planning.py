@@ -107,8 +107,9 @@ def split_limits(resources: dict[str, Any]) -> tuple[dict[str, Any], dict[str, A
     return mine, {name: value for name, value in resources.items() if name not in _HOST_SIDE}
 
 
-def check_fits(resources: dict[str, Any], shape: Shape, host_cpus: int) -> None:
-    """InvalidInput for limits that a running machine of this shape cannot have."""
+def check_fits(resources: dict[str, Any], shape: Shape, host_cpus: int) -> int:
+    """How many processors a running machine of this shape needs for these limits; InvalidInput for
+    what it cannot have."""
     memory = int((resources.get("memory") or {}).get("limit") or 0)
     quota = _cpus({**(resources.get("cpu") or {}), "cpus": ""})
     needed = shape_for(memory, quota, host_cpus)
@@ -120,12 +121,13 @@ def check_fits(resources: dict[str, Any], shape: Shape, host_cpus: int) -> None:
             f" most {most} MiB, not {memory // MIB}",
             hint=hint,
         )
-    if needed.cpus > shape.cpus:
+    if needed.cpus > shape.places:
         raise InvalidInput(
-            f"the machine has {shape.cpus} processor{'s' if shape.cpus > 1 else ''}:"
-            f" while it runs, it cannot have {quota:g}",
+            f"the machine has places for {shape.places} processors: while it runs, it cannot have"
+            f" {quota:g}",
             hint=hint,
         )
+    return needed.cpus
 
 
 def _namespaces(linux: dict[str, Any]) -> str:

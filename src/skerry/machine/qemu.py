@@ -57,7 +57,7 @@ def common(
         *("-machine", "q35,memory-backend=ram,usb=off,smbus=off,sata=off,vmport=off,hpet=off"),
         *("-accel", "kvm" if accel.name == "kvm" else "tcg,thread=multi"),
         *("-cpu", accel.cpu),
-        *("-m", f"{shape.memory >> 20}", "-smp", str(shape.cpus)),
+        *("-m", f"{shape.memory >> 20}", "-smp", f"{shape.cpus},maxcpus={shape.places}"),
         *("-object", json.dumps(memory)),
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-vga", "none"),
         *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),

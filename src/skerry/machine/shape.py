@@ -8,6 +8,7 @@ GUEST_OVERHEAD = 96 * MIB
 _SIZES = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
 DEFAULT_MEMORY = 512 * MIB
 MOST_CPUS = 64
+_PLACES = 8
 MOST_MEMORY = _SIZES[-1] * MIB
 
 
@@ -16,6 +17,11 @@ class Shape(NamedTuple):
 
     memory: int
     cpus: int
+
+    @property
+    def places(self) -> int:
+        """How many processors it can have once more have been plugged in."""
+        return max(self.cpus, _PLACES)
 
 
 def shape_for(memory_limit: int, cpus: float, host_cpus: int) -> Shape:

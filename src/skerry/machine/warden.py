@@ -190,6 +190,7 @@ class Warden:
         """How many cards the machine has."""
         self._conf = conf
         self._cards = cards
+        self._cpus = conf.shape[1]
         self._joined = {at: _index(card) for at, card in enumerate(cards)}
         """Which interface each card is joined to."""
         self._machine = machine
@@ -524,6 +525,10 @@ class Warden:
             case "rewire":
                 self._check_awake()
                 self._ask({**head, "op": "network", "cards": self._rewire()}, b"", mine)
+            case "processors":
+                self._check_awake()
+                self._plug_processors(int(head["count"]))
+                self._ask(dict(head), b"", mine)
             case "update" | "files" | "sync" | "processes":
                 self._check_awake()
                 self._ask(dict(head), message.body, mine)
@@ -580,7 +585,8 @@ class Warden:
             if error is not None:
                 _say(sock, {"reply": seq, "error": wire.error_to_wire(error)})
             else:
-                _say(sock, {"reply": seq, "guest": told, "qemu": version, **(found or {})})
+                said = {"guest": told, "qemu": version, "cpus": self._cpus}
+                _say(sock, {"reply": seq, **said, **(found or {})})
             deferred, self._deferred = self._deferred, []
             for asker, asked in deferred:
                 self._handle(asker, asked)
@@ -655,6 +661,17 @@ class Warden:
             {**found[index], "slot": _slot(at)} for at, index in sorted(self._joined.items())
         ]
         return self._cards
+
+    def _plug_processors(self, count: int) -> None:
+        """Have so many, if there are fewer; they are never taken out."""
+        monitor = self._machine.monitor
+        places = monitor.execute("query-hotpluggable-cpus")
+        free = [each for each in places if "qom-path" not in each]
+        free.sort(key=lambda each: sorted(each["props"].items()))
+        for place in free[: max(0, count - self._cpus)]:
+            where = {key.replace("-", "_"): value for key, value in place["props"].items()}
+            monitor.execute("device_add", driver=place["type"], id=f"cpu{self._cpus}", **where)
+            self._cpus += 1
 
     def _share_again(self) -> None:
         if self._sharer >= 0:

@@ -115,8 +115,11 @@ def test_limits_change_within_what_a_running_machine_has() -> None:
         planning.check_fits(resources, machine, 4)
     with pytest.raises(InvalidInput, match="at most 416 MiB, not 417"):
         planning.check_fits({"memory": {"limit": 417 * MIB}}, machine, 4)
-    with pytest.raises(InvalidInput, match="1 processor: while it runs, it cannot have"):
-        planning.check_fits({"cpu": {"quota": 150_000, "period": 100_000}}, machine, 4)
+    more = {"cpu": {"quota": 150_000, "period": 100_000}}
+    assert planning.check_fits(more, machine, 4) == 2, "another processor is plugged in"
+    with pytest.raises(InvalidInput, match="places for 8 processors: while it runs, it cannot"):
+        planning.check_fits({"cpu": {"quota": 900_000, "period": 100_000}}, machine, 16)
+    assert Shape(512 * MIB, 12).places == 12
     largest = shape_for(1 << 60, 0, 1)
     planning.check_fits({"memory": {"limit": 1 << 60}}, largest, 4)
 

@@ -139,6 +139,9 @@ class Agent:
                 self._follow(head["cards"])
                 system.write_files(head["files"])
                 return {}
+            case "processors":
+                system.use_processors(int(head["count"]))
+                return {}
             case "attach" | "detach" | "pack" | "unpack" | "processes":
                 return self._all_programs().about_files(head)
             case "sync":

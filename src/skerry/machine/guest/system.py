@@ -22,6 +22,7 @@ from skerry.machine import cards
 _NR_FINIT_MODULE = 313 if os.uname().machine == "x86_64" else 273
 MODULES = "/modules"
 PORTS = "/sys/class/virtio-ports"
+_PROCESSORS = "/sys/devices/system/cpu"
 # linux/sched.h
 _CLONE_FS = 0x200
 # linux/reboot.h
@@ -80,6 +81,34 @@ def load_modules(names: list[str]) -> None:
             syscall(_NR_FINIT_MODULE, fd, ctypes.c_char_p(b""), 0, action=f"load {name}")
         finally:
             os.close(fd)
+
+
+def use_processors(count: int, seconds: float = 20.0) -> None:
+    """Have the kernel use so many, which are being plugged in."""
+    deadline = time.monotonic() + seconds
+    while (used := _use_processors()) < count:
+        if time.monotonic() > deadline:
+            raise FileNotFoundError(f"the kernel uses {used} processors, not {count}")
+        time.sleep(0.01)
+
+
+def _use_processors() -> int:
+    """Have the kernel use those that are there by now; how many that are."""
+    used = 0
+    for name in os.listdir(_PROCESSORS):
+        if name[:3] != "cpu" or not name[3:].isdigit():
+            continue
+        try:
+            fd = os.open(f"{_PROCESSORS}/{name}/online", os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            used += name == "cpu0"  # Always used, or without its file yet.
+            continue
+        with suppress(OSError):  # Busy: it is asked again.
+            if os.read(fd, 1) == b"0":
+                os.pwrite(fd, b"1", 0)
+            used += 1
+        os.close(fd)
+    return used
 
 
 def open_port() -> int:

@@ -70,10 +70,12 @@ class Doors:
         return self._nft
 
     def remove_link(self, name: str) -> None:
-        """Remove a link, if it is there. On return nobody finds it any more.
+        """Remove a link, if it is there. On return netlink does not know it any more; /sys may for
+        as long as the kernel works on it.
 
-        The kernel gives its name and number free in a moment, but lets the caller wait for every
-        processor besides (rcu_barrier, tens of milliseconds). So another thread is the caller.
+        The kernel forgets name and number in a moment, then waits for every processor, tens of
+        milliseconds, and only then returns. So another thread is the caller. Whoever changes links
+        meanwhile waits for the kernel's lock, as he would have before.
         """
         index = links.index_of(name)
         if not index:

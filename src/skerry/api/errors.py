@@ -12,6 +12,7 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (errors.Conflict, 409),
     (errors.Unsupported, 501),
     (errors.Unavailable, 503),
+    (errors.MachineFault, 502),
     # A command that the image does not hold is the request's fault, as Docker sees it.
     (errors.GuestFault, 400),
     (errors.SkerryError, 500),

@@ -153,6 +153,13 @@ class GuestFault(Exception):
         self.hint = hint
 
 
+class MachineFault(GuestFault):
+    """What runs in a machine does not keep to its part: it breaks the agent's protocol, says what
+    makes no sense, has died, or does not answer. HTTP 502, exit code 125."""
+
+    exit_code = 125
+
+
 class TimedOut(GuestFault):
     """The program did not end in the time it was given, and was killed. Exit code 124, as
     timeout(1)."""

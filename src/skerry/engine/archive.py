@@ -12,6 +12,7 @@ import os
 import posixpath
 import stat
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import BinaryIO, NamedTuple
 
@@ -39,6 +40,8 @@ from skerry.store.archive import extract_tar, tar_stream
 from skerry.store.compression import decompressed, file_chunks
 from skerry.store.pack import pack
 from skerry.store.tar_reader import Limits
+
+_PUMPS = 32
 
 MOST_LISTED = 100_000
 """Entries of a folder in one answer."""
@@ -86,6 +89,7 @@ class Archive:
         self._volumes = volumes
         self._driver = driver
         self._run_dir = run_dir
+        self._pumps = ThreadPoolExecutor(_PUMPS, "archives")
 
     @contextlib.asynccontextmanager
     async def _view(
@@ -287,7 +291,7 @@ class Archive:
         try:
             async with body as stream:
                 _, failure = await asyncio.gather(
-                    blocking(partial(pump, stream)),
+                    blocking(partial(pump, stream), self._pumps),
                     self._driver.unpack(container.id, overlay, self._run_dir(container.id), wanted),
                     return_exceptions=True,
                 )

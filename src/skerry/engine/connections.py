@@ -6,7 +6,7 @@ import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from skerry.base.errors import Conflict, Forbidden, SkerryError
+from skerry.base.errors import Conflict, Forbidden, GuestFault, SkerryError
 from skerry.engine import endpoint_config, etc
 from skerry.engine.container import Container
 from skerry.engine.network_record import HOST, NONE, Network
@@ -171,7 +171,7 @@ class Connections:
         self._rewrite_etc(container, before, sandbox)
         try:
             await self.rewire(container)
-        except SkerryError as error:
+        except (SkerryError, GuestFault) as error:
             # The link has gone; what the guest makes of it is the guest's affair.
             log.warning("%s: %s", container.record.name, error)
         self._networks.tell(network, "disconnect", container.id)

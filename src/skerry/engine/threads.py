@@ -3,14 +3,16 @@
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
 from typing import TypeVar
 
 _T = TypeVar("_T")
 
 
-async def blocking(work: Callable[[], _T]) -> _T:
-    """In a thread, which has ended when this returns or raises, also when it is cancelled."""
-    return await to_its_end(asyncio.get_running_loop().run_in_executor(None, work))
+async def blocking(work: Callable[[], _T], pool: Executor | None = None) -> _T:
+    """In a thread, which has ended when this returns or raises, also when it is cancelled. What
+    may have to wait for a guest has a `pool` of its own: nobody else waits for those threads."""
+    return await to_its_end(asyncio.get_running_loop().run_in_executor(pool, work))
 
 
 async def to_its_end(work: Awaitable[_T]) -> _T:

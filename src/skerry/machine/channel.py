@@ -12,7 +12,8 @@ A frame is::
 
 Both ends run this module, and neither trusts the other: a length, a kind or an amount out of bounds
 is a `ProtocolFault`, after which the line is of no use. What one end has not taken, the other holds
-back, so no buffer here grows beyond WINDOW for a stream and MOST_MESSAGE for a message.
+back, so no buffer here grows beyond WINDOW for a stream and MOST_MESSAGE for a message. An end that
+sends and never takes makes the other owe it one number for each stream, and nothing else.
 """
 
 import json
@@ -22,7 +23,7 @@ import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from skerry.base.errors import SystemFault
+from skerry.base.errors import MachineFault
 from skerry.runtime.loop import GONE, READ, WRITE, Loop
 
 PART, END, DATA, EOF, ACK, RESET = range(1, 7)
@@ -43,7 +44,7 @@ _CONGESTED = 512 * 1024
 _READ = 64 * 1024
 
 
-class ProtocolFault(SystemFault):
+class ProtocolFault(MachineFault):
     """The other end does not keep to the protocol."""
 
 
@@ -132,9 +133,16 @@ class Source:
         self.stream = stream
         self.fd = fd
         self._credit = WINDOW
+        self.moved = 0
+        """Bytes that the other end has taken."""
         self.last_drain = False
         """The writer has gone: what waits now is the rest, whoever else holds the other end."""
         self.on_end: Callable[[], None] | None = None
+
+    @property
+    def hosts_turn(self) -> bool:
+        """The other end has taken all there was so far."""
+        return self.fd >= 0 and self._credit >= WINDOW and not self._line.congested
 
     def arrange(self) -> None:
         """Watch the descriptor while there is credit and the line is free."""
@@ -170,6 +178,7 @@ class Source:
     def credited(self, count: int) -> None:
         """The other end has taken so much."""
         self._credit += count
+        self.moved += count
         if self._credit > WINDOW:
             raise ProtocolFault("acknowledged more than was sent")
         if self.last_drain:
@@ -212,12 +221,19 @@ class Sink:
         self._close_at_end = close_at_end
         self._waiting = bytearray()
         self._ended = False
+        self.moved = 0
+        """Bytes that have come."""
         self.on_end: Callable[[], None] | None = None
 
     @property
     def waiting(self) -> int:
         """Bytes that have come and were not written yet."""
         return len(self._waiting)
+
+    @property
+    def hosts_turn(self) -> bool:
+        """What has come was not taken here yet."""
+        return bool(self._waiting)
 
     @property
     def done(self) -> bool:
@@ -229,6 +245,7 @@ class Sink:
         if self._ended or len(self._waiting) + len(data) > WINDOW:
             raise ProtocolFault("a stream sends more than its window")
         self._waiting += data
+        self.moved += len(data)
         self._flush()
 
     def end(self) -> None:
@@ -262,7 +279,7 @@ class Sink:
             self._refuse()
             return
         if written and not self._ended:
-            self._line.send(pack(ACK, self.stream, _LENGTH.pack(written)))
+            self._line.acknowledge(self.stream, written)
         if self._waiting:
             self._line.loop.watch(self.fd, WRITE, self._ready)
             return
@@ -312,6 +329,8 @@ class Line:
         self._message = bytearray()
         self._out = bytearray()
         self._later: bytearray | None = None
+        self._owed: dict[int, int] = {}
+        """By stream, what was taken and could not be acknowledged yet."""
         self._sources: dict[int, Source] = {}
         self._sinks: dict[int, Sink] = {}
         self.lost = False
@@ -346,13 +365,19 @@ class Line:
     def forget_sink(self, stream: int) -> None:
         """It has ended."""
         self._sinks.pop(stream, None)
+        self._owed.pop(stream, None)
 
     # Sending
 
     @property
+    def queued(self) -> int:
+        """Bytes that wait for the other end to take them."""
+        return len(self._out) + len(self._later or b"")
+
+    @property
     def congested(self) -> bool:
         """So much waits that no more should be read for it."""
-        return len(self._out) + len(self._later or b"") > _CONGESTED
+        return self.queued > _CONGESTED
 
     def say(self, head: dict[str, Any], body: bytes = b"") -> None:
         """Send a message."""
@@ -369,6 +394,22 @@ class Line:
         if len(self._out) == len(data):
             self._flush()
 
+    def acknowledge(self, stream: int, count: int) -> None:
+        """So much of a stream was taken: said now, or in one number once the line is free."""
+        if self._out or self._later is not None:
+            self._owed[stream] = self._owed.get(stream, 0) + count
+        else:
+            self.send(pack(ACK, stream, _LENGTH.pack(count)))
+
+    def _pay(self) -> bool:
+        """Queue what is owed; whether that was anything."""
+        if not self._owed or self._later is not None:
+            return False
+        for stream, count in self._owed.items():
+            self._out += pack(ACK, stream, _LENGTH.pack(count))
+        self._owed.clear()
+        return True
+
     def hold(self) -> None:
         """What is queued goes out, what is sent from now on waits for `release`: the line rests
         between two frames."""
@@ -380,11 +421,13 @@ class Line:
         later, self._later = self._later, None
         if later:
             self.send(bytes(later))
+        if self._owed and not self._out and not self.lost:
+            self._flush()
 
     def at_rest(self, kept: set[int]) -> bool:
         """Whether nothing is on the way or half read, and there are no streams but `kept`."""
         return (
-            not (self.lost or self._out or self._later or self._message)
+            not (self.lost or self._out or self._later or self._message or self._owed)
             and self._decoder.empty
             and kept.issuperset({*self._sources, *self._sinks})
             and all(source.at_rest for source in self._sources.values())
@@ -400,6 +443,7 @@ class Line:
         self._later = bytearray() if self._later is not None else None
         self._decoder = Decoder()
         self._message.clear()
+        self._owed.clear()
         for source in list(self._sources.values()):
             if source.stream in kept:
                 source.refill()
@@ -418,7 +462,7 @@ class Line:
     def _flush(self) -> None:
         was_congested = self.congested
         try:
-            while self._out:
+            while self._out or self._pay():
                 del self._out[: os.write(self.fd, memoryview(self._out)[: 4 * CHUNK])]
         except BlockingIOError:
             pass

@@ -10,11 +10,12 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from skerry.base.errors import Conflict, InvalidInput, KernelFault, Unavailable
+from skerry.base.errors import Conflict, InvalidInput, KernelFault, MachineFault, Unavailable
 from skerry.base.isolation import (
     DISK,
     MIRRORED,
@@ -60,6 +61,7 @@ from skerry.runtime.steps import process_to_wire
 OnExit = Callable[[str, Exit], None]
 ANSWER_SECONDS = 20.0
 SAVE_SECONDS = 150.0
+_TAKERS = 32
 _BOOT = """
 import os, sys
 os.close(int(sys.argv[2]))
@@ -87,6 +89,8 @@ class MachineDriver(RuntimeDriver):
         self._lines: dict[str, Control] = {}
         self._given: dict[str, Spare] = {}
         """Spares that are promised to a start, by its run directory."""
+        self._takers = ThreadPoolExecutor(_TAKERS, "machine-files")
+        """Threads that wait for guests: a slow one keeps nobody else's."""
         self._busy = 0
         """Starts that may be about to open a template or a disk by its name."""
 
@@ -281,13 +285,12 @@ class MachineDriver(RuntimeDriver):
             await asyncio.to_thread(take, raw, memory, size, devices)
         finally:
             os.close(raw)
-        told = answer.get("guest") or {}
-        renew = [path for path in told.get("renew") or () if path in identity.RENEWED]
+        renew, hooks = read_told(answer.get("guest"))
         version = portable.told_version(answer.get("qemu"))
         made_of = {**self._containers[container_id].facts.get("made_of", {}), "qemu": version}
         if made_of.get("cpus"):
             made_of["cpus"] = int(answer["cpus"])
-        return SavedInfo(float(answer["pause_ms"]), renew, told.get("hooks") is True, made_of)
+        return SavedInfo(float(answer["pause_ms"]), renew, hooks, made_of)
 
     async def load_memory(self, path: str) -> int:
         """A sealed memfd with the memory of a saved machine; the caller closes it. Copies map it,
@@ -391,6 +394,7 @@ class MachineDriver(RuntimeDriver):
         await self.spares.close()
         await super().close()
         self.templates.close()
+        self._takers.shutdown(wait=False)
 
     # What can go
 
@@ -430,7 +434,7 @@ class MachineDriver(RuntimeDriver):
         seconds: float | None = ANSWER_SECONDS,
         **words: Any,
     ) -> dict[str, Any]:
-        """Ask the warden of a running container; Conflict when it does not run, Unavailable when
+        """Ask the warden of a running container; Conflict when it does not run, MachineFault when
         the guest does not answer in time. Takes over `fds`."""
         kept = self._containers.get(container_id)
         if kept is None:
@@ -444,7 +448,7 @@ class MachineDriver(RuntimeDriver):
         try:
             return await asyncio.wait_for(line.request(op, fds, **words), seconds)
         except TimeoutError:
-            raise Unavailable(f"the machine of {container_id} does not answer") from None
+            raise MachineFault(f"the machine of {container_id} does not answer") from None
 
     async def signal(self, container_id: str, run_dir: str, signal: int) -> None:
         """Send a signal to the init, or to an exec; with SIGKILL the whole task ends."""
@@ -455,7 +459,7 @@ class MachineDriver(RuntimeDriver):
         id_ = kept.id if is_exec else "main"
         try:
             await self.ask(kept.facts["container"], "signal", id=id_, signal=int(signal))
-        except Unavailable:
+        except (Unavailable, MachineFault):
             if signal != 9:
                 raise
             # The machine is ending, or does not listen: its keeper's program is the warden.
@@ -479,7 +483,7 @@ class MachineDriver(RuntimeDriver):
             return
         id_ = kept.id if kept.facts.get("exec") else "main"
         # The guest would hear of it from the terminal here as well, some time.
-        with suppress(Conflict, Unavailable):
+        with suppress(Conflict, Unavailable, MachineFault):
             await self.ask(kept.facts["container"], "resize", id=id_, rows=rows, columns=columns)
 
     async def update(self, container_id: str, resources: dict[str, object]) -> None:
@@ -510,10 +514,11 @@ class MachineDriver(RuntimeDriver):
 
     async def processes(self, container_id: str) -> list[list[str]]:
         """Rows of UID, PID, PPID, C, STIME, TTY, TIME, CMD; of the guest's processes."""
-        rows = (await self.ask(container_id, "processes")).get("rows")
-        if not isinstance(rows, list):
-            raise Unavailable(f"the machine of {container_id} answers without sense")
-        return [[str(field)[:4096] for field in row][:8] for row in rows if isinstance(row, list)]
+        answer = await self.ask(container_id, "processes")
+        try:
+            return read_rows(answer.get("body"))
+        except ValueError:
+            raise _senseless(container_id) from None
 
     async def mirror(self, container_id: str, overlay: Overlay, run_dir: str) -> None:
         """Make `overlay.upper` what the container has written by now.
@@ -531,13 +536,17 @@ class MachineDriver(RuntimeDriver):
             return
         stamp.unlink(missing_ok=True)
         mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        taking = asyncio.ensure_future(asyncio.to_thread(mirroring.take, mine, overlay.upper))
+        loop = asyncio.get_running_loop()
+        taking = loop.run_in_executor(self._takers, mirroring.take, mine, overlay.upper)
         try:
             await self._work(container_id, overlay, run_dir, {"op": "pack"}, theirs.detach())
-        finally:
+        except BaseException:
             with suppress(OSError):
-                mine.shutdown(socket.SHUT_WR)
-            await taking
+                mine.shutdown(socket.SHUT_RDWR)
+            with suppress(Exception):
+                await taking
+            raise
+        await taking
         if not running:
             status = disk.stat()
             stamp.write_text(f"{status.st_mtime_ns} {status.st_size}")
@@ -590,8 +599,36 @@ class MachineDriver(RuntimeDriver):
         answer = await self.ask(container_id, "stats")
         try:
             return stats_from(answer["stats"], str(answer["network"]), int(answer["memory"]))
-        except (KeyError, TypeError, ValueError, AttributeError):
-            raise Unavailable(f"the machine of {container_id} answers without sense") from None
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+            raise _senseless(container_id) from None
+
+
+def read_rows(said: object) -> list[list[str]]:
+    """Processes as a guest tells them, with what can be printed only; ValueError."""
+    try:
+        rows = json.loads(said) if isinstance(said, bytes) else None
+    except RecursionError:
+        rows = None
+    if not isinstance(rows, list):
+        raise ValueError("no rows")
+    return [
+        ["".join(c if c.isprintable() else "?" for c in str(field)[:4096]) for field in row[:8]]
+        for row in rows[:4096]
+        if isinstance(row, list)
+    ]
+
+
+def read_told(said: object) -> tuple[list[str], bool]:
+    """What a guest tells when it is saved: which files a copy must have of its own, and whether
+    it has hooks. What makes no sense is nothing."""
+    told = said if isinstance(said, dict) else {}
+    renew = told.get("renew")
+    named = renew if isinstance(renew, list) else []
+    return [path for path in identity.RENEWED if path in named], told.get("hooks") is True
+
+
+def _senseless(container_id: str) -> MachineFault:
+    return MachineFault(f"the machine of {container_id} answers without sense")
 
 
 def _made_of(kit: str, shape: Shape, accel: qemu.Accel) -> portable.MadeOf:

@@ -8,7 +8,14 @@ import termios
 from contextlib import suppress
 from typing import Any
 
-from skerry.base.errors import Conflict, InvalidInput, SkerryError, SystemFault, Unavailable
+from skerry.base.errors import (
+    Conflict,
+    InvalidInput,
+    MachineFault,
+    SkerryError,
+    SystemFault,
+    Unavailable,
+)
 from skerry.kernel import cgroups
 from skerry.kernel.cgroups import Cgroup, Layout
 from skerry.kernel.descriptors import pidfd_open
@@ -18,6 +25,7 @@ from skerry.runtime import rundir, wire
 from skerry.runtime.containers import Containers
 from skerry.runtime.starter import Ends, Launched, OnCloned
 
+EXEC_SECONDS = 120.0
 _PR_SET_NAME = 15
 _ = termios
 
@@ -148,10 +156,15 @@ def _exec(head: dict[str, Any], body: bytes, ends: Ends) -> Launched:
         if head["open_stdin"]:
             fds = (*fds, ends.stdin)
     request = {"op": "exec", "seq": 1, "id": str(head["id"]), "terminal": slave >= 0}
-    wire.send(sock, request, body, fds)
-    if slave >= 0:
-        os.close(fds[0])
-    answer = wire.receive(sock)
+    sock.settimeout(EXEC_SECONDS)
+    try:
+        wire.send(sock, request, body, fds)
+        if slave >= 0:
+            os.close(fds[0])
+        answer = wire.receive(sock)
+    except TimeoutError:
+        raise MachineFault("the guest does not start the program in time") from None
+    sock.settimeout(None)
     if answer is None:
         raise Conflict("the container's machine has ended")
     if "error" in answer.head:

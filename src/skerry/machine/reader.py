@@ -10,7 +10,7 @@ import sys
 import time
 from typing import Any
 
-from skerry.base.errors import KernelFault, SkerryError, SystemFault
+from skerry.base.errors import GuestFault, KernelFault, MachineFault, SkerryError
 from skerry.machine import orderly, qemu, warden
 from skerry.machine.channel import MOST_FROM_GUEST, Line, Message, Sink
 from skerry.machine.full.confine import die_with_parent
@@ -31,15 +31,22 @@ def work(conf: warden.Conf, request: dict[str, Any], fd: int) -> None:
     line = Line(loop, machine.agent, messages.append, lost.append, most_message=MOST_FROM_GUEST)
 
     def hear(seconds: float) -> dict[str, Any]:
-        deadline = time.monotonic() + seconds if seconds else None
+        deadline = time.monotonic() + seconds
         while not messages:
-            if lost or (deadline and time.monotonic() > deadline):
-                raise SystemFault(f"the machine that reads a disk: {(lost or ['no answer'])[0]}")
+            if lost or time.monotonic() > deadline:
+                raise MachineFault(f"the machine that reads a disk: {(lost or ['no answer'])[0]}")
             loop.turn(deadline)
         head = messages.pop(0).head
-        if isinstance(head.get("error"), dict):
-            raise wire.error_from_wire(head["error"])
+        if head.get("error") is not None:
+            raise warden.guests_error(head["error"])
         return head
+
+    def turn() -> None:
+        now = time.monotonic()
+        if lost or files.is_late(now):
+            reason = lost[0] if lost else "it does not go on with the files"
+            raise MachineFault(f"the machine that reads a disk: {reason}")
+        loop.turn(now + 1)
 
     def ask(**words: Any) -> None:
         line.say({**words, "seq": 1})
@@ -51,10 +58,13 @@ def work(conf: warden.Conf, request: dict[str, Any], fd: int) -> None:
         ask(op="attach", layers=layers, writable=qemu.WRITABLE_SERIAL)
         os.set_blocking(fd, False)
         end = line.sink(_STREAM, fd) if request["op"] == "pack" else line.source(_STREAM, fd)
+        files = warden.Work(end, lambda head: None)
         ask(**request, stream=_STREAM)
-        hear(0)
-        while isinstance(end, Sink) and not end.done and not lost:
-            loop.turn(None)
+        while not messages:
+            turn()
+        hear(SECONDS)
+        while isinstance(end, Sink) and not end.done:
+            turn()
         ask(op="detach")
     except BaseException:
         machine.end()
@@ -71,7 +81,7 @@ def main() -> None:
     conf = warden.Conf(*fields)
     try:
         work(conf, request, int(sys.argv[2]))
-    except (SkerryError, OSError) as error:
-        fault = error if isinstance(error, SkerryError) else KernelFault("", error.errno or 0)
+    except (SkerryError, GuestFault, OSError) as error:
+        fault = KernelFault("", error.errno or 0) if isinstance(error, OSError) else error
         sys.stdout.write(json.dumps(wire.error_to_wire(fault)))
         sys.exit(1)

@@ -27,7 +27,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from skerry.base.errors import SkerryError, SystemFault, Unavailable
+from skerry.base.errors import GuestFault, MachineFault, SkerryError, SystemFault, Unavailable
 from skerry.machine import memory, stream
 from skerry.machine.qemu import WRITABLE_SERIAL
 from skerry.machine.qmp import Monitor
@@ -38,7 +38,7 @@ SAVE_SECONDS = 120.0
 DOWNTIME_MS = 30
 """How long the last part of the memory may take: QEMU goes on copying until it believes so."""
 _UNLIMITED = 1 << 40
-Done = Callable[[dict[str, Any] | None, SkerryError | None], None]
+Done = Callable[[dict[str, Any] | None, SkerryError | GuestFault | None], None]
 
 
 def copies_live(accelerator: str, qemu_major: int) -> bool:
@@ -149,13 +149,13 @@ class Saving:
         """Look how far it is, and do what comes next."""
         try:
             self._step()
-        except SkerryError as error:
+        except (SkerryError, GuestFault) as error:
             self.give_up(error)
 
     def _step(self) -> None:
         if not self._migrating:
             if time.monotonic() > self._deadline:
-                raise Unavailable("the guest does not hold still to be saved")
+                raise MachineFault("the guest does not hold still to be saved")
             return
         found = self._monitor.execute("query-migrate")
         status = found.get("status")
@@ -205,7 +205,7 @@ class Saving:
     def _pause(self) -> float:
         return round((time.monotonic() - self._stopped_at) * 1000, 1)
 
-    def give_up(self, error: SkerryError) -> None:
+    def give_up(self, error: SkerryError | GuestFault) -> None:
         """Let it go on."""
         if self._migrating:
             with suppress(SkerryError):

@@ -20,7 +20,7 @@ import sys
 import time
 from typing import Any, NamedTuple
 
-from skerry.base.errors import DigestMismatch, KernelFault, SkerryError, SystemFault
+from skerry.base.errors import DigestMismatch, GuestFault, KernelFault, SkerryError, SystemFault
 from skerry.kernel import namespaces
 from skerry.machine import hypervisor, qemu, tasks
 from skerry.machine.channel import MOST_FROM_GUEST, Line, Message
@@ -262,7 +262,7 @@ def main() -> None:
     given.update(shape=Shape(*given["shape"]), accel=Accel(*given["accel"]))
     try:
         make(Wanted(**given))
-    except (SkerryError, OSError) as error:
-        fault = error if isinstance(error, SkerryError) else KernelFault("", error.errno or 0)
+    except (SkerryError, GuestFault, OSError) as error:
+        fault = KernelFault("", error.errno or 0) if isinstance(error, OSError) else error
         sys.stdout.write(json.dumps(wire.error_to_wire(fault)))
         sys.exit(1)

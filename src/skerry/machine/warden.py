@@ -13,7 +13,10 @@ the guest's port and
 
 The guest is hostile. `channel` bounds what it may send; what it says is used as numbers and bytes,
 never as names of host things; a guest that breaks the protocol, dies or does not end when it is
-killed is ended here, and `last-words.json` says why.
+killed is ended here, and `last-words.json` says why. One that does not answer costs whoever asked
+their patience and nobody else anything: questions that wait are bounded in number and bytes, files
+that do not go on are given up (`WORK_SECONDS`). All of it is a `MachineFault`: what goes wrong in
+the guest is never told as a fault of the engine.
 
 Lean and single-threaded: it forks QEMU, and there is one for each machine.
 """
@@ -36,10 +39,15 @@ from typing import Any, NamedTuple
 
 from skerry.base.errors import (
     Conflict,
+    Forbidden,
     GuestFault,
     InvalidInput,
+    KernelFault,
+    MachineFault,
+    NotFound,
     SkerryError,
     SystemFault,
+    Unsupported,
 )
 from skerry.kernel import namespaces
 from skerry.kernel.cgroups import Cgroup, Layout
@@ -72,8 +80,17 @@ MOST_CARDS = qemu.PORTS
 """The first is in no port, and the last port is the shares'."""
 START_SECONDS = 60.0
 KILL_SECONDS = 5.0
+WORK_SECONDS = 300.0
+"""How long files may stand still on their way while it is the guest's turn."""
+WORK_RATE = 4096
+"""Bytes a second that a guest has to manage over time."""
 _MAIN = "main"
 _MOST_WAITING = 4096
+_MOST_QUEUED = 8 << 20
+_MOST_TEXT = 1000
+_LOOK_SECONDS = 1.0
+_PAUSE_SECONDS = 2.0
+"""How long a machine that is to be paused may take to tell its counters before."""
 # linux/prctl.h
 _PR_SET_NAME = 15
 _LOST = 255
@@ -166,6 +183,24 @@ class Cloned(NamedTuple):
     cards: int
 
 
+class Work:
+    """Files on their way between a client and the guest."""
+
+    def __init__(self, end: Sink | Source, over: Callable[[dict[str, Any]], None]) -> None:
+        self.end = end
+        self.over = over
+        self.due = time.monotonic() + WORK_SECONDS
+        self._moved = 0
+
+    def is_late(self, now: float) -> bool:
+        """Whether the guest has had its time: it gets more for every byte that it moves, and while
+        it waits for the host."""
+        moved, self._moved = self.end.moved - self._moved, self.end.moved
+        latest = now + WORK_SECONDS
+        self.due = latest if self.end.hosts_turn else min(latest, self.due + moved / WORK_RATE)
+        return now > self.due
+
+
 class Exec(NamedTuple):
     """A further process of the container and its client."""
 
@@ -205,12 +240,14 @@ class Warden:
         self._seq = 0
         self._next_stream = 16
         self._sinks: list[Sink] = []
-        self._working: dict[int, Callable[[dict[str, Any]], None]] = {}
+        self._working: dict[int, Work] = {}
         self._dns = Forwarder(self._loop)
         self._end: dict[str, Any] | None = None
         self._failure = ""
         self._said = b""
         self._paused = False
+        self._pausing: tuple[float, Callable[[], None]] | None = None
+        """When the machine is stopped whether the guest has answered or not, and by what."""
         self._last_stats: dict[str, Any] = {}
         self._deadline: float | None = None
         self._saving: saving.Saving | None = None
@@ -279,7 +316,7 @@ class Warden:
         body = tasks.pack(self._seq + 1, None if conf.shares else tasks.wake(head))
         waiting = self._await(head, body).get("waiting")
         for stream, count in waiting.items() if isinstance(waiting, dict) else ():
-            if isinstance(stream, str) and stream.isdigit():
+            if stream in ("1", "2", "3"):
                 self._line.spend(int(stream), _number(count, WINDOW))
 
     def _await(self, head: dict[str, Any], body: bytes) -> dict[str, Any]:
@@ -289,12 +326,12 @@ class Warden:
         deadline = time.monotonic() + START_SECONDS
         while not answer:
             if self._failure:
-                raise SystemFault(f"the machine has ended: {self._last_said() or self._failure}")
+                raise MachineFault(f"the machine has ended: {self._last_said() or self._failure}")
             if time.monotonic() > deadline:
-                raise SystemFault("the guest does not start the container in time")
+                raise MachineFault("the guest does not start the container in time")
             self._loop.turn(deadline)
         if "error" in answer[0]:
-            raise _guests_error(answer[0]["error"])
+            raise guests_error(answer[0]["error"])
         return answer[0]
 
     def run(self) -> int:
@@ -305,6 +342,9 @@ class Warden:
             self._loop.turn(self._next_turn())
             if self._saving is not None:
                 self._saving.step()
+            self._end_late_work()
+            if self._pausing is not None and time.monotonic() > self._pausing[0]:
+                self._pausing[1]()
             if self._deadline and time.monotonic() > self._deadline:
                 self._fail("the guest did not end the container when it was killed")
         for exec_ in self._execs.values():
@@ -324,10 +364,14 @@ class Warden:
         _write_words(self._conf.run_dir, oom=False, error=error)
 
     def _next_turn(self) -> float | None:
-        if self._saving is None:
-            return self._deadline
-        soon = time.monotonic() + saving.POLL_SECONDS
-        return min(soon, self._deadline) if self._deadline else soon
+        soon = [self._deadline] if self._deadline else []
+        if self._saving is not None:
+            soon.append(time.monotonic() + saving.POLL_SECONDS)
+        if self._working:
+            soon.append(time.monotonic() + _LOOK_SECONDS)
+        if self._pausing is not None:
+            soon.append(self._pausing[0])
+        return min(soon, default=None)
 
     def close(self) -> None:
         """End the machine: in good order when the container has ended."""
@@ -355,13 +399,18 @@ class Warden:
 
     def _resize(self, id_: str, size: tuple[int, int]) -> None:
         head = {"op": "resize", "id": id_, "rows": size[0], "columns": size[1]}
-        self._ask(head, b"", Waiting(None, 0, None))
+        self._tell(head)
 
     # The guest's side
 
+    def _tell(self, head: dict[str, Any]) -> None:
+        """Say something whose answer nobody waits for."""
+        if self._line.queued < _MOST_QUEUED:
+            self._line.say({**head, "seq": 0})
+
     def _ask(self, head: dict[str, Any], body: bytes, waiting: Waiting) -> None:
-        if len(self._waiting) >= _MOST_WAITING:
-            raise Conflict("the guest does not answer")
+        if len(self._waiting) >= _MOST_WAITING or self._line.queued >= _MOST_QUEUED:
+            raise MachineFault("the guest does not answer")
         self._seq += 1
         self._waiting[self._seq] = waiting
         self._line.say({**head, "seq": self._seq}, body)
@@ -371,9 +420,9 @@ class Warden:
         if head.get("event") == "dns":
             self._forward(head, message.body)
         elif head.get("event") == "worked":
-            over = self._working.pop(_number(head.get("number"), 1 << 62), None)
-            if over is not None:
-                over(head)
+            work = self._working.get(_number(head.get("number"), 1 << 62))
+            if work is not None:
+                work.over(head)
         elif "reply" in head:
             waiting = self._waiting.pop(_number(head["reply"], 1 << 62), None)
             if waiting is None:
@@ -389,6 +438,8 @@ class Warden:
         number = _number(head.get("number"), 1 << 62)
 
         def answer(data: bytes) -> None:
+            if self._line.congested:
+                return  # As a resolver drops what nobody takes.
             self._line.say({"op": "dns", "number": number, "seq": 0}, data)
 
         self._dns.ask(query, head.get("tcp") is True, answer)
@@ -402,7 +453,9 @@ class Warden:
 
     def _try_exec_end(self, id_: str, head: dict[str, Any]) -> None:
         """Tell an exec's client once all output has been written to its keeper."""
-        exec_ = self._execs[id_]
+        exec_ = self._execs.get(id_)
+        if exec_ is None:
+            return
         waits = [sink for sink in exec_.sinks if not sink.done]
         if waits:
             waits[0].on_end = lambda: self._try_exec_end(id_, head)
@@ -418,7 +471,14 @@ class Warden:
         """The guest broke the protocol, or the line ended because QEMU did."""
         if wait_readable(self._machine.pidfd, _DYING_SECONDS):
             self._qemu_gone(self._machine.pidfd, READ)
-        self._fail(reason)
+        self._fail(f"the guest's line is lost: {reason}")
+
+    def _end_late_work(self) -> None:
+        now = time.monotonic()
+        for work in list(self._working.values()):
+            if work.is_late(now):
+                late = MachineFault("the guest does not go on with the files")
+                work.over({"error": wire.error_to_wire(late)})
 
     def _qemu_gone(self, pidfd: int, _events: int) -> None:
         self._loop.drop(pidfd)
@@ -487,12 +547,16 @@ class Warden:
         del self._clients[fd]
         for seq, waiting in list(self._waiting.items()):
             if waiting.sock is sock:
-                self._waiting[seq] = Waiting(None, 0, None)
+                del self._waiting[seq]
         for id_, exec_ in list(self._execs.items()):
             if exec_.sock is sock:
-                # Its keeper has died: nobody would hear of the end.
-                self._ask({"op": "signal", "id": id_, "signal": 9}, b"", Waiting(None, 0, None))
                 del self._execs[id_]
+                # Its keeper has died: nobody would hear of the end, or take more of its output.
+                self._tell({"op": "signal", "id": id_, "signal": 9})
+                for sink in exec_.sinks:
+                    sink.close()
+                if exec_.source is not None:
+                    exec_.source.finish()
         sock.close()
 
     def _request(self, sock: socket.socket, seq: int, message: wire.Message) -> None:
@@ -511,7 +575,7 @@ class Warden:
                 if self._saving is None:
                     self._machine.monitor.execute("cont")
                 self._paused = False
-                self._ask(_clock(), b"", Waiting(None, 0, None))
+                self._tell(_clock())
                 _say(sock, {"reply": seq})
             case "stats":
                 self._stats(mine)
@@ -558,7 +622,7 @@ class Warden:
         told: dict[str, Any] = {}
         shared, began = bool(conf.shares and target), time.monotonic()
 
-        def done(found: dict[str, Any] | None, error: SkerryError | None) -> None:
+        def done(found: dict[str, Any] | None, error: SkerryError | GuestFault | None) -> None:
             for fd in (disk, *target):
                 os.close(fd)
             self._disk = work.node
@@ -567,17 +631,29 @@ class Warden:
                 self._share_again()
             if target:
                 self._line.release()
-                then = (lambda answer: over(answer, found, error)) if shared else None
-                self._ask({"op": "go"}, b"", Waiting(None, 0, then))
-            self._ask(_clock(), b"", Waiting(None, 0, None))
+            if target and shared:
+                try:
+                    then = Waiting(None, 0, lambda answer: over(answer, found, error))
+                    self._ask({"op": "go"}, b"", then)
+                except MachineFault as fault:
+                    over({}, None, error or fault)
+            elif target:
+                self._line.say({"op": "go", "seq": 0})
+            self._tell(_clock())
             if not shared:
                 over({}, found, error)
+            # Whether the guest ever says that it goes on is of no matter to these.
+            deferred, self._deferred = self._deferred, []
+            for asker, asked in deferred:
+                self._handle(asker, asked)
 
         def over(
-            answer: dict[str, Any], found: dict[str, Any] | None, error: SkerryError | None
+            answer: dict[str, Any],
+            found: dict[str, Any] | None,
+            error: SkerryError | GuestFault | None,
         ) -> None:
             if "error" in answer:
-                fault = _guests_error(answer["error"])
+                fault = guests_error(answer["error"])
                 self._fail(f"the host's folders did not come back after it was saved: {fault}")
             if shared and found:
                 # Its programs stood all the while.
@@ -586,17 +662,14 @@ class Warden:
                 _say(sock, {"reply": seq, "error": wire.error_to_wire(error)})
             else:
                 said = {"guest": told, "qemu": version, "cpus": self._cpus}
-                _say(sock, {"reply": seq, **said, **(found or {})})
-            deferred, self._deferred = self._deferred, []
-            for asker, asked in deferred:
-                self._handle(asker, asked)
+                _answer(sock, seq, {**said, **(found or {})}, b"")
 
         def held(answer: dict[str, Any]) -> None:
             if self._saving is not work:
                 return
             try:
                 if "error" in answer:
-                    raise _guests_error(answer["error"])
+                    raise guests_error(answer["error"])
                 if not target:
                     work.only_disk(disk)
                     return
@@ -613,11 +686,13 @@ class Warden:
                     files = saving.Files(pid, base, state, size, memory, devices, shared)
                     work.stand(files, disk)
             except (SkerryError, GuestFault) as fault:
-                said = isinstance(fault, Conflict) and "error" in answer
                 text = f"cannot save the machine: {fault.message}"
-                work.give_up(
-                    Conflict(fault.message, hint=fault.hint) if said else SystemFault(text)
-                )
+                if "error" not in answer:
+                    work.give_up(SystemFault(text))
+                elif isinstance(fault, Conflict):
+                    work.give_up(Conflict(fault.message, hint=fault.hint))
+                else:
+                    work.give_up(MachineFault(text, hint=fault.hint))
             except OSError as fault:
                 work.give_up(SystemFault(f"cannot save the machine: {fault}"))
 
@@ -729,23 +804,25 @@ class Warden:
             end = self._line.source(stream, fd)
 
         def over(head: dict[str, Any]) -> None:
-            if isinstance(end, Source):
-                end.finish()
-                _answer(sock, seq, _result(head), b"")
-            elif end.done:
-                _answer(sock, seq, _result(head), b"")
+            result = _result(head)
+            if isinstance(end, Sink) and not end.done and not result:
+                end.on_end = lambda: finish(result)  # What has come is still being written.
             else:
-                end.on_end = lambda: _answer(sock, seq, _result(head), b"")
+                finish(result)
+
+        def finish(result: dict[str, Any]) -> None:
+            if self._working.pop(number, None) is not None:
+                end.on_end = None
+                end.finish() if isinstance(end, Source) else end.close()
+                _answer(sock, seq, result, b"")
 
         def then(answer: dict[str, Any]) -> None:
             if "error" in answer:
-                self._working.pop(number, None)
-                end.finish() if isinstance(end, Source) else end.close()
-                _answer(sock, seq, answer, b"")
+                finish({"error": answer["error"]})
 
         self._ask({**message.head, "stream": stream}, b"", Waiting(None, 0, then))
         number = self._seq
-        self._working[number] = over
+        self._working[number] = Work(end, over)
 
     def _signal(self, id_: str, number: int, mine: Waiting) -> None:
         if number == signal.SIGKILL:
@@ -780,11 +857,25 @@ class Warden:
         def then(answer: dict[str, Any]) -> None:
             if "error" not in answer:
                 self._last_stats = answer
-            self._machine.monitor.execute("stop")
+            stop()
+
+        def stop() -> None:
+            if self._pausing is None or self._pausing[1] is not stop:
+                return
+            self._pausing = None
+            try:
+                self._machine.monitor.execute("stop")
+            except SkerryError as error:
+                _say(sock, {"reply": seq, "error": wire.error_to_wire(error)})
+                return
             self._paused = True
             _say(sock, {"reply": seq})
 
-        self._ask({"op": "stats"}, b"", Waiting(None, 0, then))
+        if self._pausing is not None:
+            raise Conflict("the machine is being paused")
+        self._pausing = time.monotonic() + _PAUSE_SECONDS, stop
+        with suppress(MachineFault):
+            self._ask({"op": "stats"}, b"", Waiting(None, 0, then))
 
 
 def identity(hostname: str) -> dict[str, Any]:
@@ -1044,28 +1135,44 @@ def _number(value: object, most: int) -> int:
     return value if type(value) is int and 0 <= value <= most else 0
 
 
-def _guests_error(value: object) -> Exception:
+def guests_error(value: object) -> SkerryError | GuestFault:
+    """The failure that a guest reports. Whatever it says: its kernel's refusals and its troubles
+    are not the engine's, and its words are short, and printable."""
     if not isinstance(value, dict):
-        return SystemFault("the guest reports a failure without a word")
+        return MachineFault("the guest reports a failure without a word")
     try:
-        return wire.error_from_wire(value)
-    except (KeyError, TypeError, ValueError):
-        return SystemFault("the guest reports a failure that makes no sense")
+        found = wire.error_from_wire(value)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return MachineFault("the guest reports a failure that makes no sense")
+    text, hint = _words(found.message), _words(found.hint)
+    if isinstance(found, KernelFault):
+        return MachineFault(text, hint=hint)
+    blames = (InvalidInput, NotFound, Conflict, Forbidden, Unsupported, GuestFault)
+    kind = type(found) if isinstance(found, blames) else MachineFault
+    return kind(text, hint=hint)
+
+
+def _words(text: str) -> str:
+    return "".join(each if each.isprintable() else " " for each in text[:_MOST_TEXT])
 
 
 def _result(head: dict[str, Any]) -> dict[str, Any]:
     """How a guest's work went, as an answer."""
     error = head.get("error")
-    return {"error": error} if isinstance(error, dict) else {}
+    return {} if error is None else {"error": error}
 
 
 def _answer(sock: socket.socket, seq: int, head: dict[str, Any], body: bytes) -> None:
+    """Pass on what the guest says."""
     words = {name: value for name, value in head.items() if name not in ("reply", "seq", "memfd")}
+    if "error" in words:
+        words = {"error": wire.error_to_wire(guests_error(words["error"]))}
     try:
         wire.send(sock, {**words, "reply": seq}, body)
-    except SkerryError as error:
-        # The guest says more than fits: whoever waits must hear something all the same.
-        _say(sock, {"reply": seq, "error": wire.error_to_wire(error)})
+    except SkerryError:
+        # Whoever waits must hear something all the same.
+        fault = MachineFault("the guest says more than it may")
+        _say(sock, {"reply": seq, "error": wire.error_to_wire(fault)})
     except OSError:
         return
 

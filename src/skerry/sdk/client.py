@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Client", "default_host", "error_of", "query", "quote"]
 
-_BY_STATUS: dict[int, type[errors.SkerryError]] = {
+_BY_STATUS: dict[int, type[errors.SkerryError | errors.GuestFault]] = {
     304: errors.NotModified,
     400: errors.InvalidInput,
     403: errors.Forbidden,
@@ -27,6 +27,7 @@ _BY_STATUS: dict[int, type[errors.SkerryError]] = {
     409: errors.Conflict,
     413: errors.LimitExceeded,
     501: errors.Unsupported,
+    502: errors.MachineFault,
     503: errors.Unavailable,
 }
 
@@ -36,7 +37,7 @@ def default_host() -> str:
     return default_paths()[2]
 
 
-def error_of(status: int, body: bytes) -> errors.SkerryError:
+def error_of(status: int, body: bytes) -> errors.SkerryError | errors.GuestFault:
     """The error that a response means; Docker's body is `{"message": "…"}`, skerry adds "hint"."""
     message, hint = "", ""
     try:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skerry.machine.channel import Message
-from skerry.machine.warden import Exec, Waiting, Warden
+from skerry.machine.warden import Exec, Waiting, Warden, Work
 from skerry.runtime import wire
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
@@ -39,7 +39,7 @@ def warden(asker: socket.socket) -> Warden:
     made._end = None
     made._execs = {"exec": Exec(asker, [], None)}
     made._waiting = {1: Waiting(asker, 7, None), 2: Waiting(None, 0, None)}
-    made._working = {3: lambda head: None}
+    made._working = {3: Work(None, lambda head: None)}  # type: ignore[arg-type]
     made._dns = Names()  # type: ignore[assignment]
     return made
 

@@ -31,11 +31,13 @@ Reply = Callable[..., bytes]
         (418, errors.InvalidInput),
         (500, errors.SystemFault),
         (501, errors.Unsupported),
-        (502, errors.SystemFault),
+        (502, errors.MachineFault),
         (503, errors.Unavailable),
     ],
 )
-def test_a_status_is_an_error_of_its_kind(status: int, kind: type[errors.SkerryError]) -> None:
+def test_a_status_is_an_error_of_its_kind(
+    status: int, kind: type[errors.SkerryError | errors.GuestFault]
+) -> None:
     error = error_of(status, b'{"message": "why", "hint": "do"}')
     assert type(error) is kind
     assert (error.message, error.hint) == ("why", "do")

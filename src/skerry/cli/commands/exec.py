@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from skerry.base.errors import SkerryError
+from skerry.base.errors import GuestFault, SkerryError
 from skerry.cli.context import Context, report
 from skerry.cli.options import Command, Parsed, many, switch, text
 from skerry.cli.values import environment
@@ -49,11 +49,11 @@ def exec_(context: Context, parsed: Parsed) -> int:
             client.post(f"/exec/{exec_id}/start", {"Detach": True, "Tty": tty})
             return 0
         return _attached(context, parsed, exec_id, tty=tty, stdin=stdin)
-    except SkerryError as error:
+    except (SkerryError, GuestFault) as error:
         return failed(error)
 
 
-def failed(error: SkerryError) -> int:
+def failed(error: SkerryError | GuestFault) -> int:
     """Report why the command does not run; Docker's exit code for it."""
     from skerry.cli.commands.run import start_failure
 

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import os
 
-from skerry.base.errors import Conflict, InvalidInput, NotFound, SkerryError, Unavailable
+from skerry.base.errors import (
+    Conflict,
+    GuestFault,
+    InvalidInput,
+    NotFound,
+    SkerryError,
+    Unavailable,
+)
 from skerry.cli.context import Context, err, out
 from skerry.cli.create_body import attached_streams, create_body
 from skerry.cli.options import Command, Parsed
@@ -184,7 +191,7 @@ def exit_code(waiting: Response) -> int:
     return int(answer.get("StatusCode", 125)) & 0xFF
 
 
-def start_failure(error: SkerryError) -> int:
+def start_failure(error: SkerryError | GuestFault) -> int:
     """126 or 127 when the command in the container is at fault, else 125: by the words that
     runtimes use, since Docker's API has no other sign for it."""
     if not isinstance(error, InvalidInput):

@@ -26,7 +26,7 @@ from typing import Any
 
 from skerry.base.errors import Conflict, InvalidInput
 from skerry.machine import tasks
-from skerry.machine.channel import MOST_FROM_HOST, Line, Message, pack_message
+from skerry.machine.channel import MOST_FROM_HOST, Line, Message, ProtocolFault, pack_message
 from skerry.machine.guest import identity, system
 from skerry.machine.guest.dns import Resolver
 from skerry.runtime import wire
@@ -101,7 +101,14 @@ class Agent:
         elif message.head.get("op") == "hold":
             self._begin_to_hold(answer)
         else:
-            self._line.say(answer)
+            self._say(answer)
+
+    def _say(self, answer: dict[str, Any]) -> None:
+        rows = answer.pop("body", b"")
+        try:
+            self._line.say(answer, rows)
+        except ProtocolFault as fault:
+            self._line.say({"reply": answer["reply"], "error": wire.error_to_wire(fault)})
 
     def _answer(self, head: dict[str, Any], body: bytes) -> dict[str, Any]:
         match head.get("op"):

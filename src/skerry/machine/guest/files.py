@@ -23,6 +23,8 @@ from skerry.store.tar_reader import TarReader
 ROOT = "/run/root"
 UPPER = "/rw/upper"
 _CHUNK = 256 * 1024
+_MOST_ROWS = 512 * 1024
+_SHORT = 64
 
 
 class Work(NamedTuple):
@@ -132,3 +134,11 @@ def processes(pids: list[int]) -> list[list[str]]:
         row = [str(uid), str(pid), fields[1], "0", time.strftime("%H:%M", started), tty, spent]
         rows.append([*row, command or f"[{comm}]"])
     return rows
+
+
+def pack_rows(rows: list[list[str]]) -> bytes:
+    """Rows of `processes` as JSON; long commands are cut when there is too much of them."""
+    data = json.dumps(rows).encode()
+    if len(data) > _MOST_ROWS:
+        data = json.dumps([[*row[:-1], row[-1][:_SHORT]] for row in rows]).encode()
+    return data

@@ -241,7 +241,7 @@ class Programs:
                 fd, work = files.unpack(self.main.pid if self.main else 0, head)
                 self._work(head, self._line.sink(int(head["stream"]), fd), work)
             case _:
-                return {"rows": files.processes(self.running_group().pids())}
+                return {"body": files.pack_rows(files.processes(self.running_group().pids()))}
         return {}
 
     def _work(self, head: dict[str, Any], end: Source | Sink, work: files.Work) -> None:

@@ -149,7 +149,7 @@ class Control:
         _close_all(tuple(message.fds))
         head = message.head
         if "reply" in head:
-            self._answer(head)
+            self._answer({**head, "body": message.body} if message.body else head)
             return
         match head.get("event"):
             case "taken":

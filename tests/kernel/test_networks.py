@@ -174,7 +174,7 @@ class Net:
 
     def docker(self, *words: str, code: int = 0) -> str:
         """stdout, or with another code stderr."""
-        done = self.engine.docker(*words, check=False)
+        done = self.engine.docker(*words, check=False, timeout=180.0)
         assert done.returncode == code, done.stderr
         return (done.stderr if code else done.stdout).strip()
 

@@ -339,6 +339,14 @@ static void add(struct text *text, const uint8_t *bytes, size_t count)
 
 #define ADD(text, literal) add(text, (const uint8_t *)(literal), sizeof(literal) - 1)
 
+static void add_string(struct text *text, const char *string)
+{
+    size_t length = 0;
+    while (string[length])
+        length++;
+    add(text, (const uint8_t *)string, length);
+}
+
 static void add_number(struct text *text, uint32_t value)
 {
     uint8_t digits[10];
@@ -385,12 +393,8 @@ static long answer(int port, uint32_t seq, long error, int kind)
     ADD(&text, "{\"reply\":");
     add_number(&text, seq);
     if (error) {
-        const char *name = names[kind];
-        size_t length = 0;
-        while (name[length])
-            length++;
         ADD(&text, ",\"error\":{\"type\":\"KernelFault\",\"message\":\"\",\"hint\":\"\",\"action\":\"");
-        add(&text, (const uint8_t *)name, length);
+        add_string(&text, names[kind]);
         ADD(&text, "\",\"errno\":");
         add_number(&text, (uint32_t)-error);
         ADD(&text, "}");
@@ -463,11 +467,8 @@ static uint8_t buffer[BUFFER];
 static void fail(const char *what, long error)
 {
     struct text text = {.length = 0};
-    size_t length = 0;
-    while (what[length])
-        length++;
     ADD(&text, "<0>skerry init cannot ");
-    add(&text, (const uint8_t *)what, length);
+    add_string(&text, what);
     ADD(&text, ": errno ");
     add_number(&text, (uint32_t)-error);
     long log = CALL3(open, "/dev/kmsg", O_WRONLY | O_CLOEXEC, 0);

@@ -52,6 +52,9 @@ def _check_modes(config: Mapping[str, Any], host: Mapping[str, Any]) -> None:
     network = host.get("NetworkMode", "")
     if network.startswith("container:") and config.get("Hostname"):
         raise InvalidInput("conflicting options: hostname and the network mode")
+    for key, what in (("Dns", "dns"), ("ExtraHosts", "custom host-to-IP mapping")):
+        if network.startswith("container:") and host.get(key):
+            raise InvalidInput(f"conflicting options: {what} and the network mode")
     for key in ("IpcMode", "PidMode"):
         mode = host.get(key, "")
         known = ("", "host", "private", "shareable", "none") if key == "IpcMode" else ("", "host")

@@ -121,6 +121,11 @@ async def test_wait_for_what_is_no_condition(http: aiohttp.ClientSession) -> Non
         ({"Image": "absent"}, 404, "No such image: absent"),
         ({**BODY, "Tty": "yes"}, 400, "Tty"),
         ({**BODY, "HostConfig": {"CapAdd": ["FLY"]}}, 400, "invalid CapAdd"),
+        (
+            {**BODY, "HostConfig": {"NetworkMode": "container:x", "Dns": ["10.0.0.1"]}},
+            400,
+            "conflicting options: dns and the network mode",
+        ),
         ({**BODY, "HostConfig": {"NetworkMode": "mine"}}, 400, "network mine not found"),
         ({**BODY, "HostConfig": {"PortBindings": {"80/tcp": [{}]}}}, 501, "cannot publish"),
         ({**BODY, "HostConfig": {"Sysctls": {"kernel.panic": "1"}}}, 400, "sysctl"),

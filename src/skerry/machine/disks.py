@@ -30,6 +30,7 @@ from skerry.machine.full.qemu import interpreter
 from skerry.machine.kit import shared_libraries
 from skerry.machine.qemu import SLOT_SIZE
 from skerry.machine.rehearsal import FILES, PROGRAM
+from skerry.machine.template import Rehearsal
 
 _PATIENCE = 1800.0
 _CHECK_SECONDS = 600
@@ -166,6 +167,12 @@ class Disks:
                     Path(tree, "etc", name).touch()
                 self._make(Overlay((tree,)), path)
         return path
+
+    def practice(self, plan: bytes) -> Rehearsal:
+        """A rehearsal on the disks for it."""
+        self.prepare()
+        empty = self._folder / "blank.qcow2"
+        return Rehearsal(plan.hex(), str(self.rehearsal()), str(self.blank), str(empty))
 
     def floor(self, chain: Sequence[Path]) -> str:
         """What lies below these frozen disks: the blank one, or nothing (empty) when the last of

@@ -38,6 +38,7 @@ from skerry.machine import (
     planning,
     portable,
     qemu,
+    rehearsal,
     stream,
     template,
     tidying,
@@ -163,6 +164,7 @@ class MachineDriver(RuntimeDriver):
                 guest.shape,
                 guest.kernel,
                 [write.value for write in guest.plan.cgroup_writes if write.file == "bpf"],
+                lambda: self.disks.practice(rehearsal.plan_for(task.spec)),
             ),
             asyncio.to_thread(self._prepare_disks, task),
         )
@@ -225,7 +227,8 @@ class MachineDriver(RuntimeDriver):
         try:
             return await self._run(task.id, head, body, on_exit, attach)
         finally:
-            self._given.pop(task.run_dir, None)
+            if unused := self._given.pop(task.run_dir, None):
+                unused.hang_up()
             folder = os.path.dirname(task.run_dir)
             self.spares.asked(Pattern(frozen, guest.shape, conf.accel, dict(task.spec), folder))
 

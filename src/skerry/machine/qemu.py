@@ -94,17 +94,24 @@ def _slot(node: str, serial: str) -> list[str]:
     return ["-device", device]
 
 
-def empty_disks() -> list[str]:
-    """The template's disks: slots with nothing in them."""
-    arguments: list[str] = []
-    for serial, read_only in ((LAYERS_SERIAL, True), (WRITABLE_SERIAL, False)):
-        node = {
+def empty_nodes(mark: str = "") -> dict[str, dict[str, object]]:
+    """Nothing behind the disks, by their serials; nodes are named as those of `nodes`."""
+    return {
+        serial: {
             "driver": "null-co",
-            "node-name": serial,
+            "node-name": f"{serial}{mark}",
             "size": SLOT_SIZE,
             "read-only": read_only,
             "read-zeroes": True,
         }
+        for serial, read_only in ((LAYERS_SERIAL, True), (WRITABLE_SERIAL, False))
+    }
+
+
+def empty_disks() -> list[str]:
+    """The template's disks: slots with nothing in them."""
+    arguments: list[str] = []
+    for serial, node in empty_nodes().items():
         arguments += ["-blockdev", json.dumps(node), *_slot(serial, serial)]
     return arguments
 
@@ -115,13 +122,7 @@ File = Callable[[int, bool], dict[str, object]]
 
 def nodes(found: Disks, file: File, mark: str = "") -> dict[str, dict[str, object]]:
     """What stands behind a clone's disks, by their serials; nodes are named by serial and mark."""
-    layers: dict[str, object] = {
-        "driver": "null-co",
-        "size": SLOT_SIZE,
-        "read-zeroes": True,
-        "read-only": True,
-        "node-name": f"{LAYERS_SERIAL}{mark}",
-    }
+    layers = empty_nodes(mark)[LAYERS_SERIAL]
     if found.layers >= 0:
         layers = {
             "driver": "raw",

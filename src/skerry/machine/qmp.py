@@ -44,10 +44,14 @@ class Monitor:
         request = {"execute": command, "arguments": given} if given else {"execute": command}
         return self._ask(request, (), command, time.monotonic() + seconds)
 
-    def add_node(self, node: dict[str, object]) -> None:
-        """`blockdev-add`."""
+    def exchange(self, serial: str, node: dict[str, object]) -> None:
+        """Put a node in the place of the one named `serial` behind the disk of that id, whose size
+        is the same; that one goes."""
         request = {"execute": "blockdev-add", "arguments": node}
         self._ask(request, (), "blockdev-add", time.monotonic() + SECONDS)
+        disk = f"/machine/peripheral/{serial}"
+        self.execute("qom-set", path=disk, property="drive", value=node["node-name"])
+        self.execute("blockdev-del", node_name=serial)
 
     def give_fd(self, name: str, fd: int) -> None:
         """Hand QEMU a descriptor that later commands call `name`."""

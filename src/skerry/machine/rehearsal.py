@@ -98,7 +98,7 @@ def plan_for(spec: dict[str, Any]) -> bytes:
     return made.plan.to_wire()
 
 
-def rehearse(talk: "Talk", plan: bytes, identity: dict[str, Any], *, layers: bool) -> None:
+def rehearse(talk: "Talk", plan: bytes, identity: dict[str, Any]) -> None:
     """Run the plan in a machine whose disks are a rehearsal's, and leave it as it was; SystemFault
     when it does not run to its end."""
     talk.swallow(*_STREAMS.values())
@@ -107,7 +107,7 @@ def rehearse(talk: "Talk", plan: bytes, identity: dict[str, Any], *, layers: boo
         seconds=_SECONDS,
         body=plan,
         id="main",
-        layers=qemu.LAYERS_SERIAL if layers else "",
+        layers=qemu.LAYERS_SERIAL,
         writable=qemu.WRITABLE_SERIAL,
         identity=identity,
         files=dict.fromkeys(FILES, ""),

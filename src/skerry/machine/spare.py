@@ -87,11 +87,7 @@ class Spare(NamedTuple):
     def clear(self) -> None:
         """Remove what was the spare's own; whoever is still in its group has no container."""
         self.sock.close()
-        with suppress(SkerryError):
-            if self.group.pids():
-                self.group.kill_all()
-            self.group.remove()
-        _remove(self.run_dir)
+        _clear(self.run_dir, self.group)
 
     def kill(self) -> None:
         """End the warden, and the machine with it."""
@@ -103,7 +99,11 @@ class Spare(NamedTuple):
                 os.waitpid(-1, 0)
 
 
-def _remove(run_dir: str) -> None:
+def _clear(run_dir: str, group: Cgroup) -> None:
+    with suppress(SkerryError):
+        if group.exists():
+            group.kill_all()
+            group.remove()
     with suppress(OSError):
         os.rmdir(os.path.join(run_dir, JAIL))
     with suppress(SkerryError, OSError):
@@ -157,7 +157,7 @@ def stand_by(
             spare.kill()
             spare.clear()
         else:
-            Spare(0, socket.socket(), run_dir, group).clear()
+            _clear(run_dir, group)
         return None
     if not _answers(spare):
         spare.kill()
@@ -218,7 +218,7 @@ def _wait_for_container(body: bytes, sock: socket.socket, group: Cgroup, parent:
         machine = warden.clone(conf, [])
         try:
             talk = template.Talk(machine.machine)
-            rehearsal.rehearse(talk, plan, warden.identity(""), layers=bool(conf.layers))
+            rehearsal.rehearse(talk, plan, warden.identity(""))
             talk.close()
             machine.machine.monitor.execute("stop")
         except BaseException:
@@ -318,10 +318,7 @@ def _exchange_disks(machine: hypervisor.Hypervisor, conf: warden.Conf) -> str:
         found = warden.open_disks(conf, opened)
         wanted = qemu.nodes(found, file, _MARK)
         for serial, node in wanted.items():
-            monitor.add_node(node)
-            place = f"/machine/peripheral/{serial}"
-            monitor.execute("qom-set", path=place, property="drive", value=node["node-name"])
-            monitor.execute("blockdev-del", node_name=serial)
+            monitor.exchange(serial, node)
     finally:
         for fd in opened:
             os.close(fd)

@@ -21,7 +21,7 @@ from skerry.kernel import processes
 from skerry.machine import rehearsal, warden
 from skerry.machine.disks import Disks
 from skerry.machine.shape import Shape
-from skerry.machine.spare import DISK, WAKE_SECONDS
+from skerry.machine.spare import DISK
 from skerry.machine.template import Frozen
 from skerry.runtime import rundir, wire
 from skerry.runtime.driver import leftovers
@@ -32,8 +32,8 @@ KEEP_SECONDS = 300.0
 QUIET_SECONDS = 1.0
 """After the last start, before a spare is made beside whatever runs now."""
 MAKE_SECONDS = 180.0
-TAKE_SECONDS = WAKE_SECONDS + 12.0
-"""Within which a spare must have begun on the request that it was sent."""
+TAKE_SECONDS = 5.0
+"""Within which a spare must have read the request that it was sent."""
 AGAIN_SECONDS = 60.0
 """After a spare that could not be made."""
 CLEAR_SECONDS, GIVEN_SECONDS = 5.0, 30.0
@@ -115,18 +115,22 @@ class Pattern(NamedTuple):
 
 
 class Spare:
-    """A spare of this engine; `on_end` is called when it has gone or was given a request."""
+    """A spare of this engine. `ram` is a descriptor of its template's memory, closed when the spare
+    has mapped it; `ended` is set when it has gone or has read a request."""
 
-    def __init__(self, kept: Kept, shape: Shape, run_dir: str, sock: socket.socket) -> None:
+    def __init__(
+        self, kept: Kept, shape: Shape, run_dir: str, ram: int, sock: socket.socket
+    ) -> None:
         self.kept = kept
         self.shape = shape
         self.run_dir = run_dir
+        self._ram = ram
         self.qemu = 0
         self.failed = False
         self.given = False
         """It has a request, or will have."""
         self.ended = asyncio.Event()
-        self._link = Link(sock, self._heard, self.ended.set)
+        self._link = Link(sock, self._heard, self._end)
 
     def _heard(self, message: wire.Message) -> None:
         for fd in message.fds:
@@ -135,6 +139,7 @@ class Spare:
             case "ready":
                 self.kept = self.kept._replace(ready=True)
                 self.qemu = int(message.head["qemu"])
+                self._close_ram()
             case "failed":
                 self.failed = True
                 why = wire.error_from_wire(message.head["error"])
@@ -144,10 +149,20 @@ class Spare:
         """Send it a start's request; takes over `fds`. One that has gone closes them."""
         self._link.send(head, body, fds)
 
-    def hang_up(self) -> None:
-        """Have it go, unless it has a request."""
-        self._link.close()
+    def _end(self) -> None:
+        self._close_ram()
         self.ended.set()
+
+    def _close_ram(self) -> None:
+        ram, self._ram = self._ram, -1
+        if ram >= 0:
+            os.close(ram)
+
+    def hang_up(self) -> None:
+        """Have it go, unless it has read a request."""
+        self.given = False
+        self._link.close()
+        self._end()
 
     def kill(self) -> None:
         """End one that does not even look at its request; blocks until it has gone."""
@@ -228,7 +243,7 @@ class Spares:
         for spare in list(self._spares.values()):
             self._drop(spare)
         if self._watching:
-            await asyncio.wait(list(self._watching))
+            await asyncio.wait(list(self._watching), timeout=GIVEN_SECONDS)
 
     async def _turn(self) -> None:
         while self._asked or self._spares:
@@ -250,8 +265,9 @@ class Spares:
         pattern = self._patterns[key]
         id_ = secrets.token_hex(32)
         run_dir = os.path.join(pattern.folder, id_)
+        ram = os.dup(pattern.frozen.ram)  # The template may be let go of meanwhile.
         try:
-            conf, steps = await asyncio.to_thread(self._prepare, id_, run_dir, pattern)
+            conf, steps = await asyncio.to_thread(self._prepare, id_, run_dir, pattern, ram)
             head = {
                 "op": "spare",
                 "version": wire.VERSION,
@@ -261,7 +277,8 @@ class Spares:
             }
             mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             kept = Kept(id_, key, False, time.monotonic())
-            self._spares[id_] = spare = Spare(kept, pattern.shape, run_dir, mine)
+            self._spares[id_] = spare = Spare(kept, pattern.shape, run_dir, ram, mine)
+            ram = -1
             watching = asyncio.get_running_loop().create_task(self._watch(spare))
             self._watching.add(watching)
             watching.add_done_callback(self._watching.discard)
@@ -272,14 +289,19 @@ class Spares:
             log.warning("cannot make a spare machine: %s", error)
             self._failed[key] = time.monotonic()
             await asyncio.to_thread(self._sweep, id_, run_dir)
+        finally:
+            if ram >= 0:
+                os.close(ram)
 
-    def _prepare(self, id_: str, run_dir: str, pattern: Pattern) -> tuple[warden.Conf, bytes]:
+    def _prepare(
+        self, id_: str, run_dir: str, pattern: Pattern, ram: int
+    ) -> tuple[warden.Conf, bytes]:
         self._disks.prepare()
         os.makedirs(run_dir, 0o700)
         writable = Path(run_dir, DISK)
         self._disks.writable(writable)
         conf = warden.bare(
-            id_, run_dir, pattern.frozen.state, f"/proc/{os.getpid()}/fd/{pattern.frozen.ram}",
+            id_, run_dir, pattern.frozen.state, f"/proc/{os.getpid()}/fd/{ram}",
             shape=pattern.shape, accel=pattern.accel, layers=str(self._disks.rehearsal()),
             writable=str(writable), below=[], blank=str(self._disks.blank),
         )  # fmt: skip

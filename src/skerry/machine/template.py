@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from skerry.base.errors import DigestMismatch, GuestFault, KernelFault, SkerryError, SystemFault
 from skerry.kernel import namespaces
-from skerry.machine import hypervisor, qemu, tasks
+from skerry.machine import hypervisor, qemu, rehearsal, tasks
 from skerry.machine.channel import MOST_FROM_GUEST, Line, Message
 from skerry.machine.full.confine import die_with_parent
 from skerry.machine.qemu import Accel
@@ -33,11 +33,24 @@ from skerry.runtime.loop import Loop
 
 RAM, STATE, MANIFEST = "ram", "state", "manifest.json"
 BOOT_SECONDS = 120.0
+_NOTHING = "-nothing"
+"""Of the names of nodes that come when the rehearsal's disks go."""
 _CHUNK = 4 << 20
 # linux/fcntl.h
 _F_ADD_SEALS = 1033
 _SEALS = 0x0001 | 0x0002 | 0x0004 | 0x0008
 """F_SEAL_SEAL, SHRINK, GROW, WRITE."""
+
+
+class Rehearsal(NamedTuple):
+    """A run for practice (`machine.rehearsal`); plain data. Paths of disks."""
+
+    plan: str
+    """In hexadecimal."""
+    layers: str
+    blank: str
+    empty: str
+    """An overlay over `blank` that is copied."""
 
 
 class Wanted(NamedTuple):
@@ -52,6 +65,8 @@ class Wanted(NamedTuple):
     accel: Accel
     filters: list[str]
     """Rules for devices (JSON) that are likely to be asked for: their programs are loaded."""
+    rehearsal: Rehearsal | None = None
+    """What is run before it is frozen."""
 
 
 class Frozen(NamedTuple):
@@ -191,16 +206,21 @@ def _make(wanted: Wanted, fresh: str) -> None:
     ram = os.memfd_create("skerry-ram", os.MFD_CLOEXEC)
     os.ftruncate(ram, wanted.shape.memory)
     tap = open_tap("tap0")
+    fds = [ram, tap, wanted.kernel, wanted.initramfs]
     names = ["ram", "tap", "kernel", "initramfs", "state"]
+    if wanted.rehearsal:
+        names += ["layers", "writable", "blank"]
     lines = hypervisor.numbers(names)
     fd = lines.more
     state = os.open(os.path.join(fresh, STATE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     arguments = [
         *devices(lines, wanted.shape, wanted.accel, ram=fd["ram"], share=True, tap=fd["tap"]),
-        *qemu.empty_disks(),
+        *_disks(fd),
         *qemu.boot(fd["kernel"], fd["initramfs"], wanted.accel),
     ]
-    fds = [ram, tap, wanted.kernel, wanted.initramfs, state]
+    fds.append(state)
+    if wanted.rehearsal:
+        fds += _open_disks(wanted.rehearsal, fresh)
     started = time.monotonic()
     machine = hypervisor.start(arguments, fds, id_=fresh, root=f"{fresh}/root")
     try:
@@ -215,8 +235,13 @@ def _make(wanted: Wanted, fresh: str) -> None:
         talk.ask("modules", seconds=BOOT_SECONDS, names=late, body=tasks.pack(1, tasks.load(late)))
         talk.ask("prepare", seconds=BOOT_SECONDS, filters=wanted.filters)
         prepared = time.monotonic() - started
-        talk.close()
         monitor = machine.monitor
+        if wanted.rehearsal:
+            identity = {"seed": secrets.token_hex(64), "time_ns": time.time_ns(), "hostname": ""}
+            rehearsal.rehearse(talk, bytes.fromhex(wanted.rehearsal.plan), identity)
+            for serial, node in qemu.empty_nodes(_NOTHING).items():
+                monitor.exchange(serial, node)
+        talk.close()
         monitor.execute("stop")
         capabilities = [{"capability": "x-ignore-shared", "state": True}]
         monitor.execute("migrate-set-capabilities", capabilities=capabilities)
@@ -236,6 +261,25 @@ def _make(wanted: Wanted, fresh: str) -> None:
         json.dump(manifest, text)
     os.rmdir(os.path.join(fresh, "root"))
     os.rename(fresh, wanted.target)
+
+
+def _disks(fd: dict[str, int]) -> list[str]:
+    if "layers" not in fd:
+        return qemu.empty_disks()
+    return qemu.disks(qemu.Disks(fd["layers"], fd["writable"], fd["blank"]))
+
+
+def _open_disks(wanted: Rehearsal, folder: str) -> list[int]:
+    """Those of a rehearsal; the writable one has no name any more."""
+    path = os.path.join(folder, "disk")
+    writable = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    os.unlink(path)
+    with open(wanted.empty, "rb") as file:
+        os.pwrite(writable, file.read(), 0)
+    layers, blank = (
+        os.open(each, os.O_RDONLY | os.O_CLOEXEC) for each in (wanted.layers, wanted.blank)
+    )
+    return [layers, writable, blank]
 
 
 def await_migration(machine: hypervisor.Hypervisor, seconds: float = 60.0) -> None:
@@ -260,6 +304,8 @@ def main() -> None:
     given = json.loads(sys.argv[1])
     die_with_parent(given.pop("parent"))
     given.update(shape=Shape(*given["shape"]), accel=Accel(*given["accel"]))
+    if given["rehearsal"]:
+        given["rehearsal"] = Rehearsal(*given["rehearsal"])
     try:
         make(Wanted(**given))
     except (SkerryError, GuestFault, OSError) as error:

@@ -3,15 +3,18 @@
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from skerry.base.errors import DigestMismatch, InvalidInput, SystemFault
+from skerry.base.errors import DigestMismatch, InvalidInput, SkerryError, SystemFault
 from skerry.machine import accel, kit, lean, template
 from skerry.machine.qemu import Accel
 from skerry.machine.shape import Shape
+
+log = logging.getLogger(__name__)
 
 _Key = tuple[Shape, str, tuple[int, int]]
 """With a user's own kernel, and by what it is known again."""
@@ -43,22 +46,32 @@ class Templates:
         return self._accel
 
     async def get(
-        self, shape: Shape, kernel: str = "", filters: Sequence[str] = ()
+        self,
+        shape: Shape,
+        kernel: str = "",
+        filters: Sequence[str] = (),
+        rehearsal: Callable[[], template.Rehearsal] | None = None,
     ) -> template.Frozen:
         """The template for a shape, made now if there is none; errors as `open_kit` and `make`.
         `kernel` is the user's own, empty for the distribution's; `filters` are rules for devices
-        that others are likely to ask for too, with which a template that is made now saves time."""
+        that others are likely to ask for too, and `rehearsal` gives a run for practice: with both a
+        template that is made now saves time."""
         key = (shape, kernel, _stamp(kernel))
         if loaded := self._loaded.get(key):
             return loaded
         making = self._making.get(key)
         if making is None:
-            making = asyncio.get_running_loop().create_task(self._get(key, filters))
+            making = asyncio.get_running_loop().create_task(self._get(key, filters, rehearsal))
             self._making[key] = making
             making.add_done_callback(lambda _: self._making.pop(key, None))
         return await asyncio.shield(making)
 
-    async def _get(self, wanted: _Key, filters: Sequence[str]) -> template.Frozen:
+    async def _get(
+        self,
+        wanted: _Key,
+        filters: Sequence[str],
+        rehearsal: Callable[[], template.Rehearsal] | None,
+    ) -> template.Frozen:
         shape, kernel, _ = wanted
         self._accel = await asyncio.to_thread(accel.choose)
         found = await asyncio.to_thread(kit.open_kit, self._kits, kernel)
@@ -67,7 +80,7 @@ class Templates:
             folder = self._folder / key
             for _ in range(2):
                 if not (folder / template.MANIFEST).exists():
-                    await self._make(found, shape, folder, filters)
+                    await self._make_rehearsed(found, shape, folder, filters, rehearsal)
                 try:
                     loaded = await asyncio.to_thread(
                         template.load, str(folder), key, found.contents
@@ -83,13 +96,37 @@ class Templates:
         self._loaded[wanted] = loaded
         return loaded
 
+    async def _make_rehearsed(
+        self,
+        found: kit.Kit,
+        shape: Shape,
+        folder: Path,
+        filters: Sequence[str],
+        rehearsal: Callable[[], template.Rehearsal] | None,
+    ) -> None:
+        """Where a rehearsal fails, without one: it only saves time."""
+        if rehearsal is not None:
+            try:
+                practice = await asyncio.to_thread(rehearsal)
+                await self._make(found, shape, folder, filters, practice)
+                return
+            except SkerryError as error:
+                log.warning("a template is made without a rehearsal: %s", error)
+        await self._make(found, shape, folder, filters, None)
+
     async def _make(
-        self, found: kit.Kit, shape: Shape, folder: Path, filters: Sequence[str]
+        self,
+        found: kit.Kit,
+        shape: Shape,
+        folder: Path,
+        filters: Sequence[str],
+        rehearsal: template.Rehearsal | None,
     ) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         wanted = template.Wanted(
             *(str(folder), found.kernel, found.initramfs, found.late_modules, shape, self.accel),
             list(filters),
+            rehearsal,
         )
         argument = json.dumps({**wanted._asdict(), "parent": os.getpid()})
         if len(self._making) == 1:

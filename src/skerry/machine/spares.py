@@ -141,7 +141,7 @@ class Spare:
                 self.qemu = int(message.head["qemu"])
                 self._close_ram()
             case "failed":
-                self.failed = True
+                self.failed = not self.kept.ready
                 why = wire.error_from_wire(message.head["error"])
                 log.warning("no spare machine: %s", why)
 
@@ -318,7 +318,8 @@ class Spares:
         """Until it has gone or has a container, and has put its own things away; whoever was
         killed before that is swept up behind."""
         await spare.ended.wait()
-        if self._spares.pop(spare.kept.id, None) or spare.failed:
+        self._spares.pop(spare.kept.id, None)
+        if spare.failed:
             self._failed[spare.kept.key] = time.monotonic()
         deadline = time.monotonic() + (GIVEN_SECONDS if spare.given else CLEAR_SECONDS)
         while os.path.exists(spare.run_dir) and time.monotonic() < deadline:

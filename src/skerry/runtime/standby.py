@@ -20,6 +20,7 @@ import os
 import select
 from collections.abc import Callable
 
+from skerry.kernel import background
 from skerry.kernel.memory import own_pages
 from skerry.kernel.syscalls import libc
 from skerry.runtime import wire
@@ -42,6 +43,8 @@ class Standby:
         self._sock: _socket.socket | None = None
         self._free = False
         self._wanted = False
+        self._pid = 0
+        self._behind = background.can_return()
 
     @property
     def fd(self) -> int:
@@ -59,6 +62,9 @@ class Standby:
         if self._sock is None or not self._free:
             return False
         rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", fds))
+        if self._behind:
+            # It may be making itself ready still, and would then not get a processor for this.
+            background.step_forward(self._pid)
         try:
             self._sock.sendmsg([datagram], [rights], _socket.MSG_NOSIGNAL)
         except OSError:
@@ -88,16 +94,20 @@ class Standby:
             finally:
                 os._exit(0)
         theirs.close()
-        self._sock, self._free = mine, True
+        self._sock, self._free, self._pid = mine, True, pid
         return True
 
     def _wait(self, sock: _socket.socket) -> None:
         libc.prctl(_PR_SET_NAME, b"skerry-standby", 0, 0, 0)
         waiting = select.poll()
         waiting.register(sock.fileno(), select.POLLIN)
+        if self._behind:
+            background.step_back()
         for _ in own_pages():
             if waiting.poll(0):
                 break
+        if self._behind:
+            background.step_forward()
         datagram, ancillary, _, _ = sock.recvmsg(
             wire.DATAGRAM, _ROOM_FOR_FDS, _socket.MSG_CMSG_CLOEXEC
         )

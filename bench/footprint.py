@@ -112,12 +112,16 @@ def _belongs(pid: int, inside: list[bytes]) -> str | None:
 
 
 def _stands_by(pid: int) -> bool:
-    """A part of a living spawner, which makes a fresh one after each exec."""
+    """A part of a living spawner, which makes a fresh one after each request: a keeper to be, and
+    its starter."""
     base = f"/proc/{pid}"
     if _read(f"{base}/comm") != b"skerry-standby\n":
         return False
     parent = re.search(rb"^PPid:\t(\d+)$", _read(f"{base}/status"), re.MULTILINE)
-    return parent is not None and _read(f"/proc/{int(parent[1])}/comm") == b"skerry-spawner\n"
+    if parent is None:
+        return False
+    above = int(parent[1])
+    return _read(f"/proc/{above}/comm") == b"skerry-spawner\n" or _stands_by(above)
 
 
 def _link(path: str) -> bytes:

@@ -1,7 +1,8 @@
 """Machines in Go's words, which OCI and Docker use, for the words of Linux and of distributions."""
 
 import os
-from typing import Final
+
+from skerry.base.light import Final
 
 MACHINES: Final = {
     "x86_64": ("amd64", ""),

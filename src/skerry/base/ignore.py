@@ -6,9 +6,9 @@ what is in it.
 import posixpath
 import re
 from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
 
 from skerry.base.errors import InvalidInput, LimitExceeded
+from skerry.base.light import Final, NamedTuple
 
 MAX_BYTES: Final = 1 << 20
 MAX_PATTERNS: Final = 20_000

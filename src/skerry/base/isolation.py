@@ -6,7 +6,7 @@ A *driver* puts a wall around a program: `skerry.runtime.driver` with namespaces
 only, so that they travel as JSON.
 """
 
-from typing import Any, NamedTuple
+from skerry.base.light import Any, NamedTuple
 
 
 class Overlay(NamedTuple):

@@ -3,7 +3,7 @@
 Every key is optional here; `skerry.runtime.bundle` checks what must be present.
 """
 
-from typing import Any, TypedDict
+from skerry.base.light import Any, TypedDict
 
 OCI_VERSION = "1.2.0"
 """The newest version of the specification that is understood."""

@@ -5,10 +5,10 @@ repository without a slash there is an official one (`library/…`), no tag and 
 """
 
 import re
-from typing import NamedTuple
 
 from skerry.base.digests import parse_digest
 from skerry.base.errors import InvalidInput
+from skerry.base.light import NamedTuple
 
 DEFAULT_REGISTRY = "docker.io"
 _COMPONENT = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")

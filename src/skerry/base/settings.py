@@ -2,9 +2,9 @@
 
 import os
 import sys
-from typing import NamedTuple
 
 from skerry.base.hosts import default_paths, unix_path
+from skerry.base.light import NamedTuple
 
 __all__ = ["Settings", "add_site_packages", "default_settings", "site_packages", "unix_path"]
 

@@ -1,9 +1,9 @@
 """Small settings files: what is wrong in one is told with its path and key. Not lean."""
 
 import tomllib
-from typing import Any, Final
 
 from skerry.base.errors import InvalidInput
+from skerry.base.light import Any, Final
 from skerry.base.small_file import read_small
 
 MAX_FILE: Final = 1 << 20

@@ -18,9 +18,9 @@ import json
 import os
 import struct
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
 
 from skerry.base.errors import KernelFault, Unsupported
+from skerry.base.light import Any, Final
 from skerry.kernel.cgroups_devices import ANY, DeviceRule, parse_rule
 from skerry.kernel.syscalls import syscall
 

@@ -14,9 +14,9 @@ bounding set, which is why the bounding set is dropped first and for every user.
 
 import ctypes
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, NamedTuple
 
 from skerry.base.errors import InvalidInput
+from skerry.base.light import Any, Final, NamedTuple
 from skerry.kernel.syscalls import Call, checked, do, libc
 
 # linux/capability.h, in the order of their numbers.

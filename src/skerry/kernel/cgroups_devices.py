@@ -7,9 +7,9 @@ exceptions from it (Documentation/admin-guide/cgroup-v1/devices.rst), so the lis
 
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
 
 from skerry.base.errors import InvalidInput, Unsupported
+from skerry.base.light import Any, NamedTuple
 
 ANY = -1
 _MAX = (1 << 32) - 1

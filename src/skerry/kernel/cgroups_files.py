@@ -3,7 +3,6 @@
 import errno
 import os
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
 from skerry.base.errors import (
     Conflict,
@@ -13,6 +12,7 @@ from skerry.base.errors import (
     SystemFault,
     Unsupported,
 )
+from skerry.base.light import NamedTuple
 
 MUST = "must"
 MAY = "may"

@@ -13,9 +13,9 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
 
 from skerry.base.errors import Conflict, InvalidInput, KernelFault, SystemFault
+from skerry.base.light import Any, NamedTuple
 from skerry.kernel import cgroups_files as files
 from skerry.kernel.cgroups_files import ReadText, Write
 from skerry.kernel.cgroups_layout import Layout

@@ -5,9 +5,9 @@
 
 import os
 import re
-from typing import Any, NamedTuple
 
 from skerry.base.errors import InvalidInput
+from skerry.base.light import Any, NamedTuple
 
 V2_MOUNT = "/sys/fs/cgroup"
 """Where systemd and others mount the unified hierarchy when nothing else is in use."""

@@ -6,9 +6,9 @@ not there is refused here, since leaving it out would leave the container unlimi
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from skerry.base.errors import InvalidInput, Unsupported
+from skerry.base.light import Any
 from skerry.kernel.cgroups_files import Write
 from skerry.kernel.cgroups_layout import Layout
 

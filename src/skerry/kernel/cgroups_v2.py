@@ -13,9 +13,9 @@ import select
 import signal
 import time
 from collections.abc import Iterable
-from typing import Any
 
 from skerry.base.errors import Conflict, KernelFault, SystemFault, Unsupported
+from skerry.base.light import Any
 from skerry.kernel import cgroups_files as files
 from skerry.kernel.cgroups_files import ReadText, Write
 from skerry.kernel.cgroups_group import FREEZE_SECONDS, Cgroup, OomWatch, tree

@@ -6,8 +6,8 @@ linux/fs.h, ioctl_iflags(2), ioctl_ficlone(2), rename(2).
 import fcntl
 import os
 import struct
-from typing import Final
 
+from skerry.base.light import Final
 from skerry.kernel import syscalls
 
 _FS_IOC_GETFLAGS: Final = 0x80086601

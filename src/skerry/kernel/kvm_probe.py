@@ -21,8 +21,8 @@ import signal
 import struct
 import sys
 import time
-from typing import NamedTuple
 
+from skerry.base.light import NamedTuple
 from skerry.kernel.syscalls import libc
 
 WORKS = "works"

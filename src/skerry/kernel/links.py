@@ -7,8 +7,8 @@ packed: 4 bytes are IPv4, 16 are IPv6.
 import errno
 import socket
 import struct
-from typing import NamedTuple
 
+from skerry.base.light import NamedTuple
 from skerry.kernel.netlink import (
     NLM_F_CREATE,
     NLM_F_EXCL,

@@ -7,9 +7,9 @@ one by one and acknowledges each. Integers are in the host's byte order unless s
 import _socket
 import errno
 import struct
-from typing import NamedTuple
 
 from skerry.base.errors import KernelFault
+from skerry.base.light import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ Constants: linux/netfilter/nf_tables.h, linux/netfilter/nfnetlink.h.
 import errno
 import socket
 import struct
-from typing import NamedTuple
 
+from skerry.base.light import NamedTuple
 from skerry.kernel.netlink import (
     NETLINK_NETFILTER,
     NLM_F_APPEND,

@@ -9,9 +9,9 @@ import ctypes
 import json
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
 
 from skerry.base.errors import InvalidInput
+from skerry.base.light import Any, Final
 from skerry.kernel.syscalls import Call, checked, libc, raw
 
 # linux/seccomp.h, linux/prctl.h

@@ -16,9 +16,9 @@ to older calls instead of taking EPERM for an answer.
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from skerry.base.errors import Unsupported
+from skerry.base.light import NamedTuple
 from skerry.kernel.classic_bpf import AT_LEAST, EQUAL, GREATER, Assembler
 from skerry.kernel.seccomp_policy import (
     ACTION_MASK,

@@ -1,9 +1,9 @@
 """The OCI `linux.seccomp` object as checked, frozen data (config-linux.md, "Seccomp")."""
 
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
 
 from skerry.base.errors import InvalidInput, LimitExceeded
+from skerry.base.light import Any, Final, NamedTuple
 from skerry.kernel.seccomp import FLAGS
 
 # linux/seccomp.h

@@ -14,9 +14,9 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
 
 from skerry.base.errors import InvalidInput, LimitExceeded
+from skerry.base.light import Any, Final
 from skerry.kernel.seccomp_policy import parse_policy
 
 MAX_PROFILE_BYTES = 1 << 20

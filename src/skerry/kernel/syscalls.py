@@ -12,7 +12,8 @@ from skerry.base.errors import KernelFault
 TYPE_CHECKING = False  # `typing` would cost a command line 5 ms
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+
+    from skerry.base.light import Any
 
     Call = tuple[Callable[..., Any], tuple[Any, ...], str]
 else:

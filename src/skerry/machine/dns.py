@@ -9,8 +9,8 @@ import struct
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NamedTuple
 
+from skerry.base.light import NamedTuple
 from skerry.runtime.loop import READ, Loop
 
 ADDRESS = ("127.0.0.11", 53)

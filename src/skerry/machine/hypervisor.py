@@ -10,9 +10,9 @@ import fcntl
 import os
 import signal
 from contextlib import suppress
-from typing import NamedTuple
 
 from skerry.base.errors import SystemFault
+from skerry.base.light import NamedTuple
 from skerry.kernel import namespaces
 from skerry.machine.channel import wait_readable
 from skerry.machine.full import confine

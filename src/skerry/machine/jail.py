@@ -17,8 +17,8 @@ Sources: seccomp(2), clone(2), execveat(2), getrlimit(2).
 import functools
 import hashlib
 import socket
-from typing import Any
 
+from skerry.base.light import Any
 from skerry.kernel import seccomp
 
 _FIRST_USER, _USERS = 0x70000000, 0x0F000000

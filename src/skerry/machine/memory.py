@@ -12,9 +12,9 @@ Source: proc_pid_maps(5), Documentation/admin-guide/mm/pagemap.rst.
 
 import os
 from collections.abc import Iterable, Iterator
-from typing import Final, NamedTuple
 
 from skerry.base.errors import LimitExceeded, SystemFault
+from skerry.base.light import Final, NamedTuple
 
 PAGE: Final = 4096
 _ENTRY: Final = 8

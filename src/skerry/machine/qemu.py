@@ -8,8 +8,8 @@ what stands behind them (RAM, disks, the tap).
 import itertools
 import json
 from collections.abc import Callable
-from typing import NamedTuple
 
+from skerry.base.light import NamedTuple
 from skerry.machine.shape import Shape
 
 BINARY = "/usr/bin/qemu-system-x86_64"

@@ -7,9 +7,9 @@ Source: docs/interop/qmp-spec.txt.
 import _socket
 import json
 import time
-from typing import Any
 
 from skerry.base.errors import Conflict, Unavailable
+from skerry.base.light import Any
 from skerry.kernel.descriptors import send_fds
 from skerry.machine.channel import wait_readable
 

@@ -1,6 +1,6 @@
 """The shape of a machine: what its template depends on. Pure."""
 
-from typing import NamedTuple
+from skerry.base.light import NamedTuple
 
 MIB = 1 << 20
 GUEST_OVERHEAD = 96 * MIB

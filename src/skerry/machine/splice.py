@@ -14,9 +14,9 @@ import fcntl
 import socket
 import struct
 from contextlib import suppress
-from typing import Any
 
 from skerry.base.errors import KernelFault
+from skerry.base.light import Any
 from skerry.kernel import netlink
 from skerry.kernel.netlink import Message
 

@@ -16,9 +16,9 @@ length and address is checked, and whatever is not expected ends the reading wit
 import os
 import re
 from collections.abc import Iterable, Iterator
-from typing import Final
 
 from skerry.base.errors import InvalidInput, LimitExceeded
+from skerry.base.light import Final
 
 PAGE: Final = 4096
 _MAGIC: Final = b"QEVM\0\0\0\3"

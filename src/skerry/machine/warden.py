@@ -35,7 +35,6 @@ import time
 import tty
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NamedTuple
 
 from skerry.base.errors import (
     Conflict,
@@ -49,6 +48,7 @@ from skerry.base.errors import (
     SystemFault,
     Unsupported,
 )
+from skerry.base.light import Any, NamedTuple
 from skerry.kernel import namespaces
 from skerry.kernel.cgroups import Cgroup, Layout
 from skerry.kernel.syscalls import libc

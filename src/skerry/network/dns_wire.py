@@ -6,7 +6,8 @@ and question and passed on as they came.
 """
 
 import struct
-from typing import NamedTuple
+
+from skerry.base.light import NamedTuple
 
 A, NS, CNAME, SOA, PTR, AAAA, OPT, ANY = 1, 2, 5, 6, 12, 28, 41, 255
 IN = 1

@@ -36,8 +36,8 @@ import select
 import signal
 import socket
 import sys
-from typing import Any
 
+from skerry.base.light import Any
 from skerry.kernel.syscalls import libc
 from skerry.network.poller import Poller
 from skerry.network.relay import Relay

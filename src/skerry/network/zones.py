@@ -5,7 +5,8 @@ addresses of one container in one network); every message replaces what was know
 """
 
 import random
-from typing import Any, NamedTuple
+
+from skerry.base.light import Any, NamedTuple
 
 
 class Entry(NamedTuple):

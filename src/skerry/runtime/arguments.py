@@ -4,9 +4,8 @@
 would cost more time than making a container.
 """
 
-from typing import NamedTuple
-
 from skerry.base.errors import InvalidInput
+from skerry.base.light import NamedTuple
 
 SWITCH = "switch"
 VALUE = "value"

@@ -8,9 +8,9 @@ holds a NUL byte, so what comes later need not look again.
 import json
 import os
 import re
-from typing import Any, cast
 
 from skerry.base.errors import InvalidInput, LimitExceeded
+from skerry.base.light import Any, cast
 from skerry.base.oci_runtime import Process, Spec
 
 MAX_BYTES = 8 << 20

@@ -2,10 +2,10 @@
 
 import os
 from contextlib import suppress
-from typing import Any
 
 from skerry.base.errors import InvalidInput, SkerryError
 from skerry.base.isolation import Started
+from skerry.base.light import Any
 from skerry.kernel.cgroups import Cgroup, Layout
 from skerry.kernel.namespaces import CLONE_NEWPID
 from skerry.runtime import launch

@@ -2,8 +2,8 @@
 
 import json
 import os
-from typing import NamedTuple
 
+from skerry.base.light import NamedTuple
 from skerry.runtime.state import now
 
 

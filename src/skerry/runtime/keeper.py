@@ -34,10 +34,10 @@ import signal
 import socket
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
 
 from skerry.base.errors import InvalidInput, SkerryError
 from skerry.base.isolation import Attach, Exit
+from skerry.base.light import TYPE_CHECKING, Any
 from skerry.kernel import background
 from skerry.kernel.syscalls import libc
 from skerry.runtime import rundir, starter, wire
@@ -48,22 +48,26 @@ from skerry.runtime.starter import Kept, Programs
 from skerry.runtime.streams import NAMES, Streams
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
+
+    Receive = Callable[[_socket.socket], tuple[bytes, tuple[int, ...]]]
 
 LINGER = 2.0
 """Seconds to wait for the end of output that a descendant of an ended exec still holds open."""
 _DRAIN_READS = 64
 """Reads that surely empty a pipe (at most 1 MB, 64 KB a read) or a terminal that nobody fills."""
-EXEC, SPARE = b'{"op":"exec"', b'{"op":"spare"'
-"""How the head of an exec's request begins, and that of one to stand by for a start's."""
+EXEC, SPARE, START = b'{"op":"exec"', b'{"op":"spare"', b'{"op":"start"'
+"""How the heads of requests begin: of an exec's, of one to stand by for a start's, of a start's."""
 _MOMENT = 0.02
 """Seconds after which an exec is one that runs for long."""
 _HANDOVER = 64 * 1024
-_MAX_FDS = 8
+_MAX_FDS = 10
 _MAX_FD = (1 << 31) - 1
 _c_signal, _prctl = libc.signal, libc.prctl
 _SIGCHLD, _SIGKILL = int(signal.SIGCHLD), int(signal.SIGKILL)
+_NAME = b"skerry-keeper"
 # linux/prctl.h
+_PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -328,16 +332,13 @@ def keep(datagram: bytes, fds: tuple[int, ...], programs: Programs, *, done: int
     The descriptors of the request: the control socket of the engine that asked, then perhaps the
     stream socket of a client that joins from the start, then perhaps a memfd with the body.
     """
-    os.setsid()
-    _c_signal(_SIGCHLD, None)
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    _prctl(_PR_SET_NAME, b"skerry-keeper", 0, 0, 0)
+    _begin(_NAME)
     if datagram.startswith(SPARE, wire.HEADER):
         given = programs.stand_by(datagram, fds)
         if given is None:
             return
         datagram, fds = given
-        _prctl(_PR_SET_NAME, b"skerry-keeper", 0, 0, 0)
+        _prctl(_PR_SET_NAME, _NAME, 0, 0, 0)
     if datagram.startswith(EXEC, wire.HEADER):
         started = starter.start_here(datagram, fds, programs)
         if started is not None:
@@ -357,22 +358,67 @@ def keep(datagram: bytes, fds: tuple[int, ...], programs: Programs, *, done: int
         finally:
             os._exit(0)
     theirs.close()
+    for fd in fds:
+        os.close(fd)  # What is to be kept comes back; the plan would stay in memory.
+    _take_over(mine, pid, programs)
+
+
+def keep_ahead(sock: _socket.socket, receive: "Receive", programs: Programs) -> None:
+    """As `keep`, of a process that was forked before there was a request.
+
+    Its starter waits for one at `sock`, by `receive`, and has the memory of a whole life already;
+    the keeper stays small. An exec's keeper is the starter, and the keeper goes. `sock` is closed
+    when the program of a start runs, or as `done` of `keep`.
+    """
+    _begin(b"skerry-standby")
+    mine, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    own = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            mine.close()
+            _prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
+            datagram, fds = receive(sock)
+            if datagram.startswith(EXEC, wire.HEADER):
+                _prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
+                theirs.close()
+                keep(datagram, fds, programs, done=sock.detach())
+            elif datagram:
+                starter.start(datagram, fds, starter.Parent(own, theirs), programs)
+        finally:
+            os._exit(0)
+    sock.close()
+    theirs.close()
+    _take_over(mine, pid, programs)
+
+
+def _begin(name: bytes) -> None:
+    os.setsid()
+    _c_signal(_SIGCHLD, None)
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    _prctl(_PR_SET_NAME, name, 0, 0, 0)
+
+
+def _take_over(mine: _socket.socket, pid: int, programs: Programs) -> None:
+    """Wait for what the starter `pid` hands over, and keep it."""
     os.dup2(0, 2)  # The engine's standard error, whose reader may wait for its end.
     data, ancillary, _, _ = mine.recvmsg(
         _HANDOVER, _socket.CMSG_SPACE(4 * _MAX_FDS), _socket.MSG_CMSG_CLOEXEC
     )
     mine.close()
-    os.waitpid(pid, 0)
+    if data:
+        os.waitpid(pid, 0)
     programs.started()
     if not data:
-        return  # It has told the engine why.
-    for fd in fds[data[1] :]:
-        os.close(fd)  # The plan, which would stay in memory.
+        background.step_back()
+        return  # It has told the engine why, or keeps an exec itself.
+    _prctl(_PR_SET_NAME, _NAME, 0, 0, 0)
     received = memoryview(ancillary[0][2]).cast("i")
+    asked, named = received[: data[1]], received[data[1] :]
     if data[2]:
-        _sleep(received[data[0] :], fds[: data[1]])
+        _sleep(named[data[0] :], asked)
     kept = Kept(*marshal.loads(data[3:]))
-    _run(kept, dict(zip(kept.fds, received, strict=True)), fds, programs)
+    _run(kept, dict(zip(kept.fds, named, strict=True)), asked, programs)
 
 
 def _close_all_but(wanted: set[int]) -> None:
@@ -385,7 +431,7 @@ def _close_all_but(wanted: set[int]) -> None:
 
 
 def _run(
-    kept: Kept, named: dict[str, int], fds: tuple[int, ...], programs: Programs, done: int = -1
+    kept: Kept, named: dict[str, int], fds: "Sequence[int]", programs: Programs, done: int = -1
 ) -> None:
     control = _socket.socket(fileno=fds[0])
     control.setblocking(False)

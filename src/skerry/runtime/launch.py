@@ -17,9 +17,9 @@ import _socket
 import os
 import signal
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
 
 from skerry.base.errors import Conflict, KernelFault, SkerryError, SystemFault, Unsupported
+from skerry.base.light import NamedTuple, TypeVar
 from skerry.kernel import cgroups, namespaces, processes
 from skerry.kernel.cgroups import Cgroup, Layout
 from skerry.kernel.descriptors import pidfd_open

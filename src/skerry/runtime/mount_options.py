@@ -2,9 +2,9 @@
 
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from skerry.base.errors import InvalidInput
+from skerry.base.light import NamedTuple
 from skerry.base.oci_runtime import IdMapping, Mount
 from skerry.kernel import mounts as k
 from skerry.runtime.steps import IdMap, MountStep

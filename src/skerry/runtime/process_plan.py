@@ -1,8 +1,7 @@
 """The OCI `process` object as a `ProcessPlan`: names to numbers, profiles to programs."""
 
-from typing import Any
-
 from skerry.base.errors import InvalidInput
+from skerry.base.light import Any
 from skerry.base.oci_runtime import Process, Spec
 from skerry.kernel import capabilities, seccomp
 from skerry.runtime.steps import ProcessPlan

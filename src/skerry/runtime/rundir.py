@@ -16,10 +16,10 @@ import json
 import os
 import socket
 import struct
-from typing import Any
 
 from skerry.base.errors import Conflict, KernelFault, SystemFault
 from skerry.base.isolation import Exit, Started
+from skerry.base.light import Any
 from skerry.kernel import processes
 
 PID = "keeper.pid"

@@ -2,9 +2,9 @@
 
 import _socket
 import os
-from typing import Any
 
 from skerry.base.errors import KernelFault, SystemFault
+from skerry.base.light import Any
 from skerry.base.oci_runtime import OCI_VERSION
 from skerry.kernel import namespaces
 from skerry.kernel.descriptors import send_fds

@@ -36,7 +36,7 @@ from skerry.kernel.descriptors import set_dumpable
 from skerry.kernel.syscalls import libc
 from skerry.runtime import wire
 from skerry.runtime.containers import Containers
-from skerry.runtime.keeper import EXEC, keep
+from skerry.runtime.keeper import EXEC, START, keep, keep_ahead
 from skerry.runtime.launch import rehearse_exec
 from skerry.runtime.standby import QUIET, Standby
 from skerry.runtime.starter import Programs
@@ -47,14 +47,15 @@ _CUT_SHORT = _socket.MSG_TRUNC | _socket.MSG_CTRUNC
 _PR_SET_NAME = 15
 
 
-def serve(sock: _socket.socket, programs: Programs) -> None:
-    """Fork a keeper for each message until the other end closes."""
+def serve(sock: _socket.socket, programs: Programs, ahead: tuple[bytes, ...] = (EXEC,)) -> None:
+    """Fork a keeper for each message until the other end closes; for those whose head begins with
+    one of `ahead`, before they come."""
     signals.heed()  # What the engine was started with is no container's business.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # Nobody waits for keepers.
     gc.collect()
     gc.freeze()
     gc.disable()
-    standby = Standby(lambda datagram, fds, done: keep(datagram, fds, programs, done=done))
+    standby = Standby(lambda waiting, receive: keep_ahead(waiting, receive, programs))
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     while True:
@@ -65,8 +66,8 @@ def serve(sock: _socket.socket, programs: Programs) -> None:
                 poll.register(standby.fd, select.POLLIN)
             continue
         if ready[0][0] == standby.fd:
-            poll.unregister(standby.fd)
-            standby.gone()
+            if not standby.hear():
+                poll.unregister(ready[0][0])
             continue
         datagram, ancillary, flags, _ = sock.recvmsg(
             wire.DATAGRAM, _ROOM_FOR_FDS, _socket.MSG_CMSG_CLOEXEC
@@ -76,7 +77,7 @@ def serve(sock: _socket.socket, programs: Programs) -> None:
         fds = tuple(memoryview(ancillary[0][2]).cast("i")) if ancillary else ()
         # A request that was cut short is dropped: the engine sees its control socket close.
         if fds and not flags & _CUT_SHORT:
-            ready_made = datagram.startswith(EXEC, wire.HEADER) and standby.give(datagram, fds)
+            ready_made = datagram.startswith(ahead, wire.HEADER) and standby.give(datagram, fds)
             if not ready_made:
                 _fork(sock, standby, datagram, fds, programs)
         for fd in fds:
@@ -121,7 +122,7 @@ def main(fd: int) -> None:
     # Asked here once, or every init asks the kernel anew, one capability at a time.
     last_capability()
     os.set_inheritable(fd, False)
-    serve(_socket.socket(fileno=fd), programs)
+    serve(_socket.socket(fileno=fd), programs, (EXEC, START))
 
 
 if __name__ == "__main__":

@@ -30,10 +30,10 @@ import signal
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NamedTuple
 
 from skerry.base.errors import KernelFault, SystemFault, Unavailable
 from skerry.base.isolation import Started
+from skerry.base.light import Any, NamedTuple
 from skerry.kernel.descriptors import send_fds
 from skerry.kernel.syscalls import libc
 from skerry.runtime import rundir, wire
@@ -147,7 +147,8 @@ def start(datagram: bytes, fds: tuple[int, ...], keeper: Parent, programs: Progr
         return  # It was killed before the line above.
 
     def hand_over(kept: Kept, kept_fds: dict[str, int]) -> None:
-        send_fds(keeper.sock, _packed(kept), tuple(kept_fds.values()))
+        asked = fds[: 2 if kept.attach else 1]
+        send_fds(keeper.sock, _packed(kept, asked), (*asked, *kept_fds.values()))
 
     _take(datagram, fds, keeper.pid, programs, hand_over)
 
@@ -237,12 +238,12 @@ def _start(
     _say(control, {"event": "started", **started._asdict()})
 
 
-def _packed(kept: Kept) -> bytes:
+def _packed(kept: Kept, asked: tuple[int, ...]) -> bytes:
     """Three bytes for the keeper to act on before it unpacks the rest: how many of the new
-    descriptors come first that cannot be polled, how many of the request's it needs, and whether it
-    may sleep."""
+    descriptors come first that cannot be polled, how many of the request's come before them, and
+    whether it may sleep."""
     files = sum(name in ("lock", "log") for name in kept.fds)
-    first = bytes([files, 2 if kept.attach else 1, not kept.reap])
+    first = bytes([files, len(asked), not kept.reap])
     return first + marshal.dumps(tuple(kept))
 
 

@@ -15,9 +15,9 @@ import json
 import os
 import re
 import time
-from typing import NamedTuple
 
 from skerry.base.errors import Conflict, InvalidInput, KernelFault, NotFound
+from skerry.base.light import NamedTuple
 from skerry.base.oci_runtime import OCI_VERSION, Spec, State
 from skerry.kernel import cgroups, processes
 from skerry.kernel.cgroups import Cgroup

@@ -5,10 +5,10 @@ executes a plan needs neither tables nor parsers. `skerry.runtime.plan` makes pl
 """
 
 import marshal
-from typing import Any, NamedTuple
 
 from skerry.base.errors import InvalidInput
 from skerry.base.isolation import Overlay
+from skerry.base.light import Any, NamedTuple
 from skerry.kernel.cgroups import Write
 
 WIRE_VERSION = 1

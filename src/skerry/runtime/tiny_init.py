@@ -8,9 +8,9 @@ distribution keeps up to date.
 
 import os
 import struct
-from typing import Any
 
 from skerry.base.errors import Unsupported
+from skerry.base.light import Any
 
 TARGET = "/sbin/docker-init"
 """Where Docker's users expect it."""

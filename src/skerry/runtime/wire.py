@@ -14,10 +14,10 @@ import json
 import os
 import socket
 import struct
-from typing import Any, NamedTuple
 
 from skerry.base import errors
 from skerry.base.errors import GuestFault, KernelFault, LimitExceeded, SkerryError, SystemFault
+from skerry.base.light import Any, NamedTuple
 from skerry.kernel.descriptors import memfd_sealed, recv_fds, send_fds
 
 VERSION = 2

@@ -1,5 +1,6 @@
-"""The child that stands by for an exec, without a spawner around it."""
+"""The child that stands by, without a spawner around it."""
 
+import _socket
 import os
 import select
 import signal
@@ -9,16 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from skerry.runtime.standby import Standby
+from skerry.runtime.standby import Receive, Standby
 
 PATIENCE = 20_000
 
 
-def answer(datagram: bytes, fds: tuple[int, ...], done: int) -> None:
+def answer(sock: _socket.socket, receive: Receive) -> None:
     """In the child: say what came, and that the exec is over."""
-    os.write(fds[0], b"%d %s" % (os.getpid(), datagram))
-    os.close(done)
-    signal.pause()
+    datagram, fds = receive(sock)
+    if datagram:
+        os.write(fds[0], b"%d %s" % (os.getpid(), datagram))
+        sock.close()
+        signal.pause()
 
 
 @pytest.fixture
@@ -56,8 +59,10 @@ def children() -> set[int]:
 def wait_for_end(standby: Standby) -> None:
     poll = select.poll()
     poll.register(standby.fd, select.POLLIN)
-    assert poll.poll(PATIENCE), "the child neither is done nor has gone"
-    standby.gone()
+    while True:
+        assert poll.poll(PATIENCE), "the child neither is done nor has gone"
+        if not standby.hear():
+            return
 
 
 def test_a_request_is_handed_over_and_another_child_is_due(first: tuple[Standby, int]) -> None:

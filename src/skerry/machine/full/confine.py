@@ -31,9 +31,9 @@ from skerry.kernel.syscalls import checked, libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NamedTuple, TypedDict
+    from skerry.base.light import NamedTuple, TypedDict
 else:
-    from typing import NamedTuple, TypedDict
+    from skerry.base.light import NamedTuple, TypedDict
 
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS = 0x00020000, 0x02000000, 0x04000000
 CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWNET = 0x08000000, 0x10000000, 0x40000000

@@ -3,9 +3,9 @@
 import json
 import os
 import select
-from typing import Any
 
 from skerry.base.errors import Conflict, InvalidInput, SkerryError
+from skerry.base.light import Any
 from skerry.kernel.descriptors import pidfd_open
 from skerry.runtime import state
 from skerry.runtime.arguments import SWITCH, VALUE, exactly, parse

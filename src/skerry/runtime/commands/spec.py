@@ -2,9 +2,9 @@
 
 import json
 import os
-from typing import Any
 
 from skerry.base.errors import Conflict, InvalidInput
+from skerry.base.light import Any
 from skerry.base.oci_runtime import OCI_VERSION
 from skerry.runtime.arguments import SWITCH, VALUE, parse
 from skerry.runtime.context import Context

@@ -7,9 +7,9 @@ process and without waiting in between.
 
 import _socket
 import os
-from typing import Any
 
 from skerry.base.errors import Conflict, InvalidInput, KernelFault, NotFound, SkerryError
+from skerry.base.light import Any
 from skerry.base.oci_runtime import Process, Spec
 from skerry.kernel import capabilities, cgroups, processes
 from skerry.kernel.descriptors import pidfd_open

@@ -1,9 +1,9 @@
 """`update`: change the limits of a container that runs."""
 
 import os
-from typing import Any
 
 from skerry.base.errors import Conflict, InvalidInput
+from skerry.base.light import Any
 from skerry.kernel import cgroups
 from skerry.runtime import bundle, state
 from skerry.runtime.arguments import VALUE, Parsed, exactly, parse

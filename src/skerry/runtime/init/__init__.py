@@ -49,9 +49,9 @@ links of this process closed to the container's other processes until execve.
 import gc
 import os
 import signal
-from typing import TYPE_CHECKING, NoReturn
 
 from skerry.base.errors import KernelFault, SystemFault
+from skerry.base.light import TYPE_CHECKING, NoReturn
 from skerry.kernel import capabilities, mounts, namespaces
 from skerry.kernel.descriptors import make_directories
 from skerry.kernel.syscalls import Call, do, libc

@@ -12,8 +12,8 @@ import ctypes
 import os
 import signal
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
 
+from skerry.base.light import TYPE_CHECKING, Any, NamedTuple
 from skerry.kernel import capabilities, namespaces, seccomp
 from skerry.kernel.descriptors import close_range_call
 from skerry.kernel.syscalls import Call, libc

@@ -15,10 +15,10 @@ End of file is the good news: the pair is close-on-exec, so the program was exec
 import _socket
 import marshal
 import os
-from typing import Any, NamedTuple
 
 from skerry.base import errors
 from skerry.base.errors import GuestFault, KernelFault, SkerryError, SystemFault
+from skerry.base.light import Any, NamedTuple
 
 MAX_MESSAGE = 32 << 10
 _TEXT = 8 << 10

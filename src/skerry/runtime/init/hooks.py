@@ -8,9 +8,9 @@ import json
 import os
 import select
 import signal
-from typing import TYPE_CHECKING, Any
 
 from skerry.base.errors import SystemFault
+from skerry.base.light import TYPE_CHECKING, Any
 from skerry.kernel.descriptors import pidfd_open
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ import ctypes
 import errno
 import fcntl
 import os
-from typing import TYPE_CHECKING
 
 from skerry.base.errors import KernelFault, SystemFault
+from skerry.base.light import TYPE_CHECKING
 from skerry.kernel import seccomp
 from skerry.kernel.descriptors import close_range
 from skerry.kernel.syscalls import checked, libc

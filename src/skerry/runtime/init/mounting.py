@@ -8,10 +8,10 @@ ever looked up a second time by its path on the host.
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING
 
 from skerry.base.errors import KernelFault, SystemFault
 from skerry.base.isolation import Overlay
+from skerry.base.light import TYPE_CHECKING
 from skerry.kernel import mounts as k
 from skerry.kernel.descriptors import (
     RESOLVE_IN_ROOT,

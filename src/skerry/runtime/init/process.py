@@ -6,9 +6,9 @@ import os
 import stat
 import struct
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from skerry.base.errors import KernelFault
+from skerry.base.light import TYPE_CHECKING
 from skerry.kernel import capabilities
 from skerry.kernel.descriptors import device_number
 from skerry.kernel.syscalls import (

@@ -7,9 +7,9 @@ All of it happens before pivot_root, below a descriptor of the new root, while t
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING
 
 from skerry.base.errors import KernelFault, SystemFault
+from skerry.base.light import TYPE_CHECKING
 from skerry.kernel import mounts as k
 from skerry.kernel.descriptors import device_number, make_directories, make_file, open_in_root
 

@@ -1,9 +1,9 @@
 """What is set through the kernel's files and names: host name, sysctls, OOM score, uid 0."""
 
 import os
-from typing import TYPE_CHECKING
 
 from skerry.base.errors import KernelFault
+from skerry.base.light import TYPE_CHECKING
 from skerry.kernel import mounts
 from skerry.kernel.syscalls import checked, libc
 

@@ -28,6 +28,7 @@ _syscall.restype = ctypes.c_long
 # asm/unistd_64.h; the calls above 423 have the same number on every architecture.
 _MACHINE = os.uname().machine
 _SLOT = {"x86_64": 0, "aarch64": 1}.get(_MACHINE, 2)
+NR_RT_SIGACTION = (13, 134, -1)[_SLOT]
 NR_PIVOT_ROOT = (155, 41, -1)[_SLOT]
 NR_KEYCTL = (250, 219, -1)[_SLOT]
 NR_IOPRIO_SET = (251, 30, -1)[_SLOT]

@@ -153,7 +153,8 @@ def test_a_copy_that_fails_takes_none_with_it(engine: Skerry) -> None:
     ) as box:
         # The copies' volumes hold the folder already, so their program ends at once; one is mended.
         names = [f"{box.container.name}-{number}" for number in (1, 2)]
-        box.exec("rmdir", "/alone/once", check=True)
+        # An exec may come before the program has made its folder.
+        box.exec("sh", "-c", "until rmdir /alone/once 2>&1; do sleep 0.1; done", check=True)
         copies = box.fork(2)
         assert [each.container.name for each in copies] == names
         copies[0].container.remove(force=True)

@@ -164,8 +164,6 @@ class Stats(NamedTuple):
     """(major, minor, operation, bytes)."""
     networks: dict[str, dict[str, int]]
     """Interface name to rx_bytes, rx_packets, rx_errors, rx_dropped and the same for tx."""
-    pids_refused: int = 0
-    """How often a process was refused because of the limit."""
 
 
 class Unpacking(NamedTuple):

@@ -49,8 +49,8 @@ async def watch(driver: Driver, id: str, command: str, step: str) -> NoReturn:
     while True:
         await asyncio.sleep(_BETWEEN)
         try:
-            seen = await driver.stats(id)
+            seen, refused = await driver.stats(id), await driver.refused_forks(id)
         except SkerryError:
             continue  # it is ending, which others wait for
-        if crowd.see(time.monotonic(), seen.pids, seen.pids_limit, seen.pids_refused):
-            raise ForkedWithoutEnd(command, seen.pids_limit, seen.pids_refused, SECONDS, step=step)
+        if crowd.see(time.monotonic(), seen.pids, seen.pids_limit, refused):
+            raise ForkedWithoutEnd(command, seen.pids_limit, refused, SECONDS, step=step)

@@ -29,6 +29,7 @@ from skerry.store.arrival import Arrival
 from skerry.store.formats import writing
 from skerry.store.formats.intake import Choice, Extent, Intake, Packed, packed_image
 from skerry.store.formats.reading import read
+from skerry.store.referrers import blobs_of
 from skerry.store.save import choose
 
 ARCHIVE, IMAGE, REGISTRY = "archive", "image", "registry"
@@ -215,8 +216,7 @@ def _blobs(packed: Packed) -> list[Descriptor]:
     found: dict[str, Descriptor] = {}
     for each in packed.walk():
         if not each.is_index:
-            manifest = each.parsed()
-            found |= {blob.digest: blob for blob in (manifest.config, *manifest.layers)}
+            found |= {blob.digest: blob for blob in blobs_of(each.parsed())}
     return list(found.values())
 
 

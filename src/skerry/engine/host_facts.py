@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from skerry.engine import criu
-from skerry.kernel import capabilities, cgroups, host_probe, kvm_probe
+from skerry.kernel import capabilities, cgroups, host_probe, kvm_probe, processes
 from skerry.kernel.cgroups import Layout
 
 
@@ -89,14 +89,13 @@ def gather(root: str) -> Facts:
     space = os.statvfs(root)
     name = os.uname()
     layout = cgroups.detect()
-    meminfo = _meminfo()
     return Facts(
         kernel=name.release,
         machine=name.machine,
         system=_os_name(),
         cpus=len(os.sched_getaffinity(0)),
-        memory=meminfo.get("MemTotal", 0),
-        swap=meminfo.get("SwapTotal", 0),
+        memory=processes.meminfo("MemTotal"),
+        swap=processes.meminfo("SwapTotal"),
         huge_pages=_huge_pages(),
         root=root,
         root_fstype=_fstype(root),
@@ -174,16 +173,6 @@ def _text(path: str) -> str:
             return file.read(65536).strip()
     except OSError:
         return ""
-
-
-def _meminfo() -> dict[str, int]:
-    found = {}
-    for line in _text("/proc/meminfo").splitlines():
-        name, _, rest = line.partition(":")
-        digits = rest.split()
-        if digits and digits[0].isdigit():
-            found[name] = int(digits[0]) * 1024
-    return found
 
 
 def _os_name() -> str:

@@ -97,6 +97,9 @@ class Driver(Protocol):
     async def pids(self, container_id: str) -> list[int]:
         """Every process of the task, in the host's pid namespace."""
 
+    async def refused_forks(self, container_id: str) -> int:
+        """How often a process of the task was refused because of its limit."""
+
     async def recover(
         self, container_id: str, run_dir: str, on_exit: OnExit
     ) -> Started | Exit | None:

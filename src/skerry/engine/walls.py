@@ -197,6 +197,10 @@ class Walls:
         """See Driver."""
         return await self.of(container_id).pids(container_id)
 
+    async def refused_forks(self, container_id: str) -> int:
+        """See Driver."""
+        return await self.of(container_id).refused_forks(container_id)
+
     async def recover(
         self, container_id: str, run_dir: str, on_exit: OnExit
     ) -> Started | Exit | None:

@@ -187,8 +187,8 @@ class Cgroup:
         """One reading of the counters; parts whose controller is missing are zero or empty. `text`
         reads the files.
 
-        Unless it is to be `whole`, nothing is read for percpu_ns, failcnt, swap_*, io_operations,
-        hugetlb and pressure, which are missing then: each costs files to open.
+        Unless it is to be `whole`, nothing is read for percpu_ns, failcnt, swap_*, refused,
+        io_operations, hugetlb and pressure, which are missing then: each costs files to open.
 
         cpu: usage_ns user_ns system_ns periods throttled_periods throttled_ns [percpu_ns];
         memory: usage max limit failcnt swap_usage swap_limit (swap alone) stat{name: number};
@@ -200,6 +200,10 @@ class Cgroup:
 
     def oom_kills(self) -> int:
         """How many processes the kernel killed here for lack of memory."""
+        raise NotImplementedError
+
+    def refused_forks(self) -> int:
+        """How often a process was refused here because of the limit."""
         raise NotImplementedError
 
     def watch_oom(self) -> OomWatch:

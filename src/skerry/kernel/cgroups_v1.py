@@ -165,6 +165,11 @@ class CgroupV1(Cgroup):
         directory = self.directory_of("memory")
         return files.table(files.text(f"{directory}/memory.oom_control")).get("oom_kill", 0)
 
+    def refused_forks(self) -> int:
+        """See Cgroup.refused_forks."""
+        directory = self.directory_of("pids")
+        return files.table(files.text(f"{directory}/pids.events")).get("max", 0)
+
     def watch_oom(self) -> OomWatch:
         """See Cgroup.watch_oom: an eventfd tied to memory.oom_control."""
         directory = self.directory_of("memory")
@@ -187,7 +192,7 @@ class CgroupV1(Cgroup):
         found = {
             "cpu": self._cpu_stats(whole, text),
             "memory": self._memory_stats(whole, text),
-            "pids": self._pids_stats(text),
+            "pids": self._pids_stats(whole, text),
             "io": self._block_io("io_service_bytes", text),
         }
         if whole:
@@ -235,15 +240,17 @@ class CgroupV1(Cgroup):
             }
         return found
 
-    def _pids_stats(self, text: ReadText) -> dict[str, int]:
+    def _pids_stats(self, whole: bool, text: ReadText) -> dict[str, int]:
         directory = self.directory_of("pids")
-        return {
+        found = {
             "current": files.parse_number(text(f"{directory}/pids.current")),
             "limit": files.parse_number(text(f"{directory}/pids.max"))
             if directory
             else files.UNLIMITED,
-            "refused": files.table(text(f"{directory}/pids.events")).get("max", 0),
         }
+        if whole:
+            found["refused"] = self.refused_forks()
+        return found
 
     def _block_io(self, counter: str, text: ReadText) -> list[tuple[int, int, str, int]]:
         directory = self.directory_of("blkio")

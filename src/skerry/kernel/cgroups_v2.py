@@ -250,6 +250,10 @@ class CgroupV2(Cgroup):
         """See Cgroup.oom_kills."""
         return files.table(files.text(f"{self._directory}/memory.events")).get("oom_kill", 0)
 
+    def refused_forks(self) -> int:
+        """See Cgroup.refused_forks."""
+        return files.table(files.text(f"{self._directory}/pids.events")).get("max", 0)
+
     def watch_oom(self) -> OomWatch:
         """See Cgroup.watch_oom: memory.events, which polls as POLLPRI."""
         try:
@@ -279,11 +283,11 @@ class CgroupV2(Cgroup):
             "pids": {
                 "current": files.parse_number(text(f"{start}/pids.current")),
                 "limit": files.parse_number(text(f"{start}/pids.max")) or files.UNLIMITED,
-                "refused": files.table(text(f"{start}/pids.events")).get("max", 0),
             },
             "io": transferred,
         }
         if whole:
+            found["pids"]["refused"] = self.refused_forks()
             found |= {
                 "io_operations": operations,
                 "hugetlb": self._huge_page_stats(),

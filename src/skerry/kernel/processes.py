@@ -21,10 +21,9 @@ def own_memory(pid: int) -> int:
     return _kilobytes(f"/proc/{pid}/status", b"RssAnon:")
 
 
-def memory() -> tuple[int, int]:
-    """Bytes that the host has, and that new programs could have without swapping."""
-    path = "/proc/meminfo"
-    return _kilobytes(path, b"MemTotal:"), _kilobytes(path, b"MemAvailable:")
+def meminfo(name: str) -> int:
+    """Bytes of the host's memory by a name of /proc/meminfo; 0 without one."""
+    return _kilobytes("/proc/meminfo", name.encode() + b":")
 
 
 def _kilobytes(path: str, name: bytes) -> int:

@@ -15,7 +15,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from skerry.base.errors import Conflict, InvalidInput, KernelFault, MachineFault, Unavailable
+from skerry.base.errors import (
+    Conflict,
+    InvalidInput,
+    KernelFault,
+    MachineFault,
+    Unavailable,
+    Unsupported,
+)
 from skerry.base.isolation import (
     DISK,
     MIRRORED,
@@ -604,6 +611,10 @@ class MachineDriver(RuntimeDriver):
             return stats_from(answer["stats"], str(answer["network"]), int(answer["memory"]))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             raise _senseless(container_id) from None
+
+    async def refused_forks(self, container_id: str) -> int:
+        """Unsupported: no guest is asked for it."""
+        raise Unsupported("a machine does not tell how many processes it was refused")
 
 
 def read_rows(said: object) -> list[list[str]]:

@@ -338,5 +338,5 @@ class Spares:
 
 def memory_is_short() -> bool:
     """Whether a spare would be at the expense of others."""
-    total, available = processes.memory()
+    total, available = processes.meminfo("MemTotal"), processes.meminfo("MemAvailable")
     return available < max(total // _SPARE_PART, _LEAST_MEMORY)

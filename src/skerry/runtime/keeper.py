@@ -348,16 +348,7 @@ def keep(datagram: bytes, fds: tuple[int, ...], programs: Programs, *, done: int
             os.dup2(0, 2)
             _run(kept, named, used, programs, done)
         return
-    mine, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
-    own = os.getpid()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            mine.close()
-            starter.start(datagram, fds, starter.Parent(own, theirs), programs)
-        finally:
-            os._exit(0)
-    theirs.close()
+    mine, pid = _fork_starter(lambda parent: starter.start(datagram, fds, parent, programs))
     for fd in fds:
         os.close(fd)  # What is to be kept comes back; the plan would stay in memory.
     _take_over(mine, pid, programs)
@@ -371,25 +362,35 @@ def keep_ahead(sock: _socket.socket, receive: "Receive", programs: Programs) -> 
     when the program of a start runs, or as `done` of `keep`.
     """
     _begin(b"skerry-standby")
+
+    def begin(parent: starter.Parent) -> None:
+        _prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
+        datagram, fds = receive(sock)
+        if datagram.startswith(EXEC, wire.HEADER):
+            _prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
+            parent.sock.close()
+            keep(datagram, fds, programs, done=sock.detach())
+        elif datagram:
+            starter.start(datagram, fds, parent, programs)
+
+    mine, pid = _fork_starter(begin)
+    sock.close()
+    _take_over(mine, pid, programs)
+
+
+def _fork_starter(begin: "Callable[[starter.Parent], None]") -> tuple[_socket.socket, int]:
+    """Where the keeper hears of its starter, and the starter's pid; it begins, and ends there."""
     mine, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     own = os.getpid()
     pid = os.fork()
     if pid == 0:
         try:
             mine.close()
-            _prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
-            datagram, fds = receive(sock)
-            if datagram.startswith(EXEC, wire.HEADER):
-                _prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
-                theirs.close()
-                keep(datagram, fds, programs, done=sock.detach())
-            elif datagram:
-                starter.start(datagram, fds, starter.Parent(own, theirs), programs)
+            begin(starter.Parent(own, theirs))
         finally:
             os._exit(0)
-    sock.close()
     theirs.close()
-    _take_over(mine, pid, programs)
+    return mine, pid
 
 
 def _begin(name: bytes) -> None:

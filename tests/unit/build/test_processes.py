@@ -53,10 +53,13 @@ async def test_the_error_says_what_was_seen(monkeypatch: pytest.MonkeyPatch) -> 
 
     class Driver:
         async def stats(self, _id: str) -> Any:
+            return SimpleNamespace(pids=LIMIT, pids_limit=LIMIT)
+
+        async def refused_forks(self, _id: str) -> int:
             look = next(looks)
             if look == 3:
                 raise Conflict("it is ending")
-            return SimpleNamespace(pids=LIMIT, pids_limit=LIMIT, pids_refused=look)
+            return look
 
     with pytest.raises(ForkedWithoutEnd) as ended:
         await processes.watch(Driver(), "id", "sh -c f", "0.1")  # type: ignore[arg-type]

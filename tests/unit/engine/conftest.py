@@ -141,6 +141,9 @@ class FakeDriver:
     async def pids(self, container_id: str) -> list[int]:
         return [os.getpid()]
 
+    async def refused_forks(self, container_id: str) -> int:
+        return 0
+
     async def recover(
         self, container_id: str, run_dir: str, on_exit: OnExit
     ) -> Started | Exit | None:

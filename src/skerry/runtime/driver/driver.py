@@ -382,6 +382,10 @@ class RuntimeDriver:
         """Every process of the task, in the host's pid namespace."""
         return self._running_cgroup(container_id).pids()
 
+    async def refused_forks(self, container_id: str) -> int:
+        """How often a process of the task was refused because of its limit."""
+        return self._running_cgroup(container_id).refused_forks()
+
     def _running_cgroup(self, container_id: str) -> cgroups.Cgroup:
         if container_id not in self._containers:
             raise Conflict(f"container {container_id} is not running")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from skerry.base.isolation import Stats
+from skerry.kernel import processes
 from skerry.kernel.cgroups import Cgroup
 
 _NO_LIMIT = 1 << 62
@@ -43,7 +44,6 @@ def stats_from(reading: dict[str, Any], net_dev: str, host_memory: int) -> Stats
         memory_stat=memory["stat"],
         block_io=tuple(tuple(row) for row in reading["io"]),
         networks=networks(net_dev),
-        pids_refused=pids.get("refused", 0),
     )
 
 
@@ -69,16 +69,4 @@ def networks(text: str) -> dict[str, dict[str, int]]:
 
 def host_memory() -> int:
     """Bytes of memory of the host (proc_meminfo(5))."""
-    for line in _read("/proc/meminfo").splitlines():
-        name, _, rest = line.partition(":")
-        if name == "MemTotal":
-            return int(rest.split()[0]) * 1024
-    return 0
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path) as file:
-            return file.read()
-    except OSError:
-        return ""
+    return processes.meminfo("MemTotal")

@@ -13,6 +13,16 @@ __all__ = ["Check", "Facts", "Limits", "Status", "examine", "gather", "judge", "
 Status = Literal["ok", "warn", "fail"]
 
 
+_MACHINE_PROGRAMS = (
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("qemu-img", "qemu-utils"),
+    ("mkfs.erofs", "erofs-utils"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("virtiofsd", "qemu-system-common"),
+)
+"""And their packages in Debian 12."""
+
+
 class Check(NamedTuple):
     """One finding. `fail` means that containers cannot run, `warn` that something is left out."""
 
@@ -246,8 +256,30 @@ def _virtual_machines(facts: Facts) -> list[Check]:
         kvm_probe.BROKEN: "see dmesg; machines run by software emulation (TCG) meanwhile",
     }
     if kvm.state == kvm_probe.WORKS:
-        return [Check("KVM", "ok", kvm.detail)]
-    return [Check("KVM", "warn", kvm.detail, remedies.get(kvm.state, ""))]
+        found = Check("KVM", "ok", kvm.detail)
+    else:
+        found = Check("KVM", "warn", kvm.detail, remedies.get(kvm.state, ""))
+    return [found, *_machine_programs(facts)]
+
+
+def _machine_programs(facts: Facts) -> list[Check]:
+    lacking = [
+        (name, package) for name, package in _MACHINE_PROGRAMS if not facts.programs.get(name)
+    ]
+    if lacking:
+        names = ", ".join(name for name, _ in lacking)
+        # Only volumes and binds need virtiofsd.
+        loss = "no volumes and binds in machines" if names == "virtiofsd" else "no machines"
+        packages = dict.fromkeys(package for _, package in lacking)
+        remedy = f"apt-get install {' '.join(packages)}"
+        checks = [Check("programs for machines", "warn", f"{loss}: {names} missing", remedy)]
+    else:
+        checks = [Check("programs for machines", "ok", "QEMU and its tools, erofs, virtiofsd")]
+    if path := facts.programs.get("compiler"):
+        return [*checks, Check("compiled part of guests", "ok", f"made by {path}")]
+    detail = "no C compiler: machines do without, boot later and take longer to fork"
+    remedy = "apt-get install gcc libc6-dev: the next start makes a kit that has it"
+    return [*checks, Check("compiled part of guests", "warn", detail, remedy)]
 
 
 def _checkpoints(facts: Facts) -> list[Check]:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from skerry.engine import criu
 from skerry.kernel import capabilities, cgroups, host_probe, kvm_probe, processes
 from skerry.kernel.cgroups import Layout
+from skerry.machine import compiled, shares
 
 
 class Limits(NamedTuple):
@@ -78,7 +79,10 @@ _SYSCTLS = (
     "kernel/pid_max",
     "fs/inotify/max_user_instances",
 )
-_PROGRAMS = ("newuidmap", "newgidmap", "mmdebstrap", "qemu-system-x86_64")
+_PROGRAMS = (
+    *("newuidmap", "newgidmap", "mmdebstrap"),
+    *("qemu-system-x86_64", "qemu-img", "mkfs.erofs", "mkfs.ext4"),
+)
 
 
 def gather(root: str) -> Facts:
@@ -103,7 +107,11 @@ def gather(root: str) -> Facts:
         uid=os.geteuid(),
         capabilities=capabilities.current().effective,
         sysctls={path: text for path in _SYSCTLS if (text := _text(f"/proc/sys/{path}"))},
-        programs={program: shutil.which(program) or "" for program in _PROGRAMS},
+        programs={
+            **{program: shutil.which(program) or "" for program in _PROGRAMS},
+            "virtiofsd": shares.installed(),
+            "compiler": compiled.compiler(),
+        },
         systemd=os.path.isdir("/run/systemd/system"),
         layout=layout,
         limits=limits(layout),

@@ -24,8 +24,8 @@ from pathlib import Path
 from skerry.base.errors import InvalidInput, SystemFault, Unavailable
 from skerry.base.isolation import WHOLE, Overlay
 from skerry.machine import orderly
-from skerry.machine.full.confine import Bind, Confined
-from skerry.machine.full.disks import judge
+from skerry.machine.full.confine import Bind
+from skerry.machine.full.disks import confined, judge
 from skerry.machine.full.qemu import interpreter
 from skerry.machine.kit import shared_libraries
 from skerry.machine.qemu import SLOT_SIZE
@@ -210,7 +210,7 @@ class Disks:
         # One cluster that is named a million times must not become as many.
         most = _GROWTH * source.stat().st_size + _SLACK
         try:
-            _qemu_img(words, [Bind(str(source)), Bind(str(target), True)], fsize=most)
+            _qemu_img(words, [Bind(str(source)), Bind(str(target), True)], most_file=most)
         except SystemFault as fault:
             raise InvalidInput(f"snapshot archive: its disk is damaged: {fault}") from None
         target.with_name(WHOLE).touch(0o600)
@@ -282,19 +282,12 @@ def _qemu_img(
     *,
     seconds: int = _CHECK_SECONDS,
     fine: tuple[int, ...] = (0,),
-    **limits: int,
+    most_file: int = 0,
 ) -> bytes:
     """Run qemu-img behind a wall, without a capability, with these files only; what it says.
     SystemFault when it ends with a code that is not `fine`."""
     with tempfile.TemporaryDirectory(prefix="skerry-img-") as root:
-        wanted: Confined = {
-            "argv": ["/usr/bin/qemu-img", *words],
-            "walled": True,
-            "root": root,
-            "binds": binds,
-            "network": "none",
-            "limits": {"cpu": seconds, "core": 0, "nofile": 256, **limits},
-        }
+        wanted = confined(words, binds, root, seconds, most_file=most_file)
         try:
             done = subprocess.run(
                 interpreter("confine", json.dumps(wanted)), stdin=subprocess.DEVNULL,

@@ -52,6 +52,7 @@ from skerry.machine import (
     warden,
 )
 from skerry.machine.accel import choose
+from skerry.machine.conf import Conf, bare, pack
 from skerry.machine.disks import Disks
 from skerry.machine.guest import identity
 from skerry.machine.shape import Shape, shape_for
@@ -179,7 +180,7 @@ class MachineDriver(RuntimeDriver):
         process = guest.plan.process
         assert process is not None
         below = frozen_disks(task.rootfs)
-        conf = warden.Conf(
+        conf = Conf(
             id=task.id,
             run_dir=task.run_dir,
             cgroup=cgroup,
@@ -225,7 +226,7 @@ class MachineDriver(RuntimeDriver):
                 ._asdict(),
             },
         }
-        body = warden.pack_conf(conf, guest.plan.to_wire())
+        body = pack(conf, guest.plan.to_wire())
         if conf.saved or conf.shares:
             # Memory of their own, which no spare has.
             return await self._run(task.id, head, body, on_exit, attach)
@@ -593,7 +594,7 @@ class MachineDriver(RuntimeDriver):
             below = frozen_disks(overlay)
             accel = self.templates.accel
             os.makedirs(run_dir, 0o700, exist_ok=True)
-            conf = warden.bare(
+            conf = bare(
                 container_id, run_dir, frozen.state, f"/proc/{os.getpid()}/fd/{frozen.ram}",
                 shape=shape, accel=(accel.name, accel.cpu, accel.tsc_khz), layers=layers,
                 writable=os.path.join(os.path.dirname(overlay.upper), DISK),

@@ -20,7 +20,8 @@ from skerry.kernel import cgroups
 from skerry.kernel.cgroups import Cgroup, Layout
 from skerry.kernel.descriptors import pidfd_open
 from skerry.kernel.syscalls import libc
-from skerry.machine import spare, warden
+from skerry.machine import daemon, spare, terminal, warden
+from skerry.machine.conf import Conf, unpack
 from skerry.runtime import rundir, wire
 from skerry.runtime.containers import Containers
 from skerry.runtime.starter import Ends, Launched, OnCloned
@@ -31,7 +32,7 @@ _ = termios
 
 
 class Machines(Containers):
-    """Launches machines. A request's `op` is `start` (the body is `warden.pack_conf`'s) or `exec`
+    """Launches machines. A request's `op` is `start` (the body is `conf.pack`'s) or `exec`
     (a ProcessPlan for the guest)."""
 
     def __init__(self, layout: Layout) -> None:
@@ -67,7 +68,7 @@ class Machines(Containers):
         raise InvalidInput(f"a keeper cannot {head.get('op')!r}")
 
     def _start_machine(self, head: dict[str, Any], body: bytes, ends: Ends) -> Launched:
-        conf, plan = warden.unpack_conf(body)
+        conf, plan = unpack(body)
         rundir.remove(conf.run_dir, warden.LAST_WORDS, warden.SOCKET)
         group = Cgroup(conf.cgroup, self._layout)
         limits = cgroups.plan(conf.cgroup, head.get("limits"), self._layout, devices=False)
@@ -85,7 +86,7 @@ class Machines(Containers):
                 group.remove()
             raise
 
-    def _fork_warden(self, conf: warden.Conf, plan: bytes, ends: Ends) -> int:
+    def _fork_warden(self, conf: Conf, plan: bytes, ends: Ends) -> int:
         listening, telling = os.pipe2(os.O_CLOEXEC)
         pid = os.fork()
         if pid == 0:
@@ -149,7 +150,7 @@ def _exec(head: dict[str, Any], body: bytes, ends: Ends) -> Launched:
         raise Conflict("the container's machine is not running")
     slave = -1
     if ends.console >= 0:
-        slave = warden._terminal(ends.console, tuple(head["size"]))
+        slave = terminal.open_terminal(ends.console, tuple(head["size"]))
         fds: tuple[int, ...] = (os.dup(slave),)
     else:
         fds = (ends.stdout, ends.stderr)
@@ -199,18 +200,18 @@ def _wait_for_end(sock: socket.socket, slave: int, id_: str) -> None:
     wake = -1
     if slave >= 0:
         wake, waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        warden.follow_size(slave, waker)
+        terminal.follow_size(slave, waker)
         poll.register(wake, select.POLLIN)
     while True:
         ready = {fd for fd, _ in poll.poll()}
         if wake in ready:
             os.read(wake, 64)
-            rows, columns = warden.window_size(slave)
+            rows, columns = terminal.window_size(slave)
             wire.send(sock, {"op": "resize", "id": id_, "rows": rows, "columns": columns})
         if sock.fileno() in ready:
             message = wire.receive(sock)
             if message is None:
-                warden.die_as(-int(signal.SIGKILL))
+                daemon.die_as(-int(signal.SIGKILL))
             elif message.head.get("event") == "exit":
                 number = int(message.head["signal"])
-                warden.die_as(-number if number else int(message.head["code"]))
+                daemon.die_as(-number if number else int(message.head["code"]))

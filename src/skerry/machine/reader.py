@@ -11,9 +11,12 @@ import time
 from typing import Any
 
 from skerry.base.errors import GuestFault, KernelFault, MachineFault, SkerryError
-from skerry.machine import orderly, qemu, warden
+from skerry.machine import cabling, orderly, qemu, warden
 from skerry.machine.channel import MOST_FROM_GUEST, Line, Message, Sink
+from skerry.machine.clone import clone, identity
+from skerry.machine.conf import Conf
 from skerry.machine.full.confine import die_with_parent
+from skerry.machine.said import guests_error
 from skerry.runtime import wire
 from skerry.runtime.loop import Loop
 
@@ -21,10 +24,10 @@ SECONDS = 60.0
 _STREAM = 16
 
 
-def work(conf: warden.Conf, request: dict[str, Any], fd: int) -> None:
+def work(conf: Conf, request: dict[str, Any], fd: int) -> None:
     """Clone, mount, carry out `pack` into or `unpack` from `fd`, unmount; raises the error."""
-    warden.enter_network("")
-    machine = warden.clone(conf, []).machine
+    cabling.enter_network("")
+    machine = clone(conf, []).machine
     messages: list[Message] = []
     lost: list[str] = []
     loop = Loop()
@@ -38,7 +41,7 @@ def work(conf: warden.Conf, request: dict[str, Any], fd: int) -> None:
             loop.turn(deadline)
         head = messages.pop(0).head
         if head.get("error") is not None:
-            raise warden.guests_error(head["error"])
+            raise guests_error(head["error"])
         return head
 
     def turn() -> None:
@@ -53,7 +56,7 @@ def work(conf: warden.Conf, request: dict[str, Any], fd: int) -> None:
         hear(SECONDS)
 
     try:
-        ask(op="identity", **warden.identity(""))
+        ask(op="identity", **identity(""))
         layers = qemu.LAYERS_SERIAL if conf.layers else ""
         ask(op="attach", layers=layers, writable=qemu.WRITABLE_SERIAL)
         os.set_blocking(fd, False)
@@ -78,7 +81,7 @@ def main() -> None:
     as JSON on standard output."""
     fields, request, parent = json.loads(sys.argv[1])
     die_with_parent(parent)
-    conf = warden.Conf(*fields)
+    conf = Conf(*fields)
     try:
         work(conf, request, int(sys.argv[2]))
     except (SkerryError, GuestFault, OSError) as error:

@@ -34,11 +34,15 @@ _FD = 3
 UNPLUG_SECONDS = 20.0
 
 
+def installed() -> str:
+    """Where virtiofsd is; empty when it is not installed."""
+    return next((path for path in PROGRAMS if os.access(path, os.X_OK)), "")
+
+
 def program() -> str:
     """Where virtiofsd is; Unavailable when it is not installed."""
-    for path in PROGRAMS:
-        if os.access(path, os.X_OK):
-            return path
+    if path := installed():
+        return path
     raise Unavailable(
         "volumes and binds of a machine need virtiofsd, which is not installed",
         hint="install qemu-system-common (Debian 12) or virtiofsd",

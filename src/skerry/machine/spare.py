@@ -20,7 +20,7 @@ a spare that was killed has left. Once it has a request that lock is free, or th
 the directory would kill a container's keeper.
 
 A spare is used once. Its seed is fresh from the host when it rehearses and again when it is given
-away, so what two of them draw differs (`warden.identity`).
+away, so what two of them draw differs (`identity`).
 
 Its control group has next to no claim on the processors, so that it is made beside other work.
 """
@@ -41,8 +41,10 @@ from skerry.kernel import cgroups, netlink
 from skerry.kernel.cgroups import Cgroup, Layout
 from skerry.kernel.namespaces import FLAGS, open_namespace
 from skerry.kernel.syscalls import libc
-from skerry.machine import hypervisor, orderly, qemu, rehearsal, template, warden
+from skerry.machine import cabling, daemon, hypervisor, orderly, qemu, rehearsal, template, warden
 from skerry.machine.channel import wait_readable
+from skerry.machine.clone import Cloned, clone, identity, open_disks
+from skerry.machine.conf import Conf, unpack
 from skerry.runtime import rundir, wire
 from skerry.runtime.starter import Ends
 
@@ -71,7 +73,7 @@ class Spare(NamedTuple):
     group: Cgroup
 
     def adopt(self, body: bytes, ends: Ends) -> int:
-        """Hand over a container (`warden.pack_conf`); where the warden reports, as to
+        """Hand over a container (`conf.pack`); where the warden reports, as to
         `warden.keep`."""
         listening, telling = os.pipe2(os.O_CLOEXEC)
         try:
@@ -117,7 +119,7 @@ def stand_by(
     """The spare's life until it has a container's request, which is returned with the machine, if
     that answers. None when there is nothing to keep: the engine has gone, or the machine has.
 
-    `datagram` asks for it: `run_dir`, `cgroup`, `limits`; the body is `warden.pack_conf`'s, of the
+    `datagram` asks for it: `run_dir`, `cgroup`, `limits`; the body is `conf.pack`'s, of the
     rehearsal.
     """
     libc.prctl(_PR_SET_NAME, b"skerry-spare", 0, 0, 0)
@@ -210,15 +212,15 @@ def _wait_for_container(body: bytes, sock: socket.socket, group: Cgroup, parent:
     sock.close()
     sock = socket.socket(fileno=high)
     none = Ends(-1, -1, -1, -1)
-    warden.become_daemon(none, high)
-    conf, plan = warden.unpack_conf(body)
+    daemon.become_daemon(none, high)
+    conf, plan = unpack(body)
     try:
         group.join_self()
-        warden.enter_network("")
-        machine = warden.clone(conf, [])
+        cabling.enter_network("")
+        machine = clone(conf, [])
         try:
             talk = template.Talk(machine.machine)
-            rehearsal.rehearse(talk, plan, warden.identity(""))
+            rehearsal.rehearse(talk, plan, identity(""))
             talk.close()
             machine.machine.monitor.execute("stop")
         except BaseException:
@@ -251,7 +253,7 @@ def _next(sock: socket.socket, machine: hypervisor.Hypervisor) -> wire.Message |
     return None if machine.pidfd in ready else wire.receive(sock)
 
 
-def _leave_no_files(conf: warden.Conf) -> None:
+def _leave_no_files(conf: Conf) -> None:
     """QEMU has them open."""
     orderly.clear(conf.writable)
     with suppress(OSError):
@@ -266,17 +268,17 @@ def _wake(machine: hypervisor.Hypervisor) -> None:
     talk.close()
 
 
-def _take_over(body: bytes, ends: Ends, report: int, cloned: warden.Cloned, layout: Layout) -> None:
+def _take_over(body: bytes, ends: Ends, report: int, cloned: Cloned, layout: Layout) -> None:
     """Make the machine a container's, and live with it."""
-    conf, plan = warden.unpack_conf(body)
+    conf, plan = unpack(body)
     machine = cloned.machine
     try:
         group = Cgroup(conf.cgroup, layout)
         group.join(machine.pid)
         group.join_self()
         _enter_network(conf.network)
-        cards = warden.cards_here()
-        warden.join_cards(machine, cards, first=1)
+        cards = cabling.cards_here()
+        cabling.join_cards(machine, cards, first=1)
         disk = _exchange_disks(machine, conf)
         made = warden.Warden(conf, cloned, cards, disk)
     except BaseException:
@@ -293,17 +295,17 @@ def _enter_network(path: str) -> None:
         return
     there = open_namespace(path, FLAGS["network"])
     try:
-        tap = socket.if_nametoindex(warden.tap_of(0))
+        tap = socket.if_nametoindex(cabling.tap_of(0))
         body = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, tap, 0, 0)
         body += netlink.attribute(_IFLA_NET_NS_FD, struct.pack("=I", there))
         with netlink.Netlink(netlink.NETLINK_ROUTE) as route:
             route.request([netlink.Message(_RTM_NEWLINK, 0, body, "move a machine's tap")])
-        warden.enter_network(path)
+        cabling.enter_network(path)
     finally:
         os.close(there)
 
 
-def _exchange_disks(machine: hypervisor.Hypervisor, conf: warden.Conf) -> str:
+def _exchange_disks(machine: hypervisor.Hypervisor, conf: Conf) -> str:
     """Put a container's disks in the place of the rehearsal's; the node of the writable one."""
     monitor = machine.monitor
     opened: list[int] = []
@@ -315,7 +317,7 @@ def _exchange_disks(machine: hypervisor.Hypervisor, conf: warden.Conf) -> str:
         return qemu.of_set(number, read_only=read_only)
 
     try:
-        found = warden.open_disks(conf, opened)
+        found = open_disks(conf, opened)
         wanted = qemu.nodes(found, file, _MARK)
         for serial, node in wanted.items():
             monitor.exchange(serial, node)

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 from skerry.base.errors import SkerryError
 from skerry.kernel import processes
-from skerry.machine import rehearsal, warden
+from skerry.machine import rehearsal
+from skerry.machine.conf import Conf, bare, pack
 from skerry.machine.disks import Disks
 from skerry.machine.shape import Shape
 from skerry.machine.spare import DISK
@@ -282,7 +283,7 @@ class Spares:
             watching = asyncio.get_running_loop().create_task(self._watch(spare))
             self._watching.add(watching)
             watching.add_done_callback(self._watching.discard)
-            self._send(head, warden.pack_conf(conf, steps), (theirs.detach(),))
+            self._send(head, pack(conf, steps), (theirs.detach(),))
             if key not in self._asked:  # Its template went meanwhile.
                 self._drop(spare)
         except (SkerryError, OSError) as error:
@@ -293,14 +294,12 @@ class Spares:
             if ram >= 0:
                 os.close(ram)
 
-    def _prepare(
-        self, id_: str, run_dir: str, pattern: Pattern, ram: int
-    ) -> tuple[warden.Conf, bytes]:
+    def _prepare(self, id_: str, run_dir: str, pattern: Pattern, ram: int) -> tuple[Conf, bytes]:
         self._disks.prepare()
         os.makedirs(run_dir, 0o700)
         writable = Path(run_dir, DISK)
         self._disks.writable(writable)
-        conf = warden.bare(
+        conf = bare(
             id_, run_dir, pattern.frozen.state, f"/proc/{os.getpid()}/fd/{ram}",
             shape=pattern.shape, accel=pattern.accel, layers=str(self._disks.rehearsal()),
             writable=str(writable), below=[], blank=str(self._disks.blank),

@@ -14,6 +14,13 @@ from skerry.kernel.namespaces import FLAGS
 ALL_V2 = ("memory", "cpu", "pids", "cpuset", "io", "hugetlb")
 TRIED = "overlay overlay.user idmap reflink proc seccomp cgroup user.unprivileged"
 PROBES = {f"namespace.{kind}": "" for kind in FLAGS} | dict.fromkeys(TRIED.split(" "), "")
+PROGRAMS = dict.fromkeys(
+    [
+        *("newuidmap", "newgidmap", "mmdebstrap", "compiler"),
+        *("qemu-system-x86_64", "qemu-img", "mkfs.erofs", "mkfs.ext4", "virtiofsd"),
+    ],
+    "/usr/bin/x",
+)
 GOOD = Facts(
     kernel="6.12.1-amd64",
     machine="x86_64",
@@ -28,7 +35,7 @@ GOOD = Facts(
     uid=0,
     capabilities=capabilities.mask(capabilities.known_to_kernel()),
     sysctls={"kernel/seccomp/actions_avail": "kill_process allow"},
-    programs=dict.fromkeys(["newuidmap", "newgidmap", "mmdebstrap"], "/usr/bin/x"),
+    programs=PROGRAMS,
     systemd=False,
     layout=Layout("unified", (), Hierarchy(ALL_V2, "/sys/fs/cgroup", "/")),
     limits=Limits(*[True] * len(Limits._fields)),
@@ -75,6 +82,8 @@ def test_a_good_host_has_nothing_to_remedy() -> None:
         ("KVM", "warn", "TCG", {"kvm": Kvm(kvm_probe.EMULATES, "opens, but")}),
         ("KVM", "warn", "usermod", {"kvm": Kvm(kvm_probe.FORBIDDEN, "no")}),
         ("mmdebstrap", "warn", "apt-get install", {"programs": {}}),
+        ("programs for machines", "warn", "qemu-utils erofs-utils", {"programs": {}}),
+        ("compiled part of guests", "warn", "gcc libc6-dev", {"programs": {}}),
         ("swap accounting", "warn", "swapaccount", {"limits": GOOD.limits._replace(swap=False)}),
     ],
 )
@@ -101,6 +110,12 @@ def test_the_sysctl_that_forbids_user_namespaces_is_named(sysctl: str, value: st
         sysctls={sysctl: value},
     )
     assert sysctl.replace("/", ".") in found.remedy
+
+
+def test_without_virtiofsd_machines_lack_volumes_alone() -> None:
+    found = verdict("programs for machines", programs={**PROGRAMS, "virtiofsd": ""})
+    assert "no volumes" in found.detail
+    assert found.remedy == "apt-get install qemu-system-common"
 
 
 def test_a_missing_controller_is_named_with_the_way_to_get_it() -> None:

@@ -37,11 +37,14 @@ from skerry.machine.channel import (
     pack_message,
     parse_message,
 )
+from skerry.machine.clone import Cloned
+from skerry.machine.conf import Conf
 from skerry.machine.driver import read_rows, read_told
 from skerry.machine.guest.identity import RENEWED
 from skerry.machine.hypervisor import Hypervisor
 from skerry.machine.qmp import Monitor
-from skerry.machine.warden import Cloned, Conf, Warden, guests_error
+from skerry.machine.said import guests_error
+from skerry.machine.warden import Warden
 from skerry.runtime import rundir, wire
 
 

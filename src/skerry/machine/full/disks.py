@@ -12,6 +12,7 @@ import json
 import os
 import struct
 import tempfile
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from skerry.base.errors import Conflict, InvalidInput, LimitExceeded, NotFound, SystemFault
@@ -37,6 +38,28 @@ class Image(NamedTuple):
     size: int
 
 
+def confined(
+    words: Sequence[str], binds: list[Bind], root: str, seconds: int,
+    *, uid: int = 0, walled: bool = True, most_file: int = 0,
+) -> Confined:  # fmt: skip
+    """The wall around one run of qemu-img, on the empty folder `root`: as the user `uid`, or as
+    root without a capability. Its filter is QEMU's own (`jail`). Not `walled`: with limits only.
+    `most_file` bounds what it writes, in bytes; 0 does not."""
+    limits = {"as": _MEMORY, "cpu": seconds, "core": 0, "nofile": jail.FILES}
+    if most_file:
+        limits["fsize"] = most_file
+    return {
+        "argv": [QEMU_IMG, *words],
+        "uid": uid,
+        "walled": walled,
+        "root": root,
+        "binds": binds,
+        "network": "none",
+        "limits": limits,
+        "seccomp": jail.seccomp_program().hex() if walled else "",
+    }
+
+
 class Tools(NamedTuple):
     """As whom qemu-img runs. `uid` 0: as the caller, without a wall."""
 
@@ -44,15 +67,7 @@ class Tools(NamedTuple):
 
     async def _run(self, words: list[str], binds: list[Bind], seconds: int) -> bytes:
         with tempfile.TemporaryDirectory(prefix="skerry-img-") as root:
-            wanted: Confined = {
-                "argv": [QEMU_IMG, *words],
-                "uid": self.uid,
-                "root": root,
-                "binds": binds,
-                "network": "none",
-                "limits": {"as": _MEMORY, "cpu": seconds, "core": 0, "nofile": jail.FILES},
-                "seccomp": jail.seccomp_program().hex() if self.uid else "",
-            }
+            wanted = confined(words, binds, root, seconds, uid=self.uid, walled=bool(self.uid))
             argv = interpreter("confine", json.dumps(wanted))
             process = await asyncio.create_subprocess_exec(
                 *argv,

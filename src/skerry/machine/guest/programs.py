@@ -305,7 +305,7 @@ class Programs:
     def stats(self) -> dict[str, Any]:
         """Its counters, as the host reads them."""
         return {
-            "stats": self.running_group().stats(),
+            "stats": self.running_group().stats(whole=False),
             "network": system.net_counters(),
             "memory": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         }

@@ -15,7 +15,7 @@ from typing import Final
 
 from skerry.base.errors import Conflict, InvalidInput, NotFound, SystemFault
 from skerry.base.isolation import DISK, MIRRORED, Overlay
-from skerry.kernel.inodes import exchange
+from skerry.kernel.inodes import exchange, spread_subdirectories
 from skerry.store import changes as comparison
 from skerry.store.changes import ADDED, DELETED, MODIFIED, MOUNT_POINTS, Change
 from skerry.store.difference import from_base
@@ -51,6 +51,8 @@ class Snapshots:
         self._leases = leases
         self.frozen = Frozen(root, scratch)
         os.makedirs(self._folder, mode=0o700, exist_ok=True)
+        # A build copies whole contexts into one, and others delete theirs meanwhile.
+        spread_subdirectories(self._folder)
 
     def prepare(self, id: str, image_id: str | None, base: str = "") -> Overlay:  # noqa: A002
         """Make the snapshot above an image (None is the empty one), or above the frozen layer

@@ -258,6 +258,18 @@ REFUSED: list[tuple[str, Change, str]] = [
      "timeout"),
     ("wrong type", process(env="A=b"), "process.env"),
     ("NUL byte", process(args=["a\0b"]), "NUL"),
+    ("variable without a value", process(env=["A"]), "invalid environment variable"),
+    ("variable without a name", process(env=["=x"]), "invalid environment variable"),
+    ("no user", process(user={"uid": 2**32 - 1, "gid": 0}), "process.user.uid"),
+    ("no group", process(user={"additionalGids": [2**32 - 1]}), "additionalGids"),
+    ("negative umask", process(user={"umask": -1}), "umask"),
+    ("device number", linux(devices=[{"path": "/dev/x", "type": "c", "major": -1, "minor": 1}]),
+     "major"),
+    ("no memory to start in", linux(resources={"memory": {"limit": 1}}),
+     "before its program was executed"),
+    ("mount over the root", mounted(tmpfs("/../.")), "the root"),
+    ("shares below", linux(resources={"cpu": {"shares": 1}}), "minimum allowed cpu-shares is 2"),
+    ("shares above", linux(resources={"cpu": {"shares": 1 << 30}}), "allowed cpu-shares is 262144"),
 ]  # fmt: skip
 
 

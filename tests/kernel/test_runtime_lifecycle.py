@@ -309,11 +309,26 @@ class TestHooks:
         runtime.wait_for(name, "stopped")
         assert runtime.log_of(name) == ""
 
-    @pytest.mark.parametrize("kind", ["poststart", "poststop"])
-    def test_a_failing_late_hook_is_a_warning(self, runtime: Runtime, kind: str) -> None:
+    def test_a_hook_that_fails_after_the_start_ends_the_container(self, runtime: Runtime) -> None:
+        mark = runtime.folder / "after"
+        kinds = {
+            "poststart": [{"path": "/bin/false"}],
+            "poststop": [{"path": "/bin/touch", "args": ["touch", str(mark)]}],
+        }
+        done = runtime.shell("sleep 600", lambda s: s.update(hooks=kinds))
+        assert done.returncode == 1
+        assert "poststart #0 (/bin/false): exit status 1" in done.stderr
+        assert mark.exists()
+        name = runtime.background(
+            ["/bin/sleep", "600"], lambda s: s.update(hooks=kinds), start=False
+        )
+        assert runtime.call("start", name).returncode == 1
+        runtime.wait_for(name, "stopped")
+
+    def test_a_failing_hook_after_the_end_is_a_warning(self, runtime: Runtime) -> None:
         mark = runtime.folder / "second"
         hooks = [{"path": "/bin/false"}, {"path": "/bin/touch", "args": ["touch", str(mark)]}]
-        done = runtime.shell("echo ran", lambda s: s.update(hooks={kind: hooks}))
+        done = runtime.shell("echo ran", lambda s: s.update(hooks={"poststop": hooks}))
         assert done.returncode == 0
         assert done.stdout == "ran\n"
         assert "warning" in done.stderr

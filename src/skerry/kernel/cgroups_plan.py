@@ -13,6 +13,7 @@ from skerry.kernel.cgroups_files import Write
 from skerry.kernel.cgroups_layout import Layout
 
 _I64, _U64 = (1 << 63) - 1, (1 << 64) - 1
+_LEAST_SHARES, _MOST_SHARES = 2, 262144
 _CPU_LIST = re.compile(r"[0-9]+(-[0-9]+(:[0-9]+/[0-9]+)?)?(,[0-9]+(-[0-9]+(:[0-9]+/[0-9]+)?)?)*\s*")
 _NAME = re.compile(r"[A-Za-z0-9_.:@-]{1,64}")
 PAGE_SIZE = re.compile(r"[1-9][0-9]{0,9}[KMGT]B")
@@ -70,6 +71,15 @@ class Asked:
     def number(self, part: str, name: str, least: int = 0, most: int = _I64) -> int | None:
         """An integer within its bounds, None when it is not given."""
         return integer(self.part(part).get(name), f"{part}.{name}", least, most)
+
+    def shares(self) -> int:
+        """`cpu.shares`, 0 when there is none. The kernel takes others and means the nearest."""
+        shares = self.number("cpu", "shares") or 0
+        if shares and not _LEAST_SHARES <= shares <= _MOST_SHARES:
+            end = "minimum" if shares < _LEAST_SHARES else "maximum"
+            bound = min(max(shares, _LEAST_SHARES), _MOST_SHARES)
+            raise InvalidInput(f"the {end} allowed cpu-shares is {bound}")
+        return shares
 
     def cpu_list(self, name: str) -> str:
         """`cpu.cpus` or `cpu.mems`; empty when not given."""

@@ -69,7 +69,7 @@ def _memory(asked: Asked) -> Iterator[Write]:
 
 
 def _cpu(asked: Asked) -> Iterator[Write]:
-    shares = asked.number("cpu", "shares")
+    shares = asked.shares()
     quota = asked.number("cpu", "quota", -1)
     period = asked.number("cpu", "period")
     burst = asked.number("cpu", "burst")
@@ -106,7 +106,7 @@ def _cpuset(asked: Asked) -> Iterator[Write]:
 
 
 def _pids(asked: Asked) -> Iterator[Write]:
-    limit = asked.number("pids", "limit", -1)
+    limit = asked.number("pids", "limit", -(1 << 63))
     if limit:
         asked.need("pids", "the number of processes")
         yield Write("pids", "pids.max", str(limit) if limit > 0 else "max")

@@ -50,7 +50,7 @@ def writes(asked: Asked, *, devices: bool) -> Iterator[Write]:
     yield from _memory(asked)
     yield from _cpu(asked)
     yield from _cpuset(asked)
-    limit = asked.number("pids", "limit", -1)
+    limit = asked.number("pids", "limit", -(1 << 63))
     if limit:
         asked.need("pids", "the number of processes")
         yield Write("pids", "pids.max", _maximum(limit))
@@ -94,7 +94,7 @@ def _memory(asked: Asked) -> Iterator[Write]:
 
 
 def _cpu(asked: Asked) -> Iterator[Write]:
-    shares = asked.number("cpu", "shares")
+    shares = asked.shares()
     quota = asked.number("cpu", "quota", -1)
     period = asked.number("cpu", "period")
     burst = asked.number("cpu", "burst")

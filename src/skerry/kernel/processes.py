@@ -1,19 +1,32 @@
 """What the kernel says about processes and memory: proc_pid_stat(5), proc_meminfo(5)."""
 
+_PF_FORKNOEXEC = 0x40  # linux/sched.h
+
 
 def facts(pid: int) -> tuple[str, int] | None:
     """(state letter, start time in clock ticks since boot) of a process; None when there is none.
 
     The start time tells a process from a later one with the same pid.
     """
+    words = _stat(pid)
+    return (words[0].decode(), int(words[19])) if words else None
+
+
+def never_executed(pid: int) -> bool:
+    """Whether a process is, or ended as, a fork that has executed no program."""
+    words = _stat(pid)
+    return bool(words) and bool(int(words[6]) & _PF_FORKNOEXEC)
+
+
+def _stat(pid: int) -> list[bytes]:
+    """The words of /proc/<pid>/stat from the state on; none when there is no such process."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             data = file.read()
     except (FileNotFoundError, ProcessLookupError):
-        return None
+        return []
     # The name in parentheses may hold anything, so count from the last one.
-    words = data[data.rindex(b")") + 2 :].split()
-    return words[0].decode(), int(words[19])
+    return data[data.rindex(b")") + 2 :].split()
 
 
 def own_memory(pid: int) -> int:

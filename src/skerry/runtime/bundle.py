@@ -17,10 +17,16 @@ MAX_BYTES = 8 << 20
 """Larger than any configuration, smaller than what hurts."""
 _MAX_STRINGS = 1 << 20
 _ID_LIMIT = (1 << 32) - 1
+_USER_LIMIT = _ID_LIMIT - 1
+"""setresuid(2) and chown(2) take the number above for "leave it as it is"."""
+_DEVICE_LIMIT = (1 << 31) - 1
 
 _Number = int
 _ID = "id"
+_USER = "user"
+_DEVICE = "device number"
 _PATH = "absolute path"
+_LIMITS = {_ID: _ID_LIMIT, _USER: _USER_LIMIT, _DEVICE: _DEVICE_LIMIT}
 
 _HOOK = {"path": _PATH, "args": [str], "env": [str], "timeout": int}
 _MAPPING = {"containerID": _ID, "hostID": _ID, "size": _ID}
@@ -38,7 +44,13 @@ _HOOK_POINTS = (
 _PROCESS: dict[str, Any] = {
     "terminal": bool,
     "consoleSize": {"height": int, "width": int},
-    "user": {"uid": _ID, "gid": _ID, "umask": int, "additionalGids": [_ID], "username": str},
+    "user": {
+        "uid": _USER,
+        "gid": _USER,
+        "umask": _ID,
+        "additionalGids": [_USER],
+        "username": str,
+    },
     "args": [str],
     "env": [str],
     "cwd": str,
@@ -86,11 +98,11 @@ _SPEC: dict[str, Any] = {
             {
                 "path": str,
                 "type": str,
-                "major": int,
-                "minor": int,
-                "fileMode": int,
-                "uid": _ID,
-                "gid": _ID,
+                "major": _DEVICE,
+                "minor": _DEVICE,
+                "fileMode": _ID,
+                "uid": _USER,
+                "gid": _USER,
             }
         ],
         "cgroupsPath": str,
@@ -208,9 +220,9 @@ def _check(value: Any, shape: Any, where: str, seen: list[int]) -> None:
 
 
 def _check_scalar(value: Any, shape: Any, where: str) -> None:
-    if shape is _ID:
-        if type(value) is not int or not 0 <= value <= _ID_LIMIT:
-            raise InvalidInput(f"{where} must be a number from 0 to {_ID_LIMIT}")
+    if shape in _LIMITS:
+        if type(value) is not int or not 0 <= value <= _LIMITS[shape]:
+            raise InvalidInput(f"{where} must be a number from 0 to {_LIMITS[shape]}")
         return
     kind = str if shape is _PATH else shape
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
@@ -249,6 +261,9 @@ def check_process(process: Process) -> None:
             if cwd
             else "Cwd property must not be empty"
         )
+    for variable in process.get("env", ()):
+        if variable.find("=") < 1:
+            raise InvalidInput(f"invalid environment variable: {variable!r:.100} is not NAME=VALUE")
     names = [limit.get("type") for limit in process.get("rlimits", ())]
     if len(names) != len(set(names)):
         raise InvalidInput("process.rlimits names a type twice")
@@ -262,6 +277,8 @@ def _check_root(spec: Spec) -> None:
     for mount in spec.get("mounts", ()):
         if not mount.get("destination"):
             raise InvalidInput("a mount has no destination")
+        if os.path.normpath("/" + mount["destination"]).lstrip("/") == "":
+            raise InvalidInput("a mount cannot take the place of the root", hint="set root.path")
 
 
 def _check_linux(spec: Spec) -> None:

@@ -1,6 +1,4 @@
-"""Hooks after the fact, whose failure is a warning, and the state that every hook is told."""
-
-import os
+"""Hooks once the program runs and once it has ended, and the state that every hook is told."""
 
 from skerry.base.errors import SkerryError
 from skerry.base.oci_runtime import OCI_VERSION, State
@@ -15,10 +13,8 @@ def run_poststop(plan: Plan) -> list[str]:
 
 
 def run_poststart(plan: Plan, pid: int) -> None:
-    """Run the poststart hooks; a failure is a line on standard error."""
-    state = state_of(plan, pid, "running")
-    for warning in run_late_hooks("poststart", plan.hooks_of("poststart"), state):
-        os.write(2, f"warning: {warning}\n".encode())
+    """Run the poststart hooks; SystemFault at the first that fails: the container must end."""
+    hooks.run_all("poststart", plan.hooks_of("poststart"), dict(state_of(plan, pid, "running")))
 
 
 def run_late_hooks(kind: str, late: tuple[Hook, ...], state: State) -> list[str]:

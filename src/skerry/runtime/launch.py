@@ -161,6 +161,7 @@ def start(created: Created, plan: Plan) -> Created:
         os.close(created.start_fd)
         created = created._replace(start_fd=-1, status_fd=-1)
         serve(created.pid, created.pidfd, plan, sock, last="")
+        run_poststart(plan, created.pid)
     except BaseException:
         sock.close()
         _end(created)
@@ -168,7 +169,6 @@ def start(created: Created, plan: Plan) -> Created:
             _remove(Cgroup(plan.cgroup_path, cgroups.detect()))
         raise
     sock.close()
-    run_poststart(plan, created.pid)
     return created
 
 

@@ -6,7 +6,7 @@ import os
 from skerry.base.errors import KernelFault, SystemFault
 from skerry.base.light import Any
 from skerry.base.oci_runtime import OCI_VERSION
-from skerry.kernel import namespaces
+from skerry.kernel import namespaces, processes
 from skerry.kernel.descriptors import send_fds
 from skerry.kernel.syscalls import syscall
 from skerry.runtime.init import hooks
@@ -15,6 +15,7 @@ from skerry.runtime.late_hooks import state_of
 from skerry.runtime.steps import Plan, ProcessPlan
 
 _NR_PIDFD_GETFD = 438
+_AIM = {"created": "the container was made", "": "its program was executed"}
 
 
 def serve(
@@ -31,9 +32,11 @@ def serve(
     while True:
         message = status.hear()
         if message is None:
-            if last:
+            if last or processes.never_executed(pid):
+                # Killed: an execve changes what is said of a process before it closes the pair.
+                who = "the container's init" if plan else "the process"
                 raise SystemFault(
-                    "the container's init ended before the container was made",
+                    f"{who} ended before {_AIM[last]}",
                     hint="it may have been killed, perhaps for memory",
                 )
             return

@@ -143,7 +143,7 @@ def _process(given: Parsed, command: list[str], first: Process) -> Process:
 
 
 def _id(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) < 1 << 32):
+    if not (text.isascii() and text.isdigit() and int(text) < (1 << 32) - 1):
         raise InvalidInput(f"not a numeric id: {text!r:.60}", hint="--user takes UID[:GID]")
     return int(text)
 

@@ -125,7 +125,7 @@ def end(
 
     The record goes last, so that this can be repeated when it is interrupted.
     """
-    _kill_init(record)
+    kill_init(record)
     if record.cgroup and with_cgroup:
         group = Cgroup(record.cgroup, layout)
         group.kill_all()
@@ -167,7 +167,7 @@ def _own_init(record: state.Record) -> int:
     return pidfd
 
 
-def _kill_init(record: state.Record) -> None:
+def kill_init(record: state.Record) -> None:
     """Kill the init, if it is still the one of the record, and wait until it has gone."""
     pidfd = _own_init(record)
     if pidfd < 0:

@@ -16,7 +16,7 @@ from skerry.kernel.descriptors import pidfd_open
 from skerry.runtime import bundle as bundles
 from skerry.runtime import launch, plan, state
 from skerry.runtime.arguments import SWITCH, VALUE, Parsed, exactly, parse
-from skerry.runtime.commands.life import end
+from skerry.runtime.commands.life import end, kill_init
 from skerry.runtime.context import Context
 from skerry.runtime.plan import Plan
 
@@ -82,9 +82,13 @@ def start(context: Context, words: list[str]) -> int:
             launch.hear_start(sock, made, record.pid, pidfd)
         finally:
             sock.close()
+        try:
+            launch.run_poststart(made, record.pid)
+        except SkerryError:
+            kill_init(record)
+            raise
     finally:
         os.close(pidfd)
-    launch.run_poststart(made, record.pid)
     return 0
 
 
@@ -221,9 +225,11 @@ def _planned(context: Context, given: Parsed, name: str) -> tuple[Plan, Spec, cg
 
 def warn_of_capabilities(context: Context, process: Process) -> None:
     """Capabilities that cannot be granted are not an error (config.md, "capabilities")."""
-    unknown = capabilities.parse(process.get("capabilities")).unknown
-    if unknown:
-        context.warn(f"capabilities that this kernel does not have: {' '.join(unknown)}")
+    sets = capabilities.parse(process.get("capabilities"))
+    if sets.unknown:
+        context.warn(f"capabilities that this kernel does not have: {' '.join(sets.unknown)}")
+    if beyond := capabilities.names(sets.effective & ~sets.permitted):
+        context.warn(f"effective capabilities that are not permitted: {' '.join(beyond)}")
 
 
 def _layout(context: Context, spec: Spec) -> cgroups.Layout:

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -126,6 +127,8 @@ async def run(
     """One engine, from its lock to its last word. `remote` are the `tcp://` hosts."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    # What modules consist of stays: looking it over takes 25 ms, in which nobody is answered.
+    gc.freeze()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     # Handed over by the service manager, or made once the root's lock is ours.

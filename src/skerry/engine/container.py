@@ -2,7 +2,7 @@
 engine does."""
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from skerry.base.isolation import Exit
 from skerry.engine import record as records
@@ -50,7 +50,7 @@ class Container:
         self.removing = False
         self.kept = False
         """Its programs end so that it can go on elsewhere: --rm does not apply."""
-        self.listed: tuple[object, bytes] | None = None
+        self.listed: Any = None
         """What a face wrote of it last, with all that it was written from."""
         self.restart_pause = 0.0
         self.restart_task: asyncio.Task[None] | None = None

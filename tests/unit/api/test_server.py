@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from skerry.api import versions
+from skerry.api import container_list, container_shapes, versions
 from skerry.engine.engine import Engine
 from skerry.store.records import Record
 
@@ -97,6 +97,18 @@ async def test_the_list_tells_what_has_changed_since(http: aiohttp.ClientSession
         assert answer.status == 204
     started = (await get(http, "/containers/json?all=1"))[0]
     assert (started["State"], started["Names"]) == ("running", ["/after"])
+    assert list(started) == list(first)
+
+
+async def test_a_kept_line_says_how_long_it_has_run(engine: Engine, create: Any) -> None:
+    container = await create()
+    await engine.containers.start(container.id)
+    began = container.state.started_at / 1e9
+    for seconds in (0, 1, 59, 60, 119, 120, 5399, 5400, 90_000, 86_400 * 15, 86_400 * 800):
+        for now in (began + seconds + 0.2, began + seconds + 0.7):
+            text = container_list.lines([container], engine.networks, engine.endpoints, now)
+            (line,) = json.loads(text)
+            assert line["Status"] == container_shapes.status_text(container, now)
 
 
 async def test_wait_answers_its_headers_at_once(http: aiohttp.ClientSession, driver: Any) -> None:

@@ -55,8 +55,7 @@ async def list_all(call: Call) -> web.StreamResponse:
     service, engine = call.engine.containers, call.engine
     chosen = service.select(call.filters(), all=call.flag("all"), limit=call.number("limit", -1))
     if not call.flag("size"):
-        text = container_list.lines(chosen, engine.networks, engine.endpoints)
-        return web.Response(body=text + b"\n", content_type="application/json")
+        return call.whole_json(container_list.lines(chosen, engine.networks, engine.endpoints))
     lines = []
     for each in chosen:
         size = await asyncio.to_thread(service.size, each)

@@ -2,20 +2,21 @@
 
 Theory. The original's layer is frozen once, and every copy stands on it: a copy costs a folder and
 a record, and shares all that nobody rewrites. Each copy then gets what makes it another system:
-name, hostname, address, machine id, SSH host keys. A copy that fails takes none of the others with
-it.
+name, hostname, address, machine id, SSH host keys, and what its container wants done in it
+(`after_fork`). A copy that fails takes none of the others with it.
 """
 
 import asyncio
 import copy
 import os
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from skerry.base.errors import Conflict, GuestFault, InvalidInput, SkerryError
 from skerry.base.ids import check_name, new_id
 from skerry.base.isolation import Saved, SavedInfo
-from skerry.engine import identity, record, walls
+from skerry.engine import after_fork, identity, record, walls
 from skerry.engine.container import Container
 from skerry.engine.containers import Containers
 from skerry.engine.exec import Execs
@@ -29,13 +30,8 @@ from skerry.store.trees import DIRECTORY
 
 MOST = 1000
 """Copies in one request."""
-HOOKS = "/etc/skerry/after-fork.d"
-"""Programs in this folder of a fork run, in order of their names, once it is up."""
-HOOK_SECONDS = 60.0
 PROMOTED_FROM = "org.skerry.promoted-from"
 """Label of a machine that was made from a container: the container's id."""
-
-_RUN_HOOKS = f'for hook in {HOOKS}/*; do [ ! -x "$hook" ] || "$hook" || exit; done'
 
 
 class Fork(NamedTuple):
@@ -80,6 +76,7 @@ class Forks:
         if name:
             check_name(name)
         start = original.running if start is None else start
+        after_fork.wanted(_labels(original), folder=False)  # Refused before there is a copy.
         layer = new_id()
         memory = os.memfd_create("skerry-fork", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         devices = self._store.scratch.path("devices")
@@ -94,14 +91,7 @@ class Forks:
                 return forks
             made_of = info.made_of if info else {}
             saved = Saved(f"/proc/{os.getpid()}/fd/{memory}", devices, {}, made_of)
-            # More at once only take one another's caches away.
-            turns = asyncio.Semaphore((os.cpu_count() or 1) + 1)
-
-            async def start_one(each: Fork) -> Fork:
-                async with turns:
-                    return await self._start(each, info, saved)
-
-            return list(await asyncio.gather(*map(start_one, forks)))
+            return await in_turns(forks, lambda each: self._start(each, info, saved))
         finally:
             os.close(memory)
             self._store.scratch.discard(devices)
@@ -189,24 +179,50 @@ class Forks:
                 await self._lifecycle.start(container, saved._replace(renew=own))
         except (SkerryError, GuestFault) as error:
             return fork._replace(error=error.message)
-        if not (info.hooks if info else self._has_hooks(container)):
-            return fork
+        folder = info.hooks if info else self._has_hooks(container)
+        wanted = after_fork.wanted(_labels(container), folder=folder)
+        return fork._replace(warning=await self._carry_out(container, wanted))
+
+    async def _carry_out(self, container: Container, wanted: after_fork.Wanted) -> str:
+        """What went wrong, in words."""
+        for name, command in wanted.commands:
+            try:
+                code, output = await self._execs.probe(
+                    container, command, after_fork.SECONDS, user="0"
+                )
+            except TimeoutError:
+                return f"{name}: no end after {after_fork.SECONDS:.0f} seconds"
+            except (SkerryError, GuestFault) as error:
+                return f"{name}: {error.message}"
+            if said := after_fork.complaint(name, code, output):
+                return said
         try:
-            code, output = await self._execs.probe(
-                container, ["/bin/sh", "-c", _RUN_HOOKS], HOOK_SECONDS, user="0"
-            )
-        except TimeoutError:
-            return fork._replace(warning=f"{HOOKS}: no end after {HOOK_SECONDS:.0f} seconds")
+            if wanted.signal:
+                await self._lifecycle.send(container, wanted.signal)
         except (SkerryError, GuestFault) as error:
-            return fork._replace(warning=f"{HOOKS}: {error.message}")
-        if code:
-            return fork._replace(warning=f"{HOOKS}: exit code {code}: {output.strip()[:500]}")
-        return fork
+            return f"label {after_fork.SIGNAL}: {error.message}"
+        return ""
 
     def _has_hooks(self, container: Container) -> bool:
         overlay = self._store.snapshots.overlay(container.id)
-        folders = (f"{layer}{HOOKS}" for layer in (overlay.upper, *overlay.lower))
+        folders = (f"{layer}{after_fork.FOLDER}" for layer in (overlay.upper, *overlay.lower))
         return any(os.path.isdir(folder) for folder in folders)
+
+
+async def in_turns(forks: list[Fork], start: Callable[[Fork], Awaitable[Fork]]) -> list[Fork]:
+    """Start them, one more at once than there are processors: more would only take one another's
+    caches away."""
+    turns = asyncio.Semaphore((os.cpu_count() or 1) + 1)
+
+    async def start_one(each: Fork) -> Fork:
+        async with turns:
+            return await start(each)
+
+    return list(await asyncio.gather(*map(start_one, forks)))
+
+
+def _labels(container: Container) -> dict[str, str]:
+    return container.record.config.get("Labels") or {}
 
 
 def derived(original: record.Record, name: str) -> record.Record:

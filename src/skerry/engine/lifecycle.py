@@ -388,11 +388,11 @@ class Lifecycle:
         try:
             if not container.running:
                 return
-            await self._signal(container, number)
+            await self.send(container, number)
             try:
                 await asyncio.wait_for(asyncio.shield(over), timeout if timeout >= 0 else None)
             except TimeoutError:
-                await self._signal(container, SIGKILL)
+                await self.send(container, SIGKILL)
                 await over
         finally:
             over.cancel()
@@ -415,16 +415,17 @@ class Lifecycle:
         if number == SIGKILL:
             over = asyncio.ensure_future(container.wait_exit())
             try:
-                await self._signal(container, number)
+                await self.send(container, number)
                 self.emit(container, "kill", signal=str(number))
                 await over
             finally:
                 over.cancel()
         else:
-            await self._signal(container, number)
+            await self.send(container, number)
             self.emit(container, "kill", signal=str(number))
 
-    async def _signal(self, container: Container, number: int) -> None:
+    async def send(self, container: Container, number: int) -> None:
+        """Send a signal that is nobody's wish to stop it; nothing when it does not run."""
         if container.running:
             await self._driver.signal(container.id, self.run_dir(container.id), number)
 

@@ -130,6 +130,9 @@ class Snapshots:
                     f"the machine {container.record.name} is paused", hint="unpause it first"
                 )
             running = container.running
+            if not running and isinstance(self._driver, walls.Walls):
+                overlay = self._store.snapshots.overlay(container.id)
+                await self._driver.repair(container.id, overlay)
             await asyncio.to_thread(self._store.snapshots.freeze, container.id, layer, in_use=False)
             yield Freezing(machine=running)
 

@@ -154,6 +154,10 @@ class Walls:
         )
         return found
 
+    async def repair(self, container_id: str, rootfs: Overlay) -> None:
+        """See MachineDriver."""
+        await self._machines(container_id).repair(rootfs)
+
     async def load_memory(self, container_id: str, path: str) -> int:
         """See MachineDriver."""
         fd: int = await self._machines(container_id).load_memory(path)

@@ -42,6 +42,7 @@ from skerry.machine import (
     lean,
     machine_id,
     mirroring,
+    orderly,
     planning,
     portable,
     qemu,
@@ -53,7 +54,7 @@ from skerry.machine import (
 )
 from skerry.machine.accel import choose
 from skerry.machine.conf import Conf, bare, pack
-from skerry.machine.disks import Disks
+from skerry.machine.disks import Disks, repair
 from skerry.machine.guest import identity
 from skerry.machine.shape import Shape, shape_for
 from skerry.machine.spares import TAKE_SECONDS, Pattern, Spare, Spares
@@ -260,6 +261,13 @@ class MachineDriver(RuntimeDriver):
         self.disks.prepare()
         self.disks.writable(disk_of(task))
         return self._ready_disks(task.rootfs)
+
+    async def repair(self, rootfs: Overlay) -> None:
+        """Check the writable disk of a container that does not run, if a machine left it open:
+        before it is written to or frozen, and the mark goes or stays with it."""
+        disk = Path(os.path.dirname(rootfs.upper), DISK)
+        if orderly.is_marked(str(disk)):
+            await asyncio.to_thread(repair, disk)
 
     def _ready_disks(self, overlay: Overlay | None) -> str:
         self.disks.prepare()
@@ -591,6 +599,7 @@ class MachineDriver(RuntimeDriver):
         try:
             frozen = await self.templates.get(shape)
             layers = await asyncio.to_thread(self._ready_disks, overlay)
+            await self.repair(overlay)
             below = frozen_disks(overlay)
             accel = self.templates.accel
             os.makedirs(run_dir, 0o700, exist_ok=True)

@@ -20,6 +20,8 @@ from skerry.machine.jail import FILES, seccomp_program, user_for
 from skerry.machine.qmp import Monitor
 
 FIRST_FD, OWN_FDS = 3, 3
+QUIT_SECONDS = 5.0
+"""What a machine has written may be on its way to a busy disk."""
 _STDERR = 4096
 _HIGH = 100
 KVM = "/dev/kvm"
@@ -50,12 +52,15 @@ class Hypervisor(NamedTuple):
             return os.read(self.stderr, _STDERR).decode("utf-8", "replace").strip()
         return ""
 
-    def quit(self, seconds: float = 2.0) -> bool:
-        """Have it flush its disks and leave; kill it when it does not in time. Whether it left."""
+    def quit(self, seconds: float = QUIT_SECONDS) -> bool:
+        """Have it flush its disks and leave; kill it when it does not in time. Whether it left of
+        its own accord."""
         left = False
         with suppress(Exception):
             self.monitor.execute("quit", seconds=seconds)
-            left = wait_readable(self.pidfd, seconds)
+            if wait_readable(self.pidfd, seconds):
+                found = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOWAIT)
+                left = found is not None and found.si_code == os.CLD_EXITED
         self.end()
         return left
 

@@ -11,17 +11,29 @@ import os
 from contextlib import suppress
 
 _MARK = "trusted.skerry.open"
+_OPEN, _UNCHECKED = b"1", b"2"
+"""Written to now; written to again although nobody has checked it since a machine was killed."""
 
 
 def mark(disk: int | str) -> None:
     """A machine is about to write to this disk."""
     # Where marks cannot be kept, space may stay lost, and nothing else.
     with suppress(OSError):
-        os.setxattr(disk, _MARK, b"1")
+        try:
+            os.setxattr(disk, _MARK, _OPEN, os.XATTR_CREATE)
+        except FileExistsError:
+            os.setxattr(disk, _MARK, _UNCHECKED)
+
+
+def close(disk: int | str) -> None:
+    """QEMU has closed it in good order, which gives back nothing that another has lost before."""
+    with suppress(OSError):
+        if os.getxattr(disk, _MARK) == _OPEN:
+            os.removexattr(disk, _MARK)
 
 
 def clear(disk: int | str) -> None:
-    """QEMU has closed it."""
+    """It has been checked."""
     with suppress(OSError):
         os.removexattr(disk, _MARK)
 

@@ -73,7 +73,7 @@ def work(conf: Conf, request: dict[str, Any], fd: int) -> None:
         machine.end()
         raise
     if machine.quit():
-        orderly.clear(conf.writable)
+        orderly.close(conf.writable)
 
 
 def main() -> None:

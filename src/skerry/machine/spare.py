@@ -255,7 +255,7 @@ def _next(sock: socket.socket, machine: hypervisor.Hypervisor) -> wire.Message |
 
 def _leave_no_files(conf: Conf) -> None:
     """QEMU has them open."""
-    orderly.clear(conf.writable)
+    orderly.close(conf.writable)
     with suppress(OSError):
         os.unlink(conf.writable)
         os.rmdir(conf.jail)

@@ -274,15 +274,13 @@ class Warden:
         return min(soon, default=None)
 
     def close(self) -> None:
-        """End the machine: in good order when the container has ended."""
+        """End the machine, in good order if its QEMU still listens: whatever the guest does, what
+        QEMU has of its disks comes to them."""
         rundir.remove(self._conf.run_dir, SOCKET)
         self._loop.close()
-        if self._end is not None and not self._paused:
-            if self._machine.quit():
-                for disk in self._disks:
-                    orderly.clear(disk)
-        else:
-            self._machine.end()
+        if self._machine.quit():
+            for disk in self._disks:
+                orderly.close(disk)
 
     def _watch_size(self, slave: int, tell: Callable[[tuple[int, int]], None]) -> None:
         """Have every change of the terminal's size told."""

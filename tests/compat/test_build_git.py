@@ -95,7 +95,8 @@ class Server(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a repository `repo`: a branch `main`, another `other`."""
+    """A folder with a repository `repo`: a branch `main`, another `other` with the tag `v1` on it,
+    and one whose submodule is nowhere."""
     folder = tmp_path_factory.mktemp("git")
     work = folder / "repo"
     (work / "sub").mkdir(parents=True)
@@ -113,7 +114,14 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
     git("checkout", "-qb", "other")
     (work / "sub/f").write_text("other")
     git("commit", "-qam", "second")
-    git("checkout", "-q", "main")
+    git("tag", "-am", "one", "v1")
+    git("checkout", "-qb", "broken")
+    module = '[submodule "m"]\npath = m\nurl = https://127.0.0.1:1/m.git\n'
+    (work / ".gitmodules").write_text(module)
+    git("add", ".gitmodules")
+    git("update-index", "--add", "--cacheinfo", f"160000,{'1' * 40},m")
+    git("commit", "-qm", "third")
+    git("checkout", "-qf", "main")
     return folder
 
 
@@ -173,7 +181,7 @@ def refused(trusting: Trusting, *words: str, stdin: bytes = b"") -> str:
     return done.stderr
 
 
-def test_https(built: Built, https: str, trusting: Trusting) -> None:
+def test_https(built: Built, https: str, trusting: Trusting, served: Path) -> None:
     repository = f"{https}/repo/.git"
     assert built(repository) == {
         "Dockerfile": TEXT.encode(), "sub/Dockerfile": TEXT.encode(), "sub/f": b"main"
@@ -182,6 +190,13 @@ def test_https(built: Built, https: str, trusting: Trusting) -> None:
     assert built(f"{https}/context.tar")["sub/f"] == b"main"
     kept = built(repository, "--build-arg", "BUILDKIT_CONTEXT_KEEP_GIT_DIR=1")
     assert ".git/HEAD" in kept
+
+    line = ["git", "-C", served / "repo", "rev-parse", "v1"]
+    tagged = subprocess.run(line, capture_output=True, text=True, check=True).stdout.strip()
+    kept = built(f"{repository}?tag=v1&checksum={tagged}&keep-git-dir")
+    assert (kept["sub/f"], ".git/HEAD" in kept) == (b"other", True)
+    assert built(f"{repository}?branch=broken&submodules=0&mtime=commit")["sub/f"] == b"other"
+    assert "submodule" in refused(trusting, f"{repository}?branch=broken")
 
     text = f"FROM scratch\nADD {repository}#other /a/\nADD --keep-git-dir=true {repository} /b/\n"
     found = built("-", stdin=text.encode())

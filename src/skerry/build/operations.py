@@ -59,7 +59,7 @@ class Copy(NamedTuple):
     """Here-documents as sources: name, content."""
     add: bool = False
     unpack: bool | None = None
-    keep_git_dir: bool = False
+    keep_git_dir: bool | None = None
 
 
 class Workdir(NamedTuple):

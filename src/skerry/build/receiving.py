@@ -64,7 +64,10 @@ async def remote_context(
     it: a URL that is no archive is the Dockerfile itself. Errors as downloads' and git's."""
     store = builder.engine.store
     if repositories.is_repository(remote):
-        keep = options.build_args.get(KEEP_GIT) in ("1", "true")
+        # What the URL itself says wins over the argument, which is for all contexts.
+        keep = None
+        if repositories.parse(remote).keep_git_dir is None:
+            keep = options.build_args.get(KEEP_GIT) in ("1", "true")
         with Workplace(builder.engine.settings.run_root, new_id()[:16]) as place:
             access = Access(options, place, agents)
             files = await checkout(store, remote, held, access, keep_git_dir=keep)

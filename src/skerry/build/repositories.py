@@ -1,8 +1,8 @@
 """Git sources: a context or an ADD out of a repository, by the host's git.
 
 The URL is somebody else's: git gets no configuration of the host, no prompt, no hooks, and only
-protocols that lead to a server. Forms: `URL#ref:directory`, and behind it
-`?ref=…&subdir=…&checksum=…`.
+protocols that lead to a server. Forms: `URL#ref:directory` and `URL?ref=…&subdir=…`; docs/build.md
+lists the queries.
 """
 
 import asyncio
@@ -12,16 +12,25 @@ import re
 import shutil
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, NamedTuple
-from urllib.parse import parse_qs
+from urllib.parse import parse_qsl
 
 from skerry.base.errors import DigestMismatch, InvalidInput, NotFound, Unavailable, Unsupported
+from skerry.store.trees import DIRECTORY, walk
 
 PROTOCOLS: Final = "https:http:git:ssh"
 _SECONDS: Final = 600
 _SSH: Final = re.compile(r"[A-Za-z0-9._-]+@[A-Za-z0-9.-]+:[^\s]+")
 _URL: Final = re.compile(r"(?:git|ssh)://\S+|https?://\S+?\.git(?:[?#]\S*)?")
-_QUERIES: Final = frozenset({"branch", "checksum", "commit", "ref", "subdir", "tag"})
+_QUERIES: Final = frozenset(
+    {"branch", "checksum", "commit", "ref", "subdir", "tag"}
+    | {"fetch-by-commit", "keep-git-dir", "mtime", "submodules"}
+)
 """The documentation of Docker's build context, "URL queries"."""
+_SWITCHES: Final = frozenset({"fetch-by-commit", "keep-git-dir", "submodules"})
+_YES: Final = frozenset({"", "1", "t", "T", "true", "TRUE", "True"})
+_NO: Final = frozenset({"0", "f", "F", "false", "FALSE", "False"})
+"""Go's strconv.ParseBool; a switch without a value is on."""
+_WHOLE: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _BEGINNING: Final = re.compile(r"[0-9a-f]{7,64}")
 _UNREACHED: Final = re.compile(
     r"Permission denied|Host key verification|Could not resolve|Failed to connect|timed out"
@@ -41,6 +50,11 @@ class Repository(NamedTuple):
     directory: str = ""
     checksum: str = ""
     """The commit that it has to be, or its beginning."""
+    submodules: bool = True
+    keep_git_dir: bool | None = None
+    """None says nothing about it."""
+    commit_times: bool = False
+    """Give the files the commit's time instead of that of their checkout."""
 
 
 def is_remote(source: str) -> bool:
@@ -56,21 +70,25 @@ def is_repository(text: str) -> bool:
 
 
 def parse(text: str) -> Repository:
-    """InvalidInput for what git could misunderstand."""
+    """InvalidInput for what git could misunderstand, and for queries that contradict each other."""
     url, _, fragment = text.partition("#")
     ref, _, directory = fragment.partition(":")
     url, _, query = url.partition("?")
-    checksum = ""
-    if query:
-        fields = {key: values[-1] for key, values in parse_qs(query).items()}
-        if unknown := set(fields) - _QUERIES:
-            raise InvalidInput(
-                f"{text:.200}: unexpected query {min(unknown)!r:.80}",
-                hint=f"known are {', '.join(sorted(_QUERIES))}",
-            )
-        checksum = fields.get("checksum") or fields.get("commit") or ""
-        ref = ref or fields.get("ref") or fields.get("branch") or fields.get("tag") or checksum
-        directory = directory or fields.get("subdir", "")
+    fields = _fields(text, query)
+    for kind, place in (("ref", ""), ("tag", "refs/tags/"), ("branch", "refs/heads/")):
+        if kind in fields:
+            name = place + fields[kind].removeprefix(place)
+            ref = _same(text, "ref", ref, name)
+    directory = _same(text, "subdir", directory, fields.get("subdir", ""))
+    checksum = _same(text, "commit", fields.get("checksum", ""), fields.get("commit", ""))
+    ref = ref or checksum
+    if _switch(text, fields, "fetch-by-commit"):
+        ref = checksum or ref
+        if not _WHOLE.fullmatch(ref.lower()):
+            raise InvalidInput(f"{text:.200}: fetch-by-commit needs a whole commit as checksum")
+    mtime = fields.get("mtime", "checkout")
+    if mtime not in ("checkout", "commit"):
+        raise InvalidInput(f"{text:.200}: invalid mtime value: {mtime!r:.80}")
     if url.startswith("github.com/"):
         url = f"https://{url}"
     if ref and not _REF.fullmatch(ref):
@@ -79,7 +97,47 @@ def parse(text: str) -> Repository:
         raise InvalidInput(f"not a repository: {text!r:.200}")
     if checksum and not _BEGINNING.fullmatch(checksum.lower()):
         raise InvalidInput(f"{text:.200}: not a commit: {checksum!r:.80}")
-    return Repository(url, ref, directory, checksum)
+    return Repository(
+        url,
+        ref,
+        directory,
+        checksum,
+        _switch(text, fields, "submodules") is not False,
+        _switch(text, fields, "keep-git-dir"),
+        mtime == "commit",
+    )
+
+
+def _fields(text: str, query: str) -> dict[str, str]:
+    """The queries, each known and given once."""
+    found: dict[str, str] = {}
+    for key, value in parse_qsl(query, keep_blank_values=True):
+        if key not in _QUERIES:
+            raise InvalidInput(
+                f"{text:.200}: unexpected query {key!r:.80}",
+                hint=f"known are {', '.join(sorted(_QUERIES))}",
+            )
+        if key in found:
+            raise InvalidInput(f"{text:.200}: query {key!r} has multiple values")
+        if not value and key not in _SWITCHES:
+            raise InvalidInput(f"{text:.200}: query {key!r} has no value")
+        found[key] = value
+    return found
+
+
+def _same(text: str, what: str, one: str, other: str) -> str:
+    if one and other and one != other:
+        raise InvalidInput(f"{text:.200}: {what} conflicts: {one!r:.80} and {other!r:.80}")
+    return one or other
+
+
+def _switch(text: str, fields: Mapping[str, str], key: str) -> bool | None:
+    value = fields.get(key)
+    if value is None:
+        return None
+    if value not in _YES | _NO:
+        raise InvalidInput(f"{text:.200}: invalid {key} value: {value!r:.80}")
+    return value in _YES
 
 
 async def fetch(
@@ -113,26 +171,47 @@ async def fetch(
             raise
         # A server need not hand out commits by their names, nor be able to cut the history.
         await git("fetch", "-q", "origin", "+refs/heads/*:refs/remotes/origin/*", "--tags")
-        commit = await _find(git, ref)
+        commit, object_ = await _find(git, ref)
     else:
-        commit = await git("rev-parse", "FETCH_HEAD^{commit}")
+        commit, object_ = await _both(git, "FETCH_HEAD")
     for wanted in (checksum, repository.checksum):
-        if not commit.startswith(wanted.lower()):
+        # An annotated tag is an object of its own, by which it may be named as well.
+        if not any(each.startswith(wanted.lower()) for each in (commit, object_)):
             raise DigestMismatch(f"{repository.url}: {ref} is commit {commit}, not {wanted:.80}")
     await git("checkout", "-q", "--detach", commit)
-    await git("submodule", "update", "-q", "--init", "--recursive", "--depth=1")
+    if repository.submodules:
+        await git("submodule", "update", "-q", "--init", "--recursive", "--depth=1")
+    if repository.commit_times:
+        when = int(await git("show", "-s", "--format=%ct", commit))
+        await asyncio.to_thread(_date, folder, when)
     return commit
 
 
-async def _find(git: Callable[..., Awaitable[str]], ref: str) -> str:
-    wanted = [ref, f"refs/remotes/origin/{ref}"]
+async def _find(git: Callable[..., Awaitable[str]], ref: str) -> tuple[str, str]:
+    wanted = [ref, f"refs/remotes/origin/{ref.removeprefix('refs/heads/')}"]
     if ref == "HEAD":
         head = await git("ls-remote", "origin", "HEAD")
         wanted = [head.split()[0]] if head else []
     for name in wanted:
         with contextlib.suppress(NotFound):
-            return await git("rev-parse", "--verify", "-q", f"{name}^{{commit}}")
+            return await _both(git, name)
     raise NotFound(f"no such git reference: {ref}")
+
+
+async def _both(git: Callable[..., Awaitable[str]], name: str) -> tuple[str, str]:
+    """The commit that a name leads to, and the object that it is."""
+    commit = await git("rev-parse", "--verify", "-q", f"{name}^{{commit}}")
+    return commit, await git("rev-parse", "--verify", "-q", name)
+
+
+def _date(folder: str, when: int) -> None:
+    """Give everything that was checked out one time, in seconds. Blocks."""
+    top = os.open(folder, DIRECTORY)
+    try:
+        for visit in walk(top):
+            os.utime(visit.name, (when, when), dir_fd=visit.directory, follow_symlinks=False)
+    finally:
+        os.close(top)
 
 
 async def _git(folder: str, *arguments: str, environment: Mapping[str, str]) -> str:

@@ -119,10 +119,14 @@ async def checkout(
     access: Access,
     *,
     checksum: str = "",
-    keep_git_dir: bool = False,
+    keep_git_dir: bool | None = None,
 ) -> DirectoryTree:
-    """A repository's files, until `held` ends."""
+    """A repository's files, until `held` ends. What the source says of `.git` must not be
+    contradicted by `keep_git_dir`."""
     repository = repositories.parse(source)
+    said = repository.keep_git_dir
+    if said is not None and keep_git_dir is not None and said != keep_git_dir:
+        raise InvalidInput(f"{source:.200}: inconsistent keep-git-dir configuration")
     folder = store.scratch.path("git")
     held.callback(remove_tree, folder)
     async with access.environment(repository.url) as variables:
@@ -134,7 +138,7 @@ async def checkout(
         raise NotFound(f"{source}: {repository.directory}: {os.strerror(fault.errno)}") from None
     finally:
         os.close(top)
-    skip = frozenset() if keep_git_dir else frozenset({".git"})
+    skip = frozenset() if said or keep_git_dir else frozenset({".git"})
     tree = DirectoryTree(root, source, own=False, skip=skip)
     held.callback(tree.close)
     return tree

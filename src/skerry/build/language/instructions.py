@@ -99,7 +99,7 @@ class Copy(NamedTuple):
     parents: bool = False
     exclude: tuple[str, ...] = ()
     checksum: str = ""
-    keep_git_dir: bool = False
+    keep_git_dir: bool | None = None
     unpack: bool | None = None
 
 

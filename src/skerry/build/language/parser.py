@@ -252,7 +252,7 @@ def _copy(source: Source, rest: Rest, flags: FlagSet, escape: str) -> Copy:
     if add:
         return made._replace(
             checksum=flags.one("checksum"),
-            keep_git_dir=bool(flags.switch("keep-git-dir")),
+            keep_git_dir=flags.switch("keep-git-dir"),
             unpack=flags.switch("unpack"),
         )
     return made._replace(from_=flags.one("from"), parents=bool(flags.switch("parents")))

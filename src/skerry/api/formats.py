@@ -1,6 +1,7 @@
 """Docker's ways to write times, durations and file modes."""
 
 import calendar
+import functools
 import re
 import stat
 import time
@@ -18,9 +19,13 @@ def rfc3339(nanoseconds: int) -> str:
     if not nanoseconds:
         return ZERO_TIME
     seconds, rest = divmod(nanoseconds, 10**9)
-    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
     fraction = f".{rest:09d}".rstrip("0").rstrip(".")
-    return f"{text}{fraction}Z"
+    return f"{_second(seconds)}{fraction}Z"
+
+
+@functools.lru_cache(64)
+def _second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def parse_time(text: str, *, now: float | None = None) -> int:

@@ -33,6 +33,7 @@ class Container:
         "restart_pause",
         "restart_task",
         "starting",
+        "watched",
     )
 
     def __init__(self, record: records.Record) -> None:
@@ -57,6 +58,8 @@ class Container:
         self.exit_on_next = False
         """A user asked for the end: no restart policy applies to the next exit."""
         self.starting = False
+        self.watched: Any = None
+        """What a face told last of its counters."""
         self.early_exit: Exit | None = None
         """The end of a program that was faster than the return of `start`."""
 

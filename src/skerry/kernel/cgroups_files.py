@@ -12,7 +12,7 @@ from skerry.base.errors import (
     SystemFault,
     Unsupported,
 )
-from skerry.base.light import NamedTuple
+from skerry.base.light import Any, NamedTuple
 
 MUST = "must"
 MAY = "may"
@@ -181,8 +181,15 @@ def text(path: str) -> str:
         os.close(fd)
 
 
-ReadText = Callable[[str], str]
-"""What reads a file as `text` does."""
+Read = Callable[[str, Callable[[str], Any]], Any]
+"""What reads a file as `parsed` does; the value belongs to whoever reads, and is not changed."""
+
+
+def parsed(path: str, parse: Callable[[str], Any]) -> Any:
+    """What `parse`, a pure function, makes of the text of a control file."""
+    return parse(text(path))
+
+
 UNLIMITED = (1 << 64) - 1
 """What `max` in a v2 file is read as, and v1's own largest number rounded to it."""
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from skerry.base.errors import Conflict, InvalidInput, KernelFault, SystemFault
 from skerry.base.light import Any, NamedTuple
 from skerry.kernel import cgroups_files as files
-from skerry.kernel.cgroups_files import ReadText, Write
+from skerry.kernel.cgroups_files import Read, Write
 from skerry.kernel.cgroups_layout import Layout
 
 REMOVE_SECONDS = 5.0
@@ -183,8 +183,8 @@ class Cgroup:
         """Wait until no process is left below; whether that came true in time."""
         return poll(lambda: not self.pids(), timeout)
 
-    def stats(self, *, whole: bool = True, text: ReadText = files.text) -> dict[str, Any]:
-        """One reading of the counters; parts whose controller is missing are zero or empty. `text`
+    def stats(self, *, whole: bool = True, read: Read = files.parsed) -> dict[str, Any]:
+        """One reading of the counters; parts whose controller is missing are zero or empty. `read`
         reads the files.
 
         Unless it is to be `whole`, nothing is read for percpu_ns, failcnt, swap_*, refused,

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from skerry.base.errors import Conflict, KernelFault, SkerryError, SystemFault, Unsupported
 from skerry.base.light import Any
 from skerry.kernel import cgroups_files as files
-from skerry.kernel.cgroups_files import ReadText, Write
+from skerry.kernel.cgroups_files import Read, Write
 from skerry.kernel.cgroups_group import FREEZE_SECONDS, Cgroup, OomWatch, tree
 from skerry.kernel.cgroups_layout import Layout
 
@@ -187,28 +187,28 @@ class CgroupV1(Cgroup):
             os.close(control)
         return OomWatch(event, select.POLLIN)
 
-    def stats(self, *, whole: bool = True, text: ReadText = files.text) -> dict[str, Any]:
+    def stats(self, *, whole: bool = True, read: Read = files.parsed) -> dict[str, Any]:
         """See Cgroup.stats."""
         found = {
-            "cpu": self._cpu_stats(whole, text),
-            "memory": self._memory_stats(whole, text),
-            "pids": self._pids_stats(whole, text),
-            "io": self._block_io("io_service_bytes", text),
+            "cpu": self._cpu_stats(whole, read),
+            "memory": self._memory_stats(whole, read),
+            "pids": self._pids_stats(whole, read),
+            "io": self._block_io("io_service_bytes", read),
         }
         if whole:
             found |= {
-                "io_operations": self._block_io("io_serviced", text),
+                "io_operations": self._block_io("io_serviced", read),
                 "hugetlb": self._huge_page_stats(),
                 "pressure": {},
             }
         return found
 
-    def _cpu_stats(self, whole: bool, text: ReadText) -> dict[str, Any]:
+    def _cpu_stats(self, whole: bool, read: Read) -> dict[str, Any]:
         account, cpu = self.directory_of("cpuacct"), self.directory_of("cpu")
-        ticks = files.table(text(f"{account}/cpuacct.stat"))
-        throttled = files.table(text(f"{cpu}/cpu.stat"))
+        ticks = read(f"{account}/cpuacct.stat", files.table)
+        throttled = read(f"{cpu}/cpu.stat", files.table)
         found: dict[str, Any] = {
-            "usage_ns": files.parse_number(text(f"{account}/cpuacct.usage")),
+            "usage_ns": read(f"{account}/cpuacct.usage", files.parse_number),
             "user_ns": ticks.get("user", 0) * 10**9 // _TICKS,
             "system_ns": ticks.get("system", 0) * 10**9 // _TICKS,
             "periods": throttled.get("nr_periods", 0),
@@ -216,35 +216,35 @@ class CgroupV1(Cgroup):
             "throttled_ns": throttled.get("throttled_time", 0),
         }
         if whole:
-            each = text(f"{account}/cpuacct.usage_percpu").split()
+            each = read(f"{account}/cpuacct.usage_percpu", str.split)
             found["percpu_ns"] = [int(number) for number in each]
         return found
 
-    def _memory_stats(self, whole: bool, text: ReadText) -> dict[str, Any]:
+    def _memory_stats(self, whole: bool, read: Read) -> dict[str, Any]:
         start = f"{self.directory_of('memory')}/memory."
-        usage = files.parse_number(text(f"{start}usage_in_bytes"))
-        limit = files.parse_number(text(f"{start}limit_in_bytes"))
+        usage = read(f"{start}usage_in_bytes", files.parse_number)
+        limit = read(f"{start}limit_in_bytes", files.parse_number)
         found: dict[str, Any] = {
             "usage": usage,
-            "max": files.parse_number(text(f"{start}max_usage_in_bytes")),
+            "max": read(f"{start}max_usage_in_bytes", files.parse_number),
             "limit": limit,
-            "stat": files.table(text(f"{start}stat")),
+            "stat": read(f"{start}stat", files.table),
         }
         if whole:
-            with_swap = files.parse_number(text(f"{start}memsw.usage_in_bytes"))
-            swap_limit = files.parse_number(text(f"{start}memsw.limit_in_bytes"))
+            with_swap = read(f"{start}memsw.usage_in_bytes", files.parse_number)
+            swap_limit = read(f"{start}memsw.limit_in_bytes", files.parse_number)
             found |= {
-                "failcnt": files.parse_number(text(f"{start}failcnt")),
+                "failcnt": read(f"{start}failcnt", files.parse_number),
                 "swap_usage": max(with_swap - usage, 0),
                 "swap_limit": max(swap_limit - limit, 0) if limit < 1 << 62 else swap_limit,
             }
         return found
 
-    def _pids_stats(self, whole: bool, text: ReadText) -> dict[str, int]:
+    def _pids_stats(self, whole: bool, read: Read) -> dict[str, int]:
         directory = self.directory_of("pids")
         found = {
-            "current": files.parse_number(text(f"{directory}/pids.current")),
-            "limit": files.parse_number(text(f"{directory}/pids.max"))
+            "current": read(f"{directory}/pids.current", files.parse_number),
+            "limit": read(f"{directory}/pids.max", files.parse_number)
             if directory
             else files.UNLIMITED,
         }
@@ -252,10 +252,11 @@ class CgroupV1(Cgroup):
             found["refused"] = self.refused_forks()
         return found
 
-    def _block_io(self, counter: str, text: ReadText) -> list[tuple[int, int, str, int]]:
+    def _block_io(self, counter: str, read: Read) -> list[tuple[int, int, str, int]]:
         directory = self.directory_of("blkio")
         for kind in ("bfq", "throttle"):
-            rows = block_rows(text(f"{directory}/blkio.{kind}.{counter}_recursive"))
+            rows: list[tuple[int, int, str, int]]
+            rows = read(f"{directory}/blkio.{kind}.{counter}_recursive", block_rows)
             if rows:
                 return rows
         return []

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from skerry.base.errors import Conflict, KernelFault, SystemFault, Unsupported
 from skerry.base.light import Any
 from skerry.kernel import cgroups_files as files
-from skerry.kernel.cgroups_files import ReadText, Write
+from skerry.kernel.cgroups_files import Read, Write
 from skerry.kernel.cgroups_group import FREEZE_SECONDS, Cgroup, OomWatch, tree
 from skerry.kernel.cgroups_layout import Layout
 
@@ -264,11 +264,11 @@ class CgroupV2(Cgroup):
         os.read(fd, 4096)
         return OomWatch(fd, select.POLLPRI)
 
-    def stats(self, *, whole: bool = True, text: ReadText = files.text) -> dict[str, Any]:
+    def stats(self, *, whole: bool = True, read: Read = files.parsed) -> dict[str, Any]:
         """See Cgroup.stats."""
         start = self._directory
-        cpu = files.table(text(f"{start}/cpu.stat"))
-        transferred, operations = io_rows(text(f"{start}/io.stat"))
+        cpu = read(f"{start}/cpu.stat", files.table)
+        transferred, operations = read(f"{start}/io.stat", io_rows)
         found: dict[str, Any] = {
             "cpu": {
                 "usage_ns": cpu.get("usage_usec", 0) * 1000,
@@ -279,10 +279,10 @@ class CgroupV2(Cgroup):
                 "throttled_periods": cpu.get("nr_throttled", 0),
                 "throttled_ns": cpu.get("throttled_usec", 0) * 1000,
             },
-            "memory": self._memory_stats(whole, text),
+            "memory": self._memory_stats(whole, read),
             "pids": {
-                "current": files.parse_number(text(f"{start}/pids.current")),
-                "limit": files.parse_number(text(f"{start}/pids.max")) or files.UNLIMITED,
+                "current": read(f"{start}/pids.current", files.parse_number),
+                "limit": read(f"{start}/pids.max", files.parse_number) or files.UNLIMITED,
             },
             "io": transferred,
         }
@@ -294,24 +294,24 @@ class CgroupV2(Cgroup):
                 "pressure": {
                     name: said
                     for name in ("cpu", "memory", "io")
-                    if (said := text(f"{start}/{name}.pressure"))
+                    if (said := read(f"{start}/{name}.pressure", str))
                 },
             }
         return found
 
-    def _memory_stats(self, whole: bool, text: ReadText) -> dict[str, Any]:
+    def _memory_stats(self, whole: bool, read: Read) -> dict[str, Any]:
         start = f"{self._directory}/memory."
         found: dict[str, Any] = {
-            "usage": files.parse_number(text(f"{start}current")),
-            "max": files.parse_number(text(f"{start}peak")),
-            "limit": files.parse_number(text(f"{start}max")),
-            "stat": files.table(text(f"{start}stat")),
+            "usage": read(f"{start}current", files.parse_number),
+            "max": read(f"{start}peak", files.parse_number),
+            "limit": read(f"{start}max", files.parse_number),
+            "stat": read(f"{start}stat", files.table),
         }
         if whole:
             found |= {
-                "failcnt": files.table(text(f"{start}events")).get("max", 0),
-                "swap_usage": files.parse_number(text(f"{start}swap.current")),
-                "swap_limit": files.parse_number(text(f"{start}swap.max")),
+                "failcnt": read(f"{start}events", files.table).get("max", 0),
+                "swap_usage": read(f"{start}swap.current", files.parse_number),
+                "swap_limit": read(f"{start}swap.max", files.parse_number),
             }
         return found
 

@@ -63,7 +63,7 @@ from skerry.runtime import bundle, plan, rundir, tiny_init
 from skerry.runtime.driver import RuntimeDriver, leftovers
 from skerry.runtime.driver.driver import CONFIG
 from skerry.runtime.driver.link import Control
-from skerry.runtime.driver.readings import stats_from
+from skerry.runtime.driver.readings import networks, stats_from
 from skerry.runtime.driver.spawning import Spawner
 from skerry.runtime.driver.streams import AttachStream
 from skerry.runtime.steps import process_to_wire
@@ -618,7 +618,9 @@ class MachineDriver(RuntimeDriver):
         """One reading of the counters: the guest's own of the container."""
         answer = await self.ask(container_id, "stats")
         try:
-            return stats_from(answer["stats"], str(answer["network"]), int(answer["memory"]))
+            return stats_from(
+                answer["stats"], networks(str(answer["network"])), int(answer["memory"])
+            )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             raise _senseless(container_id) from None
 

@@ -6,12 +6,14 @@ import logging
 import struct
 import urllib.parse
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
 import pytest
 
 from skerry.api import container_list, container_shapes, versions
+from skerry.api.routes import streams
 from skerry.engine.engine import Engine
 from skerry.store.records import Record
 
@@ -109,6 +111,20 @@ async def test_a_kept_line_says_how_long_it_has_run(engine: Engine, create: Any)
             text = container_list.lines([container], engine.networks, engine.endpoints, now)
             (line,) = json.loads(text)
             assert line["Status"] == container_shapes.status_text(container, now)
+
+
+async def test_streams_of_statistics_share_a_reading(engine: Engine, create: Any) -> None:
+    container = await create()
+    await engine.containers.start(container.id)
+    call: Any = SimpleNamespace(engine=engine)
+    first = await streams.told_at(10, call, container, None, 1 << 30)
+    assert first.reading is not None
+    assert await streams.told_at(10, call, container, None, 1 << 30) is first
+    second = await streams.told_at(11, call, container, None, 1 << 30)
+    assert second is not first
+    assert json.loads(second.text)["preread"] == json.loads(first.text)["read"]
+    late = await streams.told_at(15, call, container, None, 1 << 30)
+    assert json.loads(late.text)["preread"].startswith("0001"), "nobody watched in between"
 
 
 async def test_wait_answers_its_headers_at_once(http: aiohttp.ClientSession, driver: Any) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import struct
 from collections.abc import Iterable
+from typing import NamedTuple
 from urllib.parse import quote_plus
 
 from aiohttp import web
@@ -19,6 +20,8 @@ from skerry.engine.record import Record
 
 _HEAD = struct.Struct(">BxxxI").pack
 """A frame's header: stream and length (Docker's API, "Attach to a container")."""
+_EARLY = 0.01
+"""Seconds before the time asked for at which a timer may end, with room to spare."""
 _LEAST_PAUSE = 0.1
 """Seconds between two readings of a container: processor time is their difference."""
 
@@ -192,13 +195,38 @@ async def stats(call: Call) -> web.StreamResponse:
         now = await _reading(call, container)
         return call.json(stats_shapes.stats(container, now, before, memory_total=total))
     response = await call.stream()
-    before = None
+    before = await _reading(call, container)
+    await response.write(line(stats_shapes.stats(container, before, None, memory_total=total)))
+    await asyncio.sleep(_to_the_second())
     while not container.removing:
-        now = await _reading(call, container)
-        await response.write(line(stats_shapes.stats(container, now, before, memory_total=total)))
-        before = now
+        second = int(asyncio.get_running_loop().time() + _EARLY)
+        told = await told_at(second, call, container, before, total)
+        await response.write(told.text)
+        before = told.reading
         await asyncio.sleep(_to_the_second())
     return response
+
+
+class Told(NamedTuple):
+    """What streams of a container have told at a full second of the loop's clock."""
+
+    second: int
+    reading: Reading | None
+    text: bytes
+
+
+async def told_at(
+    second: int, call: Call, container: Container, before: Reading | None, total: int
+) -> Told:
+    """The line of this second, made by the first of a container's streams for all of them."""
+    told: Told | None = container.watched
+    if told is None or told.second != second:
+        if told is not None and told.second == second - 1:
+            before = told.reading
+        now = await _reading(call, container)
+        text = line(stats_shapes.stats(container, now, before, memory_total=total))
+        told = container.watched = Told(second, now, text)
+    return told
 
 
 def _to_the_second() -> float:

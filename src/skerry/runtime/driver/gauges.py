@@ -2,9 +2,9 @@
 
 import asyncio
 import resource
-from collections.abc import Callable
 
 from skerry.kernel import cgroups_files
+from skerry.kernel.cgroups_files import Read
 from skerry.kernel.kept_files import KeptFiles
 
 IDLE = 3.0
@@ -23,18 +23,18 @@ class Gauges:
         # Connections need descriptors too.
         self._most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2 // _FILES_EACH
 
-    def of(self, container_id: str) -> Callable[[str], str]:
-        """What reads a file's text for a container's statistics."""
+    def of(self, container_id: str) -> Read:
+        """What reads a file for a container's statistics."""
         loop = asyncio.get_running_loop()
         kept = self._kept.get(container_id)
         if kept is None:
             if len(self._kept) >= self._most:
-                return cgroups_files.text
+                return cgroups_files.parsed
             kept = self._kept[container_id] = KeptFiles()
         self._read_at[container_id] = loop.time()
         if self._sweep is None:
             self._sweep = loop.call_later(IDLE, self._close_idle)
-        return kept.text
+        return kept.parsed
 
     def _close_idle(self) -> None:
         loop = asyncio.get_running_loop()

@@ -1,12 +1,12 @@
 """Counters of a running container in Docker's terms (`base.isolation.Stats`)."""
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 from skerry.base.isolation import Stats
 from skerry.kernel import processes
 from skerry.kernel.cgroups import Cgroup
+from skerry.kernel.cgroups_files import Read
 
 _NO_LIMIT = 1 << 62
 """From here on a number of the kernel means `no limit` (v1 says 2**63 less a page)."""
@@ -14,19 +14,21 @@ _COLUMNS = ("bytes", "packets", "errors", "dropped")
 _RECEIVED, _SENT = 0, 8
 
 
-def stats(cgroup: Cgroup, pid: int, host_memory: int, text: Callable[[str], str]) -> Stats:
-    """One reading; `pid` is the init, whose network namespace is read. `text` reads files.
+def stats(cgroup: Cgroup, pid: int, host_memory: int, read: Read) -> Stats:
+    """One reading; `pid` is the init, whose network namespace is read. `read` reads files.
 
     A container without a memory limit has the host's memory for one, as in Docker.
     """
     return stats_from(
-        cgroup.stats(whole=False, text=text), text(f"/proc/{pid}/net/dev"), host_memory
+        cgroup.stats(whole=False, read=read), read(f"/proc/{pid}/net/dev", networks), host_memory
     )
 
 
-def stats_from(reading: dict[str, Any], net_dev: str, host_memory: int) -> Stats:
-    """The reading of `Cgroup.stats` and /proc/net/dev, wherever they were taken, in Docker's
-    terms."""
+def stats_from(
+    reading: dict[str, Any], interfaces: dict[str, dict[str, int]], host_memory: int
+) -> Stats:
+    """The reading of `Cgroup.stats` and what `networks` made of /proc/net/dev, wherever they were
+    taken, in Docker's terms."""
     cpu, memory, pids = reading["cpu"], reading["memory"], reading["pids"]
     return Stats(
         read_at=time.time(),
@@ -43,7 +45,7 @@ def stats_from(reading: dict[str, Any], net_dev: str, host_memory: int) -> Stats
         memory_limit_bytes=min(_limit(memory["limit"], host_memory), host_memory),
         memory_stat=memory["stat"],
         block_io=tuple(tuple(row) for row in reading["io"]),
-        networks=networks(net_dev),
+        networks=interfaces,
     )
 
 

@@ -5,12 +5,15 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-CONTRIB = Path(__file__).resolve().parents[3] / "contrib"
+REPOSITORY = Path(__file__).resolve().parents[3]
+CONTRIB = REPOSITORY / "contrib"
+START = REPOSITORY / "src/skerry/cli/start.py"
 
 
 @pytest.fixture(scope="module")
@@ -22,23 +25,93 @@ def installer() -> ModuleType:
     return module
 
 
+@pytest.fixture
+def quick(installer: ModuleType, tmp_path: Path) -> Path:
+    """The interpreter that `skerry` starts with."""
+    (tmp_path / "lib").mkdir()
+    path: Path = installer.quick_python(tmp_path / "lib/skerry", CONTRIB / "start")
+    return path
+
+
 def make(installer: ModuleType, folder: Path, entry: str, python: Path | None = None) -> Path:
     """A launcher of a stand-in for the command line, whose `entry` has this body."""
     package = folder / "src" / "skerry" / "cli"
     package.mkdir(parents=True)
-    (package / "start.py").write_text(f"import os, sys, time\ndef entry():\n    {entry}\n")
-    template = (CONTRIB / "launcher.in").read_text()
+    stand_in = f"import os, time\ndef entry():\n    {entry}\n"
+    begin, last, end = START.read_text().partition('if __name__ == "__main__":')
+    (package / "start.py").write_text(f"{begin}{stand_in}{last}{end}")
     path = folder / "skerry"
     interpreter = python or Path(sys.executable)
-    path.write_text(installer.launcher(template, interpreter, folder / "src", "skerry"))
+    path.write_text(installer.launcher("", interpreter, folder / "src", "skerry"))
     path.chmod(0o755)
     return path
 
 
-def test_code_and_words_come_through(installer: ModuleType, tmp_path: Path) -> None:
-    script = make(installer, tmp_path, "print('said', sys.argv); return 7")
-    done = subprocess.run([script, "a b"], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("long", [False, True])
+@pytest.mark.parametrize("named", [False, True])
+def test_code_and_words_come_through(
+    installer: ModuleType, tmp_path: Path, long: bool, named: bool
+) -> None:
+    """By the first line alone where it is short enough, and when an interpreter is named."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:
+        folder = tmp_path / ("x" * 200) if long else Path(short)
+        folder.mkdir(exist_ok=True)
+        script = make(installer, folder, "print('said', sys.argv); return 7")
+        assert script.read_text().startswith(f"#!{sys.executable} -ISEc") is not long
+        words = [sys.executable, script] if named else [script]
+        done = subprocess.run([*words, "a b"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (7, "said ['skerry', 'a b']\n")
+
+
+def test_where_things_are(installer: ModuleType, quick: Path, tmp_path: Path) -> None:
+    script = make(installer, tmp_path, "print(sys.executable, *sys.path[:2]); return 0", quick)
+    done = subprocess.run([script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [
+        f"{tmp_path}/bin/python",
+        str(CONTRIB / "start"),
+        str(tmp_path / "src"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (
+            "print('é'.encode(), b'\\xc3\\xa9'.decode(), 'encodings.utf_8' in sys.modules)",
+            "b'\\xc3\\xa9' é False",
+        ),
+        ("print('é'.encode('latin-1'), 'é'.encode('idna'))", "b'\\xe9' b'xn--9ca'"),
+        ("import encodings; print(encodings.aliases.aliases['u8'])", "utf_8"),
+        ("import encodings; print(hasattr(encodings, 'nonsense'))", "False"),
+        ("import encodings.utf_16; print(encodings.utf_16.encode('a')[1])", "1"),
+        (
+            "import codecs; print(codecs.lookup('utf-8').name, codecs.lookup('U8').name)",
+            "utf-8 utf-8",
+        ),
+    ],
+)
+def test_its_encodings_are_the_standard_ones(quick: Path, code: str, said: str) -> None:
+    done = subprocess.run(
+        [quick, "-ISEXutf8", "-c", f"import sys; {code}"], capture_output=True, check=True
+    )
+    assert done.stdout.decode().strip() == said
+
+
+def test_a_codec_that_does_not_exist(quick: Path) -> None:
+    code = "try: ''.encode('nonsense')\nexcept LookupError as error: print(error)"
+    done = subprocess.run([quick, "-ISEc", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "unknown encoding: nonsense\n"
+
+
+def test_a_locale_that_is_not_utf_8(quick: Path) -> None:
+    code = "import sys; print(sys.getfilesystemencoding())"
+    environment = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [quick, "-Xutf8=0", "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    bare = [Path(sys.executable).resolve(), "-ISEXutf8=0", "-c", code]
+    expected = subprocess.run(bare, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == expected.stdout
 
 
 def test_a_folder_with_spaces(installer: ModuleType, tmp_path: Path) -> None:

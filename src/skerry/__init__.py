@@ -12,14 +12,53 @@ __version__ = "0.1.0"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from skerry.sdk.aio_sandbox import AsyncSandbox
-    from skerry.sdk.sandbox import Sandbox
+    from skerry.base.errors import (
+        CommandFailed,
+        Conflict,
+        GuestFault,
+        InvalidInput,
+        LimitExceeded,
+        MachineFault,
+        NotFound,
+        OutputExceeded,
+        SkerryError,
+        TimedOut,
+        Unavailable,
+    )
+    from skerry.sdk.aio_sandbox import AsyncCopies, AsyncProcess, AsyncSandbox
+    from skerry.sdk.frames import STDERR, STDOUT
+    from skerry.sdk.sandbox import Copies, Process, Sandbox
+    from skerry.sdk.sandbox_words import Entry, Result, Snapshot
 
-__all__ = ["AsyncSandbox", "Sandbox", "__version__"]
+__all__ = [
+    "STDERR",
+    "STDOUT",
+    "AsyncCopies",
+    "AsyncProcess",
+    "AsyncSandbox",
+    "CommandFailed",
+    "Conflict",
+    "Copies",
+    "Entry",
+    "GuestFault",
+    "InvalidInput",
+    "LimitExceeded",
+    "MachineFault",
+    "NotFound",
+    "OutputExceeded",
+    "Process",
+    "Result",
+    "Sandbox",
+    "SkerryError",
+    "Snapshot",
+    "TimedOut",
+    "Unavailable",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> object:
-    if name not in ("AsyncSandbox", "Sandbox"):
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 

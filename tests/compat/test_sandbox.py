@@ -49,6 +49,9 @@ def test_commands(box: Sandbox) -> None:
     )
     assert about.text == "x /tmp 7\n"
     assert box.exec("nosuch").exit_code == 127
+    with pytest.raises(errors.OutputExceeded) as loud:
+        box.exec("yes", max_output=100)
+    assert loud.value.stdout == b"y\n" * 50
 
 
 def test_output_as_it_comes(box: Sandbox) -> None:
@@ -61,12 +64,15 @@ def test_output_as_it_comes(box: Sandbox) -> None:
     heard: list[tuple[int, bytes]] = []
     box.exec("echo", "x", on_output=lambda stream, piece: heard.append((stream, piece)))
     assert heard == [(STDOUT, b"x\n")]
+    with box.start("sh", "-c", "echo a; echo b >&2; printf c") as process:
+        assert sorted(process.lines()) == [(STDOUT, "a"), (STDOUT, "c"), (STDERR, "b")]
 
 
 def test_time_is_limited_and_everything_killed(box: Sandbox) -> None:
     script = "sleep 987 & sleep 987; true"
-    with pytest.raises(errors.TimedOut, match=r"within 0\.2 seconds and was killed"):
-        box.exec("sh", "-c", script, timeout=0.2)
+    with pytest.raises(errors.TimedOut, match=r"within 0\.5 seconds and was killed") as caught:
+        box.exec("sh", "-c", f"echo said; {script}", timeout=0.5)
+    assert caught.value.stdout in (b"said\n", b"")
     with box.start("sh", "-c", script):
         pass
     waiting = "while ps | grep -q '[s]leep 987'; do sleep 0.05; done"
@@ -95,6 +101,15 @@ def test_files(box: Sandbox, tmp_path: Path) -> None:
     assert (tmp_path / "back/sub/one").read_text() == "one"
     box.files.download("/work/data", str(tmp_path / "data"))
     assert (tmp_path / "data").read_bytes() == b"\0\1"
+    box.files.mkdir("/work/made/here", mode=0o711)
+    made = box.files.stat("/work/made/here")
+    assert (made.name, made.is_dir, stat.S_IMODE(made.mode)) == ("here", True, 0o711)
+    with pytest.raises(errors.InvalidInput):
+        box.files.write("/work/made", "not in a folder's place")
+    with pytest.raises(errors.NotFound, match="/nosuch"):
+        box.files.stat("/nosuch")
+    with pytest.raises(errors.LimitExceeded):
+        box.files.download("/work", tmp_path / "large", max_bytes=100)
     for wrong in ("/nosuch", "/work"):
         with pytest.raises(errors.SkerryError):
             box.files.read(wrong)
@@ -140,6 +155,9 @@ def test_history_and_copies(box: Sandbox) -> None:
         assert copies.failures == []
         results = copies.exec("sh", "-c", "hostname >> /state; cat /state")
         assert len({each.text for each in results if isinstance(each, tuple)}) == 4
+        first, *others = copies.map(lambda copy: 1 // (copy is not copies[0]))
+        assert isinstance(first, ZeroDivisionError)
+        assert others == [1, 1, 1]
         assert box.files.read("/state") == b"two"
     assert len(Sandbox.leftovers(box._client.host)) == 1
 
@@ -173,6 +191,33 @@ def test_a_sandbox_that_cannot_start_leaves_nothing(engine: Skerry) -> None:
     with pytest.raises(errors.InvalidInput), Sandbox("busybox", isolation="wall", host=engine.host):
         raise AssertionError
     assert Sandbox.leftovers(engine.host) == []
+
+
+def test_neither_an_interrupt_nor_the_end_of_python_leaves_anything(engine: Skerry) -> None:
+    made = f"skerry.Sandbox('busybox', host={engine.host!r})"
+    handler = "import signal; signal.signal(2, signal.default_int_handler)"
+    interrupted = f"""
+import signal, skerry, threading
+from skerry.sdk import sandbox
+known = sandbox.ask
+def ask(client, request):
+    # As if Ctrl-C came when the engine has made the copies and the answer is on its way.
+    answer = known(client, request)
+    if 'fork' in request.target:
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    return answer
+sandbox.ask = ask
+with {made} as box:
+    box.fork(2)
+    print('not reached')
+"""
+    for script, code in ((f"import skerry; x = {made}.open(); x.fork()", 0), (interrupted, -2)):
+        done = subprocess.run(
+            [str(PYTHON), "-c", f"{handler}; {script}"],
+            check=False, timeout=50, capture_output=True, text=True,
+        )  # fmt: skip
+        assert (done.returncode, done.stdout) == (code, ""), done.stderr
+        assert Sandbox.leftovers(engine.host) == []
 
 
 def test_a_lifetime_ends_it_without_us(engine: Skerry) -> None:
@@ -216,12 +261,17 @@ async def test_the_asynchronous_one(engine: Skerry, tmp_path: Path) -> None:
         await box.restore(point)
         assert await box.files.read("/dir/file") == b"text"
         async with await box.fork(3) as copies:
+            assert len(await copies.map(lambda copy: copy.files.stat("/dir/file"))) == 3
             answers = await copies.exec("cat", "/dir/file")
             assert [each.text for each in answers if isinstance(each, tuple)] == ["text"] * 3
         async with await box.start("sh", "-c", "echo 1; sleep 1000") as process:
             async for piece in process:
                 assert piece == (STDOUT, b"1\n")
                 break
+        async with await box.start("cat", stdin=True) as process:
+            await process.write("a line\n")
+            process.close_stdin()
+            assert [each async for each in process.lines()] == [(STDOUT, "a line")]
     assert await AsyncSandbox.leftovers(engine.host) == []
 
 

@@ -370,6 +370,15 @@ class IsolationSuite:
         _, output = await world.exec(task, "ps -o pid,args")
         assert b"sleep 100" in output[1]
         assert len(output[1].splitlines()) <= 6
+        # SIGKILL takes along what it has started.
+        process = world.exec_task(task, "sleep 97 & sleep 98; true")
+        await world.driver.exec(process, world.on_exit, attach=None)
+        running = "until ps -o args | grep -q 'sleep 9[78]'; do sleep 0.01; done"
+        assert (await world.exec(task, running))[0].code == 0
+        await world.driver.signal(task.id, process.run_dir, signal.SIGKILL)
+        assert (await world.ended(process.id)).code == 128 + signal.SIGKILL
+        ended = "while ps -o args | grep -q 'sleep 9[78]'; do sleep 0.01; done"
+        assert (await world.exec(task, ended))[0].code == 0
 
     async def test_exec_with_input_and_terminal(self, world: World) -> None:
         task = world.task(["sleep", "100"])

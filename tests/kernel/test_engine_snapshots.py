@@ -17,7 +17,7 @@ from bench.daemons import Skerry
 
 from skerry.base.errors import Conflict, InvalidInput, NotFound, SkerryError
 from skerry.sdk import Container, Engine
-from skerry.sdk.sandbox_words import content_of
+from skerry.sdk.file_words import content_of
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 

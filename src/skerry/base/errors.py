@@ -160,14 +160,28 @@ class MachineFault(GuestFault):
     exit_code = 125
 
 
-class TimedOut(GuestFault):
+class CommandFault(GuestFault):
+    """A command in a sandbox went another way than its caller had asked for.
+
+    `stdout` and `stderr` are what it had written by then, as far as the caller collects it.
+    """
+
+    stdout: bytes = b""
+    stderr: bytes = b""
+
+
+class TimedOut(CommandFault):
     """The program did not end in the time it was given, and was killed. Exit code 124, as
     timeout(1)."""
 
     exit_code = 124
 
 
-class CommandFailed(GuestFault):
+class OutputExceeded(CommandFault):
+    """The program wrote more than its caller takes, and was killed."""
+
+
+class CommandFailed(CommandFault):
     """The program ended with another exit code than 0, and the caller had asked for 0."""
 
     def __init__(self, message: str, *, exit_code: int = 1, hint: str = "") -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from skerry.base.errors import NotFound, NotModified, SystemFault
+from skerry.base.errors import NotFound, NotModified, SystemFault, Unavailable
 from skerry.sdk import requests
 from skerry.sdk.aio_http import AsyncClient
 from skerry.sdk.containers import Finished
@@ -50,9 +50,15 @@ class AsyncAttached:
         self._writer.write_eof()
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, bytes]]:
-        while data := await self._reader.read(65536):
+        while data := await self._next():
             for piece in self._frames.feed(data) if self._frames else [(STDOUT, data)]:
                 yield piece
+
+    async def _next(self) -> bytes:
+        try:
+            return await self._reader.read(65536)
+        except ConnectionResetError:
+            raise Unavailable("the engine hung up in the middle of the output") from None
 
     async def read(self) -> tuple[bytes, bytes]:
         """Everything to the end: (stdout, stderr)."""
@@ -182,9 +188,9 @@ class AsyncContainer:
         async with await self._client.open(request.method, request.target) as response:
             return await response.read()
 
-    async def put_archive(self, path: str, data: bytes) -> None:
-        """Unpack a tar archive into a folder inside."""
-        request = requests.container(self.id, "archive", "PUT", path=path)
+    async def put_archive(self, path: str, data: bytes, *, keep_kinds: bool = False) -> None:
+        """Unpack a tar archive into a folder inside; as `Container.put_archive`."""
+        request = requests.put_archive(self.id, path, keep_kinds=keep_kinds)
         headers = {"Content-Type": "application/x-tar"}
         (await self._client.open(request.method, request.target, data, headers)).close()
 

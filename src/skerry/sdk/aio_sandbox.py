@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from skerry.base.errors import (
+    CommandFault,
     Conflict,
     GuestFault,
     NotFound,
@@ -28,13 +28,15 @@ from skerry.sdk import requests, sandbox_words
 from skerry.sdk.aio import AsyncAttached, AsyncContainer, ask
 from skerry.sdk.aio_http import AsyncClient
 from skerry.sdk.client import query, quote
-from skerry.sdk.frames import STDERR, STDOUT
-from skerry.sdk.sandbox_words import LABEL, Entry, ForkFailure, Result, Snapshot, Wanted
+from skerry.sdk.files import AsyncFiles
+from skerry.sdk.sandbox_words import LABEL, ForkFailure, Result, Snapshot, Wanted
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-    from skerry.sdk.requests import Environment
+    from skerry.sdk.requests import Environment, Request
+
+T = TypeVar("T")
 
 
 class AsyncProcess:
@@ -80,9 +82,18 @@ class AsyncProcess:
                 return
             yield piece
 
-    async def write(self, data: bytes) -> None:
+    async def lines(self) -> AsyncIterator[tuple[int, str]]:
+        """(stream, line) as they come; as `Process.lines`."""
+        lines = sandbox_words.Lines()
+        async for stream, piece in self:
+            for line in lines.feed(stream, piece):
+                yield line
+        for line in lines.end():
+            yield line
+
+    async def write(self, data: bytes | str) -> None:
         """Send to standard input; waits while the program does not read."""
-        await self._attached.write(data)
+        await self._attached.write(data.encode() if isinstance(data, str) else data)
 
     def close_stdin(self) -> None:
         """No more input."""
@@ -108,51 +119,6 @@ class AsyncProcess:
                 else:
                     await asyncio.sleep(0.01)
         return self._code
-
-
-class AsyncFiles:
-    """`sandbox.files`. Paths are absolute; folders above a written file are made."""
-
-    def __init__(self, container: AsyncContainer, client: AsyncClient) -> None:
-        self._container = container
-        self._client = client
-
-    async def write(self, path: str, data: bytes | str, *, mode: int = 0o644) -> None:
-        """Make or replace a file; text is written as UTF-8."""
-        raw = data.encode() if isinstance(data, str) else data
-        await self._container.put_archive("/", sandbox_words.packed(path, raw, mode))
-
-    async def read(self, path: str) -> bytes:
-        """The content of a file. NotFound."""
-        return sandbox_words.content_of([await self._container.get_archive(path)], path)
-
-    async def read_text(self, path: str) -> str:
-        """The content of a file as UTF-8."""
-        return (await self.read(path)).decode()
-
-    async def list(self, path: str = "/") -> list[Entry]:
-        """What is in a folder, by name. NotFound."""
-        target = sandbox_words.files_target(self._container.id, path)
-        return sandbox_words.entries_of(await self._client.call("GET", target))
-
-    async def exists(self, path: str) -> bool:
-        """Whether there is something."""
-        request = requests.container(self._container.id, "archive", "HEAD", path=path)
-        try:
-            (await self._client.open(request.method, request.target)).close()
-        except NotFound:
-            return False
-        return True
-
-    async def upload(self, local: str, path: str) -> None:
-        """A local file or folder becomes `path`, owned by root."""
-        data = await asyncio.to_thread(sandbox_words.packed_local, local, path)
-        await self._container.put_archive("/", data)
-
-    async def download(self, path: str, local: str) -> None:
-        """A file or folder becomes `local`; nothing outside that is written."""
-        data = await self._container.get_archive(path)
-        await asyncio.to_thread(sandbox_words.unpack_local, iter([data]), path, os.fspath(local))
 
 
 class AsyncSandbox:
@@ -198,17 +164,29 @@ class AsyncSandbox:
         if self._container is None:
             request = self._wanted.request()
             try:
-                id = (await ask(self._client, request))["Id"]
+                await self._create(request)
             except NotFound:
+                if await _is_here(self._client, self._wanted.image):
+                    raise
+            if self._container is None:
                 await _obtain(self._client, self._wanted.image)
-                id = (await ask(self._client, request))["Id"]
-            self._container = AsyncContainer(self._client, id)
+                await self._create(request)
             try:
-                await self._container.start()
+                await self.container.start()
             except BaseException:
                 await self.close()
                 raise
         return self
+
+    async def _create(self, request: Request) -> None:
+        def take(answer: dict[str, Any]) -> None:
+            self._container = AsyncContainer(self._client, answer["Id"])
+
+        try:
+            await _settled(self._client, request, take)
+        except asyncio.CancelledError:
+            await self.close()
+            raise
 
     async def close(self) -> None:
         """Remove it, its copies and its snapshots, also when this task is cancelled. Idempotent."""
@@ -275,11 +253,12 @@ class AsyncSandbox:
         user: str = "",
         timeout: float | None = None,
         check: bool = False,
+        max_output: int | None = sandbox_words.MOST_OUTPUT,
         on_output: Callable[[int, bytes], None] | None = None,
     ) -> Result:
         """Run a command to its end; as `Sandbox.exec`."""
         data = stdin.encode() if isinstance(stdin, str) else stdin
-        streams = {STDOUT: bytearray(), STDERR: bytearray()}
+        output = sandbox_words.Output(max_output)
         process = await self.start(
             *command,
             stdin=data is not None,
@@ -292,13 +271,16 @@ class AsyncSandbox:
             feeder = asyncio.ensure_future(_feed(process, data))
             try:
                 async for stream, piece in process:
-                    streams[stream].extend(piece)
                     if on_output is not None:
                         on_output(stream, piece)
+                    output.add(stream, piece)
+            except CommandFault as error:
+                error.stdout, error.stderr = output.stdout, output.stderr
+                raise
             finally:
                 feeder.cancel()
             code = await process.wait()
-        result = Result(code, bytes(streams[STDOUT]), bytes(streams[STDERR]))
+        result = Result(code, output.stdout, output.stderr)
         return result.check() if check else result
 
     async def snapshot(self, name: str = "", comment: str = "") -> Snapshot:
@@ -318,19 +300,22 @@ class AsyncSandbox:
 
     async def fork(self, count: int = 1, *, name: str = "") -> AsyncCopies:
         """Running copies that go on from here; as `Sandbox.fork`."""
-        answer = await ask(self._client, requests.fork(self.id, count, name, True))
-        made, failures = [], []
-        for each in answer:
-            if each["Id"]:
-                copy = AsyncSandbox(self._wanted.image, host=self._client.host)
-                copy._wanted = self._wanted
-                copy._container = AsyncContainer(copy._client, each["Id"])
-                self._copies.append(copy)
-                if not each["Error"]:
-                    made.append(copy)
-            if each["Error"]:
-                failures.append(ForkFailure(each["Name"], each["Error"]))
-        return AsyncCopies(made, failures)
+        copies = AsyncCopies([], [])
+
+        def take(answer: list[dict[str, Any]]) -> None:
+            for each in answer:
+                if each["Id"]:
+                    copy = AsyncSandbox(self._wanted.image, host=self._client.host)
+                    copy._wanted = self._wanted
+                    copy._container = AsyncContainer(copy._client, each["Id"])
+                    self._copies.append(copy)
+                    if not each["Error"]:
+                        copies.append(copy)
+                if each["Error"]:
+                    copies.failures.append(ForkFailure(each["Name"], each["Error"]))
+
+        await _settled(self._client, requests.fork(self.id, count, name, True), take)
+        return copies
 
     async def commit(self, name: str, *, message: str = "") -> str:
         """Keep its files as an image; the image's id."""
@@ -372,6 +357,29 @@ class AsyncCopies(list[AsyncSandbox]):
 
         return list(await asyncio.gather(*map(run, self)))
 
+    async def map(self, function: Callable[[AsyncSandbox], Awaitable[T]]) -> list[T | Exception]:
+        """Await a function of every copy at once: its value or its error each."""
+
+        async def run(copy: AsyncSandbox) -> T | Exception:
+            try:
+                return await function(copy)
+            except Exception as error:
+                return error
+
+        return list(await asyncio.gather(*map(run, self)))
+
+
+async def _settled(client: AsyncClient, request: Request, take: Callable[[Any], None]) -> None:
+    """Send a request that makes something and hand its answer over, also when this task is
+    cancelled: who does not know what was made cannot remove it."""
+    asking = asyncio.ensure_future(ask(client, request))
+    try:
+        await asyncio.shield(asking)
+    finally:
+        await asyncio.wait([asking])
+        if asking.exception() is None:
+            take(asking.result())
+
 
 async def _feed(process: AsyncProcess, data: bytes | None) -> None:
     if data is None:
@@ -382,13 +390,23 @@ async def _feed(process: AsyncProcess, data: bytes | None) -> None:
         process.close_stdin()
 
 
+async def _is_here(client: AsyncClient, image: str) -> bool:
+    try:
+        await ask(client, requests.image(image, "json"))
+    except NotFound:
+        return False
+    return True
+
+
 async def _obtain(client: AsyncClient, image: str) -> None:
-    name, made_here = sandbox_words.obtain(image)
-    if made_here:
-        request = requests.bootstrap(name, include=[], mirror="", key="", tag="")
-    else:
-        request = requests.pull(name)
-    async with await client.open(request.method, request.target) as response:
+    source = sandbox_words.source_of(image)
+    if source.rename is not None:
+        with contextlib.suppress(NotFound):
+            await ask(client, source.rename)
+            return
+    async with await client.open(source.make.method, source.make.target) as response:
         async for message in response.json_lines():
             if message.get("error"):
                 raise SystemFault(f"cannot obtain the image {image}: {message['error']}")
+    if source.rename is not None:
+        await ask(client, source.rename)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from skerry.base.errors import Unavailable
 from skerry.sdk.frames import STDERR, STDOUT, Demultiplexer
 
 if TYPE_CHECKING:
@@ -50,7 +51,10 @@ class Attached:
                     yield piece
             if self.deadline is not None:
                 self._socket.settimeout(max(0.001, self.deadline - time.monotonic()))
-            data = self._socket.recv(65536)
+            try:
+                data = self._socket.recv(65536)
+            except ConnectionResetError:
+                raise Unavailable("the engine hung up in the middle of the output") from None
             if not data:
                 return
 

@@ -205,9 +205,12 @@ class Container:
         finally:
             response.connection.close()
 
-    def put_archive(self, path: str, data: bytes | Iterable[bytes]) -> None:
-        """Unpack a tar stream into a folder inside."""
-        request = requests.container(self.id, "archive", "PUT", path=path)
+    def put_archive(
+        self, path: str, data: bytes | Iterable[bytes], *, keep_kinds: bool = False
+    ) -> None:
+        """Unpack a tar stream into a folder inside. With `keep_kinds` a file does not replace a
+        folder, nor a folder a file."""
+        request = requests.put_archive(self.id, path, keep_kinds=keep_kinds)
         headers = {"Content-Type": "application/x-tar"}
         response = self._client.open(request.method, request.target, data, headers)
         response.connection.close()

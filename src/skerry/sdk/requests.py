@@ -130,6 +130,11 @@ def container(id: str, action: str = "", method: str = "POST", **parameters: obj
     return Request(method, path + query(**parameters))
 
 
+def put_archive(id: str, path: str, *, keep_kinds: bool) -> Request:
+    """PUT /containers/ID/archive."""
+    return container(id, "archive", "PUT", path=path, noOverwriteDirNonDir=keep_kinds)
+
+
 def list_containers(*, all: bool, filters: dict[str, list[str]] | None) -> Request:
     """GET /containers/json."""
     return Request("GET", "/containers/json" + query(all=all, filters=filters))

@@ -16,29 +16,36 @@ One sandbox is for one thread at a time; its copies are sandboxes of their own.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+import weakref
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from skerry.base.errors import (
+    CommandFault,
     Conflict,
     GuestFault,
     NotFound,
     SkerryError,
     SystemFault,
     TimedOut,
+    Unavailable,
 )
 from skerry.sdk import requests, sandbox_words
 from skerry.sdk.attached import STDERR, STDOUT, Attached
 from skerry.sdk.client import Client, query, quote
 from skerry.sdk.containers import Container, ask
-from skerry.sdk.sandbox_words import LABEL, Entry, ForkFailure, Result, Snapshot, Wanted
+from skerry.sdk.files import Files
+from skerry.sdk.sandbox_words import LABEL, ForkFailure, Result, Snapshot, Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from skerry.sdk.requests import Environment
+    from skerry.sdk.requests import Environment, Request
+
+T = TypeVar("T")
 
 __all__ = ["STDERR", "STDOUT", "Copies", "Files", "Process", "Result", "Sandbox", "Snapshot"]
 
@@ -76,9 +83,19 @@ class Process:
                 f"the command did not end within {self._timeout:g} seconds and was killed"
             ) from None
 
-    def write(self, data: bytes) -> None:
+    def lines(self) -> Iterator[tuple[int, str]]:
+        """(stream, line) as they come, without the line's end; TimedOut as when iterating.
+
+        What is not UTF-8 shows as U+FFFD; a line of over 1 MiB comes in pieces.
+        """
+        lines = sandbox_words.Lines()
+        for stream, piece in self:
+            yield from lines.feed(stream, piece)
+        yield from lines.end()
+
+    def write(self, data: bytes | str) -> None:
         """Send to standard input; waits while the program does not read."""
-        self._attached.write(data)
+        self._attached.write(data.encode() if isinstance(data, str) else data)
 
     def close_stdin(self) -> None:
         """No more input."""
@@ -115,49 +132,6 @@ def exit_code(client: Client, id: str) -> int:
         if time.monotonic() > deadline:
             raise Conflict("the command still runs, though it has closed its output")
         time.sleep(0.01)
-
-
-class Files:
-    """`sandbox.files`. Paths are absolute; folders above a written file are made."""
-
-    def __init__(self, container: Container, client: Client) -> None:
-        self._container = container
-        self._client = client
-
-    def write(self, path: str, data: bytes | str, *, mode: int = 0o644) -> None:
-        """Make or replace a file; text is written as UTF-8."""
-        raw = data.encode() if isinstance(data, str) else data
-        self._container.put_archive("/", sandbox_words.packed(path, raw, mode))
-
-    def read(self, path: str) -> bytes:
-        """The content of a file. NotFound."""
-        return sandbox_words.content_of(self._container.get_archive(path), path)
-
-    def read_text(self, path: str) -> str:
-        """The content of a file as UTF-8."""
-        return self.read(path).decode()
-
-    def list(self, path: str = "/") -> list[Entry]:
-        """What is in a folder, by name. NotFound."""
-        answer = self._client.get(sandbox_words.files_target(self._container.id, path))
-        return sandbox_words.entries_of(answer)
-
-    def exists(self, path: str) -> bool:
-        """Whether there is something."""
-        request = requests.container(self._container.id, "archive", "HEAD", path=path)
-        try:
-            self._client.open(request.method, request.target).connection.close()
-        except NotFound:
-            return False
-        return True
-
-    def upload(self, local: str, path: str) -> None:
-        """A local file or folder becomes `path`, owned by root."""
-        self._container.put_archive("/", sandbox_words.packed_local(local, path))
-
-    def download(self, path: str, local: str) -> None:
-        """A file or folder becomes `local`; nothing outside that is written."""
-        sandbox_words.unpack_local(self._container.get_archive(path), path, local)
 
 
 class Sandbox:
@@ -197,6 +171,7 @@ class Sandbox:
         self._client = Client(host)
         self._container: Container | None = None
         self._copies: list[Sandbox] = []
+        self._finalizer: weakref.finalize[..., Sandbox] | None = None
 
     def __enter__(self) -> Sandbox:
         return self.open()
@@ -208,31 +183,44 @@ class Sandbox:
         return f"Sandbox({self._wanted.image!r}, id={self.id[:12] if self._container else None})"
 
     def open(self) -> Sandbox:
-        """Make and start it; an image that is not here is made or pulled first."""
+        """Make and start it; an image that is not here is made or pulled first.
+
+        Without a `with` block it is removed by `close()`, with this object, or when Python ends.
+        """
         if self._container is None:
             request = self._wanted.request()
             try:
-                id = ask(self._client, request)["Id"]
+                self._create(request)
             except NotFound:
+                if _is_here(self._client, self._wanted.image):
+                    raise
+            if self._container is None:
                 _obtain(self._client, self._wanted.image)
-                id = ask(self._client, request)["Id"]
-            self._container = Container(self._client, id)
+                self._create(request)
             try:
-                self._container.start()
+                self.container.start()
             except BaseException:
                 self.close()
                 raise
         return self
 
+    def _create(self, request: Request) -> None:
+        _settled(self._client, request, lambda answer: self._adopt(answer["Id"]))
+
+    def _adopt(self, id: str) -> None:
+        self._container = Container(self._client, id)
+        self._finalizer = weakref.finalize(self, _remove, self._client.host, id, os.getpid())
+
     def close(self) -> None:
         """Remove it, its copies and its snapshots. Idempotent."""
-        copies, self._copies = self._copies, []
-        for copy in copies:
-            copy.close()
-        container, self._container = self._container, None
-        if container is not None:
+        _close_all(self._copies)
+        self._copies = []
+        if self._container is not None:
             with _own(self._client) as client, contextlib.suppress(NotFound, Conflict):
-                Container(client, container.id).remove(force=True, volumes=True)
+                Container(client, self._container.id).remove(force=True, volumes=True)
+            self._container = None
+        if self._finalizer is not None:
+            self._finalizer.detach()
         self._client.close()
 
     @property
@@ -287,16 +275,18 @@ class Sandbox:
         user: str = "",
         timeout: float | None = None,
         check: bool = False,
+        max_output: int | None = sandbox_words.MOST_OUTPUT,
         on_output: Callable[[int, bytes], None] | None = None,
     ) -> Result:
         """Run a command to its end.
 
         `on_output(stream, bytes)` hears pieces as they come (STDOUT or STDERR). TimedOut after
-        `timeout` seconds, with the program killed; with `check`, CommandFailed for an exit code
-        other than 0.
+        `timeout` seconds and OutputExceeded after `max_output` bytes, with the program killed;
+        with `check`, CommandFailed for an exit code other than 0. These three have `stdout` and
+        `stderr`: what was written by then.
         """
         data = stdin.encode() if isinstance(stdin, str) else stdin
-        streams = {STDOUT: bytearray(), STDERR: bytearray()}
+        output = sandbox_words.Output(max_output)
         with self.start(
             *command,
             stdin=data is not None,
@@ -308,12 +298,16 @@ class Sandbox:
             feeder = threading.Thread(target=_feed, args=(process, data), daemon=True)
             if data is not None:
                 feeder.start()
-            for stream, piece in process:
-                streams[stream].extend(piece)
-                if on_output is not None:
-                    on_output(stream, piece)
+            try:
+                for stream, piece in process:
+                    if on_output is not None:
+                        on_output(stream, piece)
+                    output.add(stream, piece)
+            except CommandFault as error:
+                error.stdout, error.stderr = output.stdout, output.stderr
+                raise
             code = process.exit_code
-        result = Result(code, bytes(streams[STDOUT]), bytes(streams[STDERR]))
+        result = Result(code, output.stdout, output.stderr)
         return result.check() if check else result
 
     def snapshot(self, name: str = "", comment: str = "") -> Snapshot:
@@ -336,19 +330,22 @@ class Sandbox:
 
         A copy that fails is in the answer's `failures`; the others are there all the same.
         """
-        answer = ask(self._client, requests.fork(self.id, count, name, True))
-        made, failures = [], []
-        for each in answer:
-            if each["Id"]:
-                copy = Sandbox(self._wanted.image, host=self._client.host)
-                copy._wanted = self._wanted
-                copy._container = Container(copy._client, each["Id"])
-                self._copies.append(copy)
-                if not each["Error"]:
-                    made.append(copy)
-            if each["Error"]:
-                failures.append(ForkFailure(each["Name"], each["Error"]))
-        return Copies(made, failures)
+        copies = Copies([], [])
+
+        def take(answer: list[dict[str, Any]]) -> None:
+            for each in answer:
+                if each["Id"]:
+                    copy = Sandbox(self._wanted.image, host=self._client.host)
+                    copy._wanted = self._wanted
+                    copy._adopt(each["Id"])
+                    self._copies.append(copy)
+                    if not each["Error"]:
+                        copies.append(copy)
+                if each["Error"]:
+                    copies.failures.append(ForkFailure(each["Name"], each["Error"]))
+
+        _settled(self._client, requests.fork(self.id, count, name, True), take)
+        return copies
 
     def commit(self, name: str, *, message: str = "") -> str:
         """Keep its files as an image; the image's id."""
@@ -377,8 +374,7 @@ class Copies(list[Sandbox]):
 
     def close(self) -> None:
         """Remove all of them. Idempotent."""
-        with ThreadPoolExecutor(8) as pool:
-            list(pool.map(Sandbox.close, self))
+        _close_all(self)
 
     def exec(self, *command: str, **options: Any) -> list[Result | SkerryError | GuestFault]:
         """Run a command in every copy at once, as `Sandbox.exec`: its result or its error each."""
@@ -389,8 +385,61 @@ class Copies(list[Sandbox]):
             except (SkerryError, GuestFault) as error:
                 return error
 
-        with ThreadPoolExecutor(max(1, len(self))) as pool:
-            return list(pool.map(run, self))
+        return _in_all(run, self)
+
+    def map(self, function: Callable[[Sandbox], T]) -> list[T | Exception]:
+        """Call a function with every copy at once, in threads: its value or its error each."""
+
+        def run(copy: Sandbox) -> T | Exception:
+            try:
+                return function(copy)
+            except Exception as error:
+                return error
+
+        return _in_all(run, self)
+
+
+def _in_all(function: Callable[[Sandbox], T], copies: Sequence[Sandbox]) -> list[T]:
+    pool = ThreadPoolExecutor(max(1, len(copies)))
+    try:
+        return list(pool.map(function, copies))
+    finally:
+        # An interrupt does not wait: commands end with their copies.
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _close_all(copies: Sequence[Sandbox]) -> None:
+    if copies:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(Sandbox.close, copies))
+
+
+def _settled(client: Client, request: Request, take: Callable[[Any], None]) -> None:
+    """Send a request that makes something and hand its answer over, also when the wait for it is
+    interrupted: who does not know what was made cannot remove it."""
+    asking: Future[Any] = Future()
+
+    def call() -> None:
+        try:
+            asking.set_result(ask(client, request))
+        except BaseException as error:
+            asking.set_exception(error)
+
+    # Interrupts reach the main thread only.
+    threading.Thread(target=call, daemon=True).start()
+    try:
+        asking.exception()
+    finally:
+        if asking.exception() is None:
+            take(asking.result())
+    asking.result()
+
+
+def _remove(host: str, id: str, owner: int) -> None:
+    """What an object leaves that nobody has closed. Only the process that made it removes it."""
+    if os.getpid() == owner:
+        with Client(host) as client, contextlib.suppress(NotFound, Conflict, Unavailable):
+            Container(client, id).remove(force=True, volumes=True)
 
 
 def _feed(process: Process, data: bytes) -> None:
@@ -405,16 +454,26 @@ def _own(client: Client) -> Client:
     return Client(client.host)
 
 
+def _is_here(client: Client, image: str) -> bool:
+    try:
+        ask(client, requests.image(image, "json"))
+    except NotFound:
+        return False
+    return True
+
+
 def _obtain(client: Client, image: str) -> None:
-    name, made_here = sandbox_words.obtain(image)
-    if made_here:
-        request = requests.bootstrap(name, include=[], mirror="", key="", tag="")
-    else:
-        request = requests.pull(name)
-    response = client.open(request.method, request.target)
+    source = sandbox_words.source_of(image)
+    if source.rename is not None:
+        with contextlib.suppress(NotFound):
+            ask(client, source.rename)
+            return
+    response = client.open(source.make.method, source.make.target)
     try:
         for message in response.json_lines():
             if message.get("error"):
                 raise SystemFault(f"cannot obtain the image {image}: {message['error']}")
     finally:
         response.connection.close()
+    if source.rename is not None:
+        ask(client, source.rename)

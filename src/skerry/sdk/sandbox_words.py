@@ -1,33 +1,26 @@
-"""What the blocking and the asynchronous sandbox share: words, requests, archives. Pure."""
+"""What the blocking and the asynchronous sandbox share: words and requests. Pure."""
 
 from __future__ import annotations
 
-import io
-import os
-import posixpath
 import stat
-import tarfile
-import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from skerry.base.errors import CommandFailed, InvalidInput, LimitExceeded
+from skerry.base.errors import CommandFailed, InvalidInput, OutputExceeded
 from skerry.sdk import requests
-from skerry.sdk.http import query, quote
+from skerry.sdk.frames import STDERR, STDOUT
 from skerry.sdk.requests import Environment, Request
-from skerry.sdk.unpack import ChunkFile, Unpacker
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
 
 LABEL = "org.skerry.sandbox"
 """Every sandbox's container has it, so that what a killed client left can be found."""
 ISOLATIONS = {"container": "", "vm": "skerry-vm"}
 """The wall, and the runtime that the API knows it by."""
 KEEP_ALIVE = ("sleep", "infinity")
-BASES = ("busybox", "debian", "alpine")
-"""Images that the engine can make itself."""
-MOST_BYTES = 1 << 30
-"""Of one file that is read into memory."""
+BASES = {"busybox": "latest", "debian": "bookworm", "alpine": "latest"}
+"""Images that the engine can make itself, and which it is without a tag."""
+MOST_OUTPUT = 64 << 20
+"""Bytes of a command's output that are kept, unless the caller says otherwise."""
+LONGEST_LINE = 1 << 20
+"""Bytes; a longer one comes in pieces."""
 
 
 class Result(NamedTuple):
@@ -45,12 +38,74 @@ class Result(NamedTuple):
     def check(self) -> Result:
         """Itself; CommandFailed when the exit code is not 0."""
         if self.exit_code:
-            last = self.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
-            raise CommandFailed(
+            # What kept it from starting comes as Docker sends it: on standard output.
+            said = self.stderr or (self.stdout if self.exit_code in (126, 127) else b"")
+            last = said.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
+            error = CommandFailed(
                 f"the command ended with exit code {self.exit_code}: {last[0][:500]}",
                 exit_code=self.exit_code,
             )
+            error.stdout, error.stderr = self.stdout, self.stderr
+            raise error
         return self
+
+
+class Output:
+    """What a command has written so far, up to a limit in bytes (None: all)."""
+
+    def __init__(self, most: int | None) -> None:
+        self._most = most
+        self._streams = {STDOUT: bytearray(), STDERR: bytearray()}
+        self._count = 0
+
+    def add(self, stream: int, piece: bytes) -> None:
+        """Keep a piece. OutputExceeded, with the limit's worth kept."""
+        room = len(piece) if self._most is None else max(0, self._most - self._count)
+        self._streams[stream].extend(piece[:room])
+        self._count += len(piece)
+        if len(piece) > room:
+            raise OutputExceeded(
+                f"the command wrote more than {self._most} bytes and was killed",
+                hint="max_output= is the limit; start() gives output as it comes and keeps none",
+            )
+
+    @property
+    def stdout(self) -> bytes:
+        """Of standard output."""
+        return bytes(self._streams[STDOUT])
+
+    @property
+    def stderr(self) -> bytes:
+        """Of standard error."""
+        return bytes(self._streams[STDERR])
+
+
+class Lines:
+    """Cuts (stream, bytes) pieces into (stream, line) pairs."""
+
+    def __init__(self) -> None:
+        self._rest = {STDOUT: bytearray(), STDERR: bytearray()}
+
+    def feed(self, stream: int, piece: bytes) -> list[tuple[int, str]]:
+        """The lines that a piece completes, without their ends."""
+        rest = self._rest[stream]
+        rest += piece
+        if b"\n" not in piece and len(rest) < LONGEST_LINE:
+            return []
+        *whole, last = rest.split(b"\n")
+        if len(last) >= LONGEST_LINE:
+            whole.append(last)
+            last = bytearray()
+        self._rest[stream] = last
+        return [(stream, _text(line)) for line in whole]
+
+    def end(self) -> list[tuple[int, str]]:
+        """The last lines, where no line end follows."""
+        return [(stream, _text(line)) for stream, line in self._rest.items() if line]
+
+
+def _text(line: bytearray) -> str:
+    return line.decode(errors="replace").removesuffix("\r")
 
 
 class Snapshot(NamedTuple):
@@ -78,6 +133,11 @@ class Entry(NamedTuple):
     def is_dir(self) -> bool:
         """Whether it is a folder."""
         return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a regular file."""
+        return stat.S_ISREG(self.mode)
 
 
 class ForkFailure(NamedTuple):
@@ -134,18 +194,33 @@ class Wanted(NamedTuple):
             volumes=self.volumes,
             labels={**(self.labels or {}), LABEL: self.isolation},
             auto_remove=self.lifetime is not None,
-            init=None if self.isolation == "vm" else True,
+            # keep_alive reaps nobody: what ran away from a command would stay and count.
+            init=True,
             host_config=host,
             **options,
         )
 
 
-def obtain(image: str) -> tuple[str, bool]:
-    """How to get an image that is not here: its name, and whether the engine makes it itself."""
+class Source(NamedTuple):
+    """How to get an image that is not here: from which requests, in order."""
+
+    make: Request
+    """Gives it, under its own name."""
+    rename: Request | None
+    """Gives it the wanted name; may do without the first, when it was here by its own."""
+
+
+def source_of(image: str) -> Source:
+    """Known base images are made here, others pulled."""
     name, tag = requests.split_name(image)
-    if name in BASES:
-        return (name if name == "busybox" or tag == "latest" else f"{name}:{tag}"), True
-    return image, False
+    if name not in BASES:
+        return Source(requests.pull(image), None)
+    own = BASES[name] if tag == "latest" else tag
+    base = name if name == "busybox" else f"{name}:{own}"
+    rename = None
+    if own != tag:
+        rename = requests.image(f"{name}:{own}", "tag", "POST", repo=name, tag=tag)
+    return Source(requests.bootstrap(base, include=[], mirror="", key="", tag=""), rename)
 
 
 def snapshot_of(answer: dict[str, Any]) -> Snapshot:
@@ -158,88 +233,3 @@ def snapshot_of(answer: dict[str, Any]) -> Snapshot:
         answer["Parent"],
         answer["Size"],
     )
-
-
-def entries_of(answer: list[dict[str, Any]]) -> list[Entry]:
-    """As the API tells of a folder."""
-    return [
-        Entry(each["Name"], each["Size"], each["Mode"], each["ModifiedNs"] / 1e9, each["Target"])
-        for each in answer
-    ]
-
-
-def files_target(id: str, path: str) -> str:
-    """GET /skerry/files/ID."""
-    return f"/skerry/files/{quote(id)}" + query(path=path)
-
-
-def packed(path: str, data: bytes, mode: int) -> bytes:
-    """A tar archive with one file, to be unpacked at `/`; folders above it are made."""
-    entry = tarfile.TarInfo(_inner(path))
-    entry.size, entry.mode, entry.mtime = len(data), mode, int(time.time())
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        tar.addfile(entry, io.BytesIO(data))
-    return out.getvalue()
-
-
-def packed_local(local: str, path: str) -> bytes:
-    """A tar archive of a local file or folder under another name, to be unpacked at `/`."""
-    out = io.BytesIO()
-    try:
-        with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
-            tar.add(local, _inner(path), filter=_as_root)
-    except OSError as error:
-        raise InvalidInput(f"cannot read {error.filename or local}: {error.strerror}") from None
-    return out.getvalue()
-
-
-def _as_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-    entry.uid = entry.gid = 0
-    entry.uname = entry.gname = ""
-    return entry
-
-
-def _inner(path: str) -> str:
-    clean = posixpath.normpath("/" + path).strip("/")
-    if not path.startswith("/") or not clean:
-        raise InvalidInput(f"not the absolute path of a file: {path!r:.200}")
-    return clean
-
-
-def content_of(pieces: Iterable[bytes], path: str) -> bytes:
-    """The bytes of the only file in an archive; LimitExceeded above MOST_BYTES."""
-    try:
-        with tarfile.open(fileobj=io.BytesIO(gather(pieces, path)), mode="r|") as tar:
-            for member in tar:
-                if member.isfile() and (file := tar.extractfile(member)):
-                    return file.read()
-                break
-    except tarfile.TarError as error:
-        raise InvalidInput(f"the archive of {path} is broken: {error}") from None
-    raise InvalidInput(f"{path} is not a file")
-
-
-def unpack_local(pieces: Iterator[bytes], path: str, local: str) -> None:
-    """Make what the archive of `path` holds to `local`, which becomes that file or folder.
-
-    The archive is the guest's: nothing outside `local` is written, and no device is made.
-    """
-    folder, name = os.path.split(os.path.abspath(local))
-    unpacker = Unpacker(folder)
-    try:
-        unpacker.unpack(ChunkFile(pieces), base=posixpath.basename(_inner(path)), name=name)
-    finally:
-        unpacker.close()
-
-
-def gather(pieces: Iterable[bytes], what: str) -> bytes:
-    """All pieces as one, in memory; LimitExceeded above MOST_BYTES."""
-    data = bytearray()
-    for piece in pieces:
-        data += piece
-        if len(data) > MOST_BYTES:
-            raise LimitExceeded(
-                f"{what} holds more than {MOST_BYTES} bytes", hint="download() streams to a file"
-            )
-    return bytes(data)

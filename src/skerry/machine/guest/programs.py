@@ -276,13 +276,16 @@ class Programs:
         return program
 
     def signal(self, id_: str, number: int) -> None:
-        """Send a signal; SIGKILL to the first program ends all."""
+        """Send a signal; SIGKILL to the first program ends all, to another its process group."""
         program = self._program(id_)
         if program.main and number == signal.SIGKILL and self._group is not None:
             self._group.kill_all()
-        else:
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(program.pidfd, number)
+            return
+        with suppress(ProcessLookupError):
+            if number == signal.SIGKILL:
+                # Not reaped before `_exited`, so the number is still its own.
+                os.killpg(program.pid, number)
+            signal.pidfd_send_signal(program.pidfd, number)
 
     def resize(self, id_: str, rows: int, columns: int) -> None:
         """Set the size of a program's terminal."""

@@ -477,6 +477,11 @@ def test_what_machines_have_made_is_accounted_and_pruned(machines: Skerry, docke
     assert docker("run", "--rm", *VM, "--net", "none", "busybox", "echo", "again") == "again\n"
 
 
+def _memory_seen(docker: Docker, name: str) -> int:
+    """KiB of memory that the guest's kernel has."""
+    return int(docker("exec", name, "grep", "MemTotal", "/proc/meminfo").split()[1])
+
+
 def test_docker_py_asks_for_a_machine(machines: Skerry, docker: Docker) -> None:
     client = dockerpy.DockerClient(base_url=machines.host, timeout=int(PATIENCE), version="auto")
     container = client.containers.create(
@@ -501,8 +506,24 @@ def test_docker_py_asks_for_a_machine(machines: Skerry, docker: Docker) -> None:
         count = 2 if (os.cpu_count() or 1) > 1 else 1
         docker("update", "--cpus", str(count), container.id)
         assert container.exec_run(["nproc"]).output == f"{count}\n".encode()
+        # More memory as well; what lies there is the copy's too.
+        before = _memory_seen(docker, container.id)
+        container.update(mem_limit="600m")
+        most = _memory_seen(docker, container.id)
+        assert most - before == 768 << 10
+        fill = "dd if=/dev/urandom of=/dev/shm/x bs=1M count=60 2>/dev/null; md5sum /dev/shm/x"
+        filled = docker("exec", container.id, "sh", "-c", fill)
         copy = machines.skerry("fork", container.id, timeout=PATIENCE).stdout.strip()
         assert docker("exec", copy, "nproc") == f"{count}\n"
+        assert docker("exec", copy, "md5sum", "/dev/shm/x") == filled
+        assert _memory_seen(docker, copy) == most
+        docker("rm", "-f", copy)
+        docker("exec", container.id, "rm", "/dev/shm/x")
+        container.update(mem_limit="96m")
+        until(
+            lambda: _memory_seen(docker, container.id) <= most - (256 << 10),
+            "the guest gives nothing back", PATIENCE,
+        )  # fmt: skip
         container.kill("TERM")
         container.kill()
         assert container.wait()["StatusCode"] == 137

@@ -11,8 +11,8 @@ from skerry.machine import hypervisor, qemu, splice
 from skerry.machine.tap import open_tap
 
 SHARES_PORT = f"port{qemu.PORTS - 1}"
-MOST_CARDS = qemu.PORTS
-"""The first is in no port, and the last port is the shares'."""
+MOST_CARDS = qemu.PORTS - 1
+"""The first is in no port; the last two ports are those of memory (`room`) and shares."""
 
 
 class Cards:

@@ -5,7 +5,7 @@ import secrets
 import time
 
 from skerry.base.light import Any, NamedTuple
-from skerry.machine import cabling, hypervisor, orderly, qemu, shares, template
+from skerry.machine import cabling, hypervisor, orderly, qemu, room, shares, template
 from skerry.machine.conf import Conf
 from skerry.machine.memory import copy_extents
 from skerry.machine.qemu import Accel
@@ -16,13 +16,14 @@ from skerry.machine.tap import open_tap
 
 
 class Cloned(NamedTuple):
-    """A machine that runs, and with shares (else -1) its own memory and its virtiofsd, and how many
-    cards it has from the file."""
+    """A machine that runs, and with shares (else -1) its own memory and its virtiofsd, how many
+    cards it has from the file, and the file of memory that was plugged in (else -1)."""
 
     machine: hypervisor.Hypervisor
     ram: int
     sharer: int
     cards: int
+    more: int = -1
 
 
 def clone(conf: Conf, cards: list[dict[str, Any]]) -> Cloned:
@@ -30,7 +31,7 @@ def clone(conf: Conf, cards: list[dict[str, Any]]) -> Cloned:
     the network namespace that the caller is in; the guest runs on return."""
     fds: list[int] = []
     names: list[str] = []
-    own, sharer = -1, -1
+    own, sharer, more = -1, -1, -1
 
     def give(name: str, fd: int) -> None:
         names.append(name)
@@ -60,6 +61,7 @@ def clone(conf: Conf, cards: list[dict[str, Any]]) -> Cloned:
             *template.devices(
                 lines, Shape(*conf.shape), Accel(*conf.accel),
                 ram=at["ram"], share=conf.share or bool(conf.shares), tap=at["tap"],
+                room=room.ROOM,
             ),
             *qemu.disks(found),
             *qemu.INCOMING,
@@ -77,8 +79,11 @@ def clone(conf: Conf, cards: list[dict[str, Any]]) -> Cloned:
         saved = 0
         if conf.saved:
             with open(conf.state, "rb") as file:
-                saved = saved_cards(read_state(file.fileno()), qemu.PORTS - 1)
+                saved = saved_cards(read_state(file.fileno()), cabling.MOST_CARDS)
             cabling.plug_cards(machine, range(1, saved))
+        if conf.more:
+            with open(conf.ram, "rb") as file:
+                more = room.plug(monitor, file.fileno(), conf.shape[0], conf.more)
         monitor.execute("migrate-incoming", uri=f"fd:{at['state']}")
         template.await_migration(machine)
         cabling.join_cards(machine, cards, first=max(saved, 1))
@@ -88,7 +93,7 @@ def clone(conf: Conf, cards: list[dict[str, Any]]) -> Cloned:
     except BaseException:
         machine.end()
         raise
-    return Cloned(machine, own, sharer, max(saved, 1))
+    return Cloned(machine, own, sharer, max(saved, 1), more)
 
 
 def open_disks(conf: Conf, opened: list[int]) -> qemu.Disks:

@@ -30,6 +30,8 @@ class Conf(NamedTuple):
     """Frozen disks between `writable` and `blank`, top-most first."""
     blank: str
     """Empty when the last of `below` stands on nothing."""
+    more: int
+    """Bytes behind the machine's memory in `ram`: of what was plugged in (`room.tail`)."""
     shape: tuple[int, int]
     accel: tuple[str, str, int]
     network: str
@@ -62,6 +64,7 @@ def bare(
         writable=writable,
         below=below,
         blank=blank,
+        more=0,
         shape=(shape.memory, shape.cpus),
         accel=accel,
         network="",

@@ -37,7 +37,7 @@ from skerry.base.isolation import (
     Task,
     Unpacking,
 )
-from skerry.kernel import cgroups
+from skerry.kernel import cgroups, processes
 from skerry.machine import (
     lean,
     machine_id,
@@ -195,6 +195,7 @@ class MachineDriver(RuntimeDriver):
             writable=str(disk_of(task)),
             below=[str(disk) for disk in below],
             blank=self.disks.floor(below),
+            more=int(saved.made_of.get("more", 0)) if saved else 0,
             shape=(guest.shape.memory, guest.shape.cpus),
             accel=(accel.name, accel.cpu, accel.tsc_khz),
             network=guest.network,
@@ -309,6 +310,7 @@ class MachineDriver(RuntimeDriver):
         made_of = {**self._containers[container_id].facts.get("made_of", {}), "qemu": version}
         if made_of.get("cpus"):
             made_of["cpus"] = int(answer["cpus"])
+            made_of["more"] = int(answer["more"])
         return SavedInfo(float(answer["pause_ms"]), renew, hooks, made_of)
 
     async def load_memory(self, path: str) -> int:
@@ -353,7 +355,7 @@ class MachineDriver(RuntimeDriver):
         if portable.MEMORY in files and portable.DEVICES in files:
             found = portable.parse(said)
             portable.refuse(found, self._here(found.shape, overlay))
-            portable.expand(files[portable.MEMORY], f"{folder}/memory", found.memory)
+            portable.expand(files[portable.MEMORY], f"{folder}/memory", found.memory + found.more)
             portable.take_devices(files[portable.DEVICES], f"{folder}/{portable.DEVICES}")
             made_of = found._asdict()
         self.disks.take_in(Path(files[DISK]), Path(folder, DISK))
@@ -512,9 +514,14 @@ class MachineDriver(RuntimeDriver):
             raise Conflict(f"container {container_id} is not running")
         checked = bundle.parse_resources(json.dumps(resources).encode())
         shape = self._shape_of(container_id)
-        cpus = planning.check_fits(dict(checked), shape, os.cpu_count() or 1)
-        if cpus > shape.cpus:
-            await self.ask(container_id, "processors", count=cpus)
+        needed = planning.check_fits(dict(checked), shape, os.cpu_count() or 1)
+        if needed.cpus > shape.cpus:
+            await self.ask(container_id, "processors", count=needed.cpus)
+        # What the host cannot give is a limit that nobody reaches.
+        most = shape_for(processes.meminfo("MemTotal"), 0, 1).memory
+        more = min(needed.memory, most) - shape.memory
+        if more > 0:
+            await self.ask(container_id, "memory", size=more)
         mine, guests = planning.split_limits(dict(checked))
         if mine:
             await super().update(container_id, mine)
@@ -523,6 +530,8 @@ class MachineDriver(RuntimeDriver):
         if writes:
             rows = [list(write) for write in writes]
             await self.ask(container_id, "update", writes=rows)
+        if needed.memory and more <= 0:
+            await self.ask(container_id, "memory", size=0)
 
     async def rewire(self, container_id: str, state_dir: str) -> None:
         """Have a running machine's cards follow its container's interfaces, and its files of names

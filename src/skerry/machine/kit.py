@@ -37,7 +37,7 @@ EARLY_MODULES = ("virtio_pci", "virtio_console")
 """Until the agent can speak."""
 MODULES = (
     *("virtio_blk", "virtio_net", "crc32c_generic"),
-    *("erofs", "ext4", "overlay", "virtiofs", "virtio_balloon"),
+    *("erofs", "ext4", "overlay", "virtiofs", "virtio_mem"),
 )
 """Loaded while the template is made. File systems ask for CRC32C by a name, not as a dependency."""
 _AGENT = "skerry.machine.guest.agent"

@@ -97,21 +97,32 @@ def copy_own(pid: int, base: int, target: int, size: int) -> int:
     return copied
 
 
-def copy_extents(source: int, target: int, size: int) -> None:
-    """Copy what is not a hole from one file of memory to another."""
-    at = 0
+def copy_extents(source: int, target: int, size: int, *, start: int = 0, to: int = 0) -> None:
+    """Copy what is not a hole from one file of memory to another: what lies from `start` to `size`,
+    to the places from `to` on."""
+    at = start
     while at < size:
         try:
             at = os.lseek(source, at, os.SEEK_DATA)
         except OSError:
             return
         end = min(os.lseek(source, at, os.SEEK_HOLE), size)
-        os.lseek(target, at, os.SEEK_SET)
+        os.lseek(target, at - start + to, os.SEEK_SET)
         while at < end:
             count = os.sendfile(target, source, at, end - at)
             if not count:
                 raise SystemFault("a machine's memory is cut short")
             at += count
+
+
+def end_of_data(file: int) -> int:
+    """Where the last hole of a file of memory begins."""
+    end = 0
+    while True:
+        try:
+            end = os.lseek(file, os.lseek(file, end, os.SEEK_DATA), os.SEEK_HOLE)
+        except OSError:
+            return end  # ENXIO: holes up to the end.
 
 
 def _write(target: int, data: bytes, at: int) -> None:

@@ -13,7 +13,7 @@ from skerry.base.errors import InvalidInput, Unsupported
 from skerry.base.isolation import KERNEL_ANNOTATION, Overlay
 from skerry.kernel import namespaces
 from skerry.kernel.cgroups import Hierarchy, Layout
-from skerry.machine.shape import GUEST_OVERHEAD, MIB, Shape, shape_for
+from skerry.machine.shape import Shape, shape_for
 from skerry.runtime import bundle, plan
 from skerry.runtime.steps import Plan
 
@@ -107,27 +107,19 @@ def split_limits(resources: dict[str, Any]) -> tuple[dict[str, Any], dict[str, A
     return mine, {name: value for name, value in resources.items() if name not in _HOST_SIDE}
 
 
-def check_fits(resources: dict[str, Any], shape: Shape, host_cpus: int) -> int:
-    """How many processors a running machine of this shape needs for these limits; InvalidInput for
-    what it cannot have."""
+def check_fits(resources: dict[str, Any], shape: Shape, host_cpus: int) -> Shape:
+    """What a running machine of this shape needs for these limits, no memory where they say nothing
+    of it; InvalidInput for what it cannot have."""
     memory = int((resources.get("memory") or {}).get("limit") or 0)
     quota = _cpus({**(resources.get("cpu") or {}), "cpus": ""})
     needed = shape_for(memory, quota, host_cpus)
-    hint = "stop it first: at its next start it gets a machine for its limits"
-    if memory > 0 and needed.memory > shape.memory:
-        most = (shape.memory - GUEST_OVERHEAD) // MIB
-        raise InvalidInput(
-            f"the machine has {shape.memory // MIB} MiB: while it runs, its program can have at"
-            f" most {most} MiB, not {memory // MIB}",
-            hint=hint,
-        )
     if needed.cpus > shape.places:
         raise InvalidInput(
             f"the machine has places for {shape.places} processors: while it runs, it cannot have"
             f" {quota:g}",
-            hint=hint,
+            hint="stop it first: at its next start it gets a machine for its limits",
         )
-    return needed.cpus
+    return needed if memory > 0 else needed._replace(memory=0)
 
 
 def _namespaces(linux: dict[str, Any]) -> str:

@@ -54,6 +54,8 @@ class MadeOf(NamedTuple):
     """SHA-256 of the disk with the layers below its own."""
     shares: int = 0
     """Volumes and binds, which are not in a snapshot."""
+    more: int = 0
+    """Bytes of memory that was plugged in, behind the other."""
 
     @property
     def shape(self) -> Shape:
@@ -72,12 +74,13 @@ def parse(said: object) -> MadeOf:
             "snapshot archive: it does not say all that its machine is made of"
         ) from None
     words = (found.kit, found.accel, found.cpu, found.qemu, found.layers)
-    numbers = (found.tsc_khz, found.memory, found.cpus, found.shares)
+    numbers = (found.tsc_khz, found.memory, found.cpus, found.shares, found.more)
     if not all(isinstance(each, str) and _WORD.fullmatch(each) for each in words) or not all(
         type(each) is int and each >= 0 for each in numbers
     ):
         raise InvalidInput("snapshot archive: its machine is made of what cannot be")
     in_range = 0 < found.memory <= MOST_MEMORY and 0 < found.cpus <= MOST_CPUS
+    in_range = in_range and found.more <= MOST_MEMORY and found.more % MIB == 0
     if not in_range or found.memory % MIB or found.tsc_khz >= 1 << 32:
         raise InvalidInput(
             f"snapshot archive: a machine of {found.memory} bytes and {found.cpus} processors"

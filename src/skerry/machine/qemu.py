@@ -17,9 +17,9 @@ SLOT_SIZE = 64 << 30
 """Bytes of every prepared disk: a clone may swap the image, not its size."""
 LAYERS_SERIAL, WRITABLE_SERIAL = "layers", "writable"
 SLOT_MAC = "52:54:00:12:34:56"
-PORTS = 5
-"""Empty PCI Express ports for what is plugged in later: shares and further cards. Each takes an
-emulated machine's boot some two hundredths longer."""
+PORTS = 6
+"""Empty PCI Express ports for what is plugged in later: shares, memory and further cards. Each
+takes an emulated machine's boot some two hundredths longer."""
 
 
 class Disks(NamedTuple):
@@ -42,9 +42,14 @@ class Accel(NamedTuple):
 
 
 def common(
-    shape: Shape, accel: Accel, *, ram: int, share: bool, agent: int, qmp: int, console: int
-) -> list[str]:
-    """Machine, memory, monitor, the agent's port, the console; descriptors for each."""
+    shape: Shape, accel: Accel, *, ram: int, share: bool, agent: int, qmp: int, console: int,
+    room: int = 0,
+) -> list[str]:  # fmt: skip
+    """Machine, memory, monitor, the agent's port, the console; descriptors for each. `room` are
+    bytes of memory that can be plugged in."""
+    size = f"{shape.memory >> 20}"
+    if room:
+        size += f",maxmem={(shape.memory + room) >> 20}M"
     memory = {
         "qom-type": "memory-backend-file",
         "id": "ram",
@@ -58,7 +63,7 @@ def common(
         *("-machine", "q35,memory-backend=ram,usb=off,smbus=off,sata=off,vmport=off,hpet=off"),
         *("-accel", "kvm" if accel.name == "kvm" else "tcg,thread=multi"),
         *("-cpu", accel.cpu),
-        *("-m", f"{shape.memory >> 20}", "-smp", f"{shape.cpus},maxcpus={shape.places}"),
+        *("-m", size, "-smp", f"{shape.cpus},maxcpus={shape.places}"),
         *("-object", json.dumps(memory)),
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-vga", "none"),
         *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),

@@ -58,10 +58,11 @@ class Monitor:
         request = {"execute": "getfd", "arguments": {"fdname": name}}
         self._ask(request, (fd,), "getfd", time.monotonic() + SECONDS)
 
-    def give_fd_set(self, number: int, fd: int) -> None:
-        """Hand QEMU a descriptor that opens as `/dev/fdset/<number>`."""
+    def give_fd_set(self, number: int, fd: int) -> int:
+        """Hand QEMU a descriptor that opens as `/dev/fdset/<number>`; its number in QEMU."""
         request = {"execute": "add-fd", "arguments": {"fdset-id": number}}
-        self._ask(request, (fd,), "add-fd", time.monotonic() + SECONDS)
+        found = self._ask(request, (fd,), "add-fd", time.monotonic() + SECONDS)
+        return int(found["fd"])
 
     def _ask(
         self, request: dict[str, Any], fds: tuple[int, ...], command: str, deadline: float

@@ -28,7 +28,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from skerry.base.errors import GuestFault, MachineFault, SkerryError, SystemFault, Unavailable
-from skerry.machine import memory, stream
+from skerry.machine import memory, room, stream
 from skerry.machine.qemu import WRITABLE_SERIAL
 from skerry.machine.qmp import Monitor
 
@@ -62,6 +62,17 @@ class Files(NamedTuple):
     """Where a stream for copies goes."""
     shared: bool = False
     """`base` is its memory itself, which it does not map privately."""
+    more: int = -1
+    """Memory that was plugged in (`room`), which goes behind the other."""
+
+    def copy_more(self) -> int:
+        """Of a machine that stands still; how long it is, 0 without any."""
+        if self.more < 0:
+            return 0
+        tail = room.tail(self.more)
+        os.ftruncate(self.memory, self.size + tail)
+        memory.copy_extents(self.more, self.memory, tail, to=self.size)
+        return tail
 
 
 class Saving:
@@ -78,11 +89,15 @@ class Saving:
         self._migrating = False
         self._standing = False
         self._rotated = False
+        self._files: Files | None = None
+        self._more = 0
         self.node = node
         """The disk that is written to afterwards."""
 
-    def begin(self, target: int, disk: int) -> None:
-        """Start the migration into the file `target`; `disk` is the empty overlay."""
+    def begin(self, target: int, disk: int, files: "Files") -> None:
+        """Start the migration into the file `target`; `disk` is the empty overlay. Of `files` only
+        the memory that was plugged in is for us to copy."""
+        self._files = files
         monitor = self._monitor
         self._add_overlay(disk)
         names = ("x-ignore-shared", "pause-before-switchover")
@@ -113,6 +128,7 @@ class Saving:
             self._stopped_at = time.monotonic()
             self._rotate()
             monitor.execute("xen-save-devices-state", filename=f"/dev/fdset/{number}", live=False)
+            more = files.copy_more()
             if files.shared:
                 memory.copy_extents(files.base, files.memory, files.size)
             else:
@@ -128,7 +144,7 @@ class Saving:
                 file.writelines(made)
         finally:
             os.close(devices)
-        self._done({"pause_ms": pause, "apart": True}, None)
+        self._done({"pause_ms": pause, "apart": True, "more": more}, None)
 
     def only_disk(self, disk: int) -> None:
         """Freeze the disk alone, and be done."""
@@ -162,10 +178,12 @@ class Saving:
         if status == "pre-switchover" and not self._rotated:
             self._stopped_at = self._stopped_at or time.monotonic()
             self._rotate()
+            if self._files is not None:
+                self._more = self._files.copy_more()
             self._monitor.execute("migrate-continue", state="pre-switchover")
         elif status == "completed":
             self._continue()
-            self._done({"pause_ms": self._pause()}, None)
+            self._done({"pause_ms": self._pause(), "more": self._more}, None)
             return
         elif status in ("failed", "cancelled"):
             raise SystemFault(f"QEMU cannot save the machine: {found.get('error-desc', '')!s:.300}")

@@ -38,9 +38,10 @@ _BATCH: Final = 1 << 20
 
 
 def split(chunks: Iterable[bytes], memory: int, size: int, block: str) -> Iterator[bytes]:
-    """Write the pages of `block`, which is `size` bytes long, into the empty file `memory`, and
-    yield the stream without them. InvalidInput, LimitExceeded."""
-    os.truncate(memory, size)
+    """Write the pages of `block`, which is `size` bytes long, into the file `memory`, which has
+    nothing there, and yield the stream without them. InvalidInput, LimitExceeded."""
+    # What was plugged in lies behind it already.
+    os.truncate(memory, max(size, os.fstat(memory).st_size))
     return _Splitter(_Reader(chunks), memory, size, block.encode()).run()
 
 

@@ -88,12 +88,15 @@ def key_of(kit: str, shape: Shape, accel: Accel) -> str:
 
 
 def devices(
-    lines: hypervisor.Lines, shape: Shape, accel: Accel, *, ram: int, share: bool, tap: int
-) -> list[str]:
-    """What a template's arguments and its clones' have in common, but for the disks."""
+    lines: hypervisor.Lines, shape: Shape, accel: Accel, *, ram: int, share: bool, tap: int,
+    room: int = 0,
+) -> list[str]:  # fmt: skip
+    """What a template's arguments and its clones' have in common, but for the disks and the `room`
+    for memory, which only clones have."""
     first = qemu.common(
-        shape, accel, ram=ram, share=share, agent=lines.agent, qmp=lines.qmp, console=lines.console
-    )
+        shape, accel, ram=ram, share=share, agent=lines.agent, qmp=lines.qmp, console=lines.console,
+        room=room,
+    )  # fmt: skip
     return [*first, *qemu.ports(), *qemu.network(tap)]
 
 

@@ -40,7 +40,18 @@ from skerry.base.errors import (
 )
 from skerry.base.light import Any, NamedTuple
 from skerry.kernel.cgroups import Cgroup, Layout
-from skerry.machine import cabling, daemon, orderly, qemu, said, saving, shares, tasks, terminal
+from skerry.machine import (
+    cabling,
+    daemon,
+    orderly,
+    qemu,
+    room,
+    said,
+    saving,
+    shares,
+    tasks,
+    terminal,
+)
 from skerry.machine.channel import (
     MOST_FROM_GUEST,
     WINDOW,
@@ -70,6 +81,8 @@ _MAIN = "main"
 _MOST_WAITING = 4096
 _MOST_QUEUED = 8 << 20
 _LOOK_SECONDS = 1.0
+_GROW_SECONDS = 0.02
+"""Between two looks at how much memory a guest has taken."""
 _PAUSE_SECONDS = 2.0
 """How long a machine that is to be paused may take to tell its counters before."""
 # linux/prctl.h
@@ -124,7 +137,7 @@ class Warden:
         disk: str = qemu.WRITABLE_SERIAL,
     ) -> None:
         """`disk` is the node of the writable disk."""
-        machine, self._ram, self._sharer, plugged = cloned
+        machine, self._ram, self._sharer, plugged, self._more = cloned
         self._conf = conf
         self._cards = cabling.Cards(machine, cards, plugged)
         self._cpus = conf.shape[1]
@@ -148,6 +161,8 @@ class Warden:
         self._paused = False
         self._pausing: tuple[float, Callable[[], None]] | None = None
         """When the machine is stopped whether the guest has answered or not, and by what."""
+        self._growing: tuple[float, int, socket.socket, int] | None = None
+        """Until when the guest may take how much more memory, and who asked for it."""
         self._last_stats: dict[str, Any] = {}
         self._deadline: float | None = None
         self._saving: saving.Saving | None = None
@@ -245,6 +260,8 @@ class Warden:
             self._end_late_work()
             if self._pausing is not None and time.monotonic() > self._pausing[0]:
                 self._pausing[1]()
+            if self._growing is not None:
+                self._look_at_growth(*self._growing)
             if self._deadline and time.monotonic() > self._deadline:
                 self._fail("the guest did not end the container when it was killed")
         for exec_ in self._execs.values():
@@ -271,6 +288,8 @@ class Warden:
             soon.append(time.monotonic() + _LOOK_SECONDS)
         if self._pausing is not None:
             soon.append(self._pausing[0])
+        if self._growing is not None:
+            soon.append(time.monotonic() + _GROW_SECONDS)
         return min(soon, default=None)
 
     def close(self) -> None:
@@ -487,6 +506,9 @@ class Warden:
             case "rewire":
                 self._check_awake()
                 self._ask({**head, "op": "network", "cards": self._cards.rewire()}, b"", mine)
+            case "memory":
+                self._check_awake()
+                self._resize_memory(sock, seq, int(head["size"]))
             case "processors":
                 self._check_awake()
                 self._plug_processors(int(head["count"]))
@@ -512,6 +534,8 @@ class Warden:
         files for its devices and its memory. The answer says whether they are `apart`, or the
         first has a stream of both."""
         self._check_awake()
+        if self._growing is not None:
+            raise Conflict("the machine's memory is being changed")
         conf = self._conf
         disk, *target = [os.dup(fd) for fd in message.fds]
         orderly.mark(disk)
@@ -559,7 +583,7 @@ class Warden:
             if error is not None:
                 said.say(sock, {"reply": seq, "error": wire.error_to_wire(error)})
             else:
-                about = {"guest": told, "qemu": version, "cpus": self._cpus}
+                about = {"guest": told, "qemu": version, "cpus": self._cpus, "more": 0}
                 said.answer(sock, seq, {**about, **(found or {})}, b"")
 
         def held(answer: dict[str, Any]) -> None:
@@ -575,13 +599,15 @@ class Warden:
                 if shared:
                     shares.unplug(self._machine.monitor, self._sharer)
                     self._sharer = -1
+                (base, state), (devices, memory) = self._came_from, target
+                base = self._ram if shared else base
+                files = saving.Files(
+                    self._machine.pid, base, state, conf.shape[0], memory, devices, shared,
+                    self._more,
+                )  # fmt: skip
                 if live:
-                    work.begin(target[0], disk)
+                    work.begin(devices, disk, files)
                 else:
-                    (base, state), (devices, memory) = self._came_from, target
-                    pid, size = self._machine.pid, conf.shape[0]
-                    base = self._ram if shared else base
-                    files = saving.Files(pid, base, state, size, memory, devices, shared)
                     work.stand(files, disk)
             except (SkerryError, GuestFault) as fault:
                 text = f"cannot save the machine: {fault.message}"
@@ -625,6 +651,35 @@ class Warden:
             where = {key.replace("-", "_"): value for key, value in place["props"].items()}
             monitor.execute("device_add", driver=place["type"], id=f"cpu{self._cpus}", **where)
             self._cpus += 1
+
+    def _resize_memory(self, sock: socket.socket, seq: int, size: int) -> None:
+        """Have the guest get so much beside its own memory; answered when it has it, and at once
+        when it is to give some back."""
+        if self._growing is not None:
+            raise Conflict("the machine's memory is being changed")
+        monitor = self._machine.monitor
+        if self._more < 0 and size:
+            self._more = room.plug(monitor)
+        if self._more >= 0:
+            room.ask(monitor, size)
+            if size > room.taken(monitor):
+                self._growing = time.monotonic() + room.SECONDS, size, sock, seq
+                return
+        said.say(sock, {"reply": seq})
+
+    def _look_at_growth(self, due: float, size: int, sock: socket.socket, seq: int) -> None:
+        answer: dict[str, Any] = {"reply": seq}
+        try:
+            taken = room.taken(self._machine.monitor)
+            if taken < size:
+                if time.monotonic() < due:
+                    return
+                room.ask(self._machine.monitor, taken)
+                raise MachineFault("the guest's kernel does not take more memory")
+        except (SkerryError, GuestFault) as error:
+            answer["error"] = wire.error_to_wire(error)
+        self._growing = None
+        said.say(sock, answer)
 
     def _share_again(self) -> None:
         if self._sharer >= 0:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skerry.base.errors import SystemFault
-from skerry.machine import memory
+from skerry.machine import memory, room
 from skerry.machine.memory import PAGE, Mapping
 
 MAPS = """\
@@ -68,3 +68,22 @@ def test_a_process_that_does_not_map_all_of_it_is_refused() -> None:
     finally:
         os.close(base)
         os.close(target)
+
+
+def test_what_was_plugged_in_goes_behind_the_rest_and_comes_back() -> None:
+    more = _file(b"")
+    os.ftruncate(more, 64 << 20)
+    os.pwrite(more, b"x" * PAGE, 5 << 20)
+    assert memory.end_of_data(more) == (5 << 20) + PAGE
+    saved, again = _file(b"a" * PAGE), _file(b"")
+    size, tail = 1 << 20, room.tail(more)
+    assert tail == 6 << 20
+    memory.copy_extents(more, saved, tail, to=size)
+    os.ftruncate(saved, size + tail)
+    os.ftruncate(again, 64 << 20)
+    memory.copy_extents(saved, again, size + tail, start=size)
+    assert os.pread(again, PAGE, 5 << 20) == b"x" * PAGE
+    assert os.pread(again, PAGE, 0) == bytes(PAGE), "the rest stays where it was"
+    assert room.tail(_file(b"")) == 1 << 20, "0 would say that nothing was plugged in"
+    for fd in (more, saved, again):
+        os.close(fd)

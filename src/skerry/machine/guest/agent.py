@@ -183,6 +183,7 @@ class Agent:
         """The rest of the boot, before the template is frozen."""
         system.mount_rest()
         system.loopback()
+        system.take_memory()
         system.get_ready()
         self._resolver.start()
         programs = self._all_programs()

@@ -23,6 +23,8 @@ _NR_FINIT_MODULE = 313 if os.uname().machine == "x86_64" else 273
 MODULES = "/modules"
 PORTS = "/sys/class/virtio-ports"
 _PROCESSORS = "/sys/devices/system/cpu"
+_MEMORY_USE = "/sys/devices/system/memory/auto_online_blocks"
+_MEMORY_POLICY = "/sys/module/memory_hotplug/parameters/online_policy"
 # linux/sched.h
 _CLONE_FS = 0x200
 # linux/reboot.h
@@ -120,6 +122,13 @@ def open_port() -> int:
                 with suppress(OSError):
                     return os.open(f"/dev/{name}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         time.sleep(0.002)
+
+
+def take_memory() -> None:
+    """Have the kernel use memory that is plugged in, so that it can give most of it back again."""
+    for path, word in ((_MEMORY_POLICY, "auto-movable"), (_MEMORY_USE, "online")):
+        with suppress(OSError), open(path, "w") as file:  # A user's own kernel may have none.
+            file.write(word)
 
 
 def get_ready() -> None:

@@ -151,7 +151,7 @@ def net_throughput(world: World, runs: int) -> Outcome:
             "net_throughput",
             cases,
             targets,
-            runs=max(3, runs // 3),
+            runs=max(6, runs // 3),
             warm=1,
             unit="Gbit/s",
             larger_is_better=True,

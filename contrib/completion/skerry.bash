@@ -109,7 +109,7 @@ _skerry_options() {
     'system prune') echo '--filter --force -f --all -a --volumes --help' ;;
     'system info') echo '--format -f --help' ;;
     'system events') echo '--filter -f --format --since --until --help' ;;
-    'network create') echo '--attachable --aux-address --driver -d --gateway --internal --ip-range --ipam-driver --ipam-opt --ipv4 --ipv6 --label --opt -o --subnet --help' ;;
+    'network create') echo '--attachable --aux-address --config-from --config-only --driver -d --gateway --internal --ip-range --ipam-driver --ipam-opt --ipv4 --ipv6 --label --opt -o --subnet --help' ;;
     'network ls') echo '--filter -f --format --no-trunc --quiet -q --help' ;;
     'network list') echo '--filter -f --format --no-trunc --quiet -q --help' ;;
     'network inspect') echo '--format -f --help' ;;
@@ -779,6 +779,7 @@ _skerry_value() {
     'system events --since') echo 'any' ;;
     'system events --until') echo 'any' ;;
     'network create --aux-address') echo 'any' ;;
+    'network create --config-from') echo 'any' ;;
     'network create --driver'|'network create -d') echo 'any' ;;
     'network create --gateway') echo 'any' ;;
     'network create --ip-range') echo 'any' ;;

@@ -643,6 +643,18 @@ class TestNames:
         assert f"default via {gateway}" in net.docker("exec", "one", "ip", "route")
         assert net.reach("outside", "10.99.0.1", 8080) == "10.99.0.2", "the port follows"
 
+    def test_configurations(self, net: Net) -> None:
+        net.docker("network", "create", "--config-only", "--subnet", "10.98.7.0/24", "lent")
+        net.docker("network", "create", "--config-from", "lent", "mine")
+        net.run("one", "--network", "mine")
+        assert net.address("one", "mine") == "10.98.7.2"
+        said = net.docker("run", "--rm", "--network", "lent", "busybox", code=125)
+        assert "cannot create endpoint on configuration-only network" in said
+        assert 'network "lent" is in use' in net.docker("network", "rm", "lent", code=1)
+        net.docker("rm", "-f", "one")
+        assert "lent" not in net.docker("network", "prune", "-f")
+        net.docker("network", "rm", "lent")
+
     def test_static_addresses(self, net: Net) -> None:
         net.docker(
             "network", "create", "--subnet", "10.7.0.0/24", "--ip-range", "10.7.0.64/30", "own"

@@ -43,8 +43,8 @@ def network(found: Network, members: Iterable[tuple[Container, Endpoint]] | None
         "Internal": found.internal,
         "Attachable": found.attachable,
         "Ingress": False,
-        "ConfigFrom": {"Network": ""},
-        "ConfigOnly": False,
+        "ConfigFrom": {"Network": found.config_from},
+        "ConfigOnly": found.config_only,
         "Containers": {
             container.id: {
                 "Name": container.record.name,

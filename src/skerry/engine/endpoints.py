@@ -125,14 +125,15 @@ class Endpoints:
         return self._joined(container, sandbox)
 
     def _joined(self, container: Container, sandbox: Sandbox) -> Joined:
-        gateway = gateway_of(sandbox, ipv6=False)
+        gateway4, gateway6 = (gateway_of(sandbox, ipv6=each) for each in (False, True))
+        gateways = [gateway4.gateway4 if gateway4 else "", gateway6.gateway6 if gateway6 else ""]
         hosts, environment = self._legacy_links(container)
         own = [a for each in sandbox.endpoints for a in (each.address4, each.address6) if a]
         return Joined(
             sandbox.path,
             tuple(own),
             sandbox.resolver,
-            gateway.gateway4 if gateway else "",
+            self._networks.settings.host_gateways or tuple(each for each in gateways if each),
             tuple(hosts),
             tuple(environment),
             self._networks.settings.dns,

@@ -32,10 +32,10 @@ def host_file(path: str) -> str:
         return ""
 
 
-def extra_hosts(entries: Iterable[str], gateway: str = "") -> list[tuple[str, str]]:
+def extra_hosts(entries: Iterable[str], gateways: Iterable[str] = ()) -> list[tuple[str, str]]:
     """(address, name) of `--add-host name:address`. InvalidInput with Docker's words.
 
-    `host-gateway` stands for `gateway`; without one the entry is left out.
+    `host-gateway` stands for each of `gateways`; without one the entry is left out.
     """
     result = []
     for entry in entries:
@@ -47,10 +47,8 @@ def extra_hosts(entries: Iterable[str], gateway: str = "") -> list[tuple[str, st
             ipaddress.ip_address("127.0.0.1" if address == "host-gateway" else address)
         except ValueError:
             raise InvalidInput(f'invalid IP address in add-host: "{address}"') from None
-        if address == "host-gateway":
-            address = gateway
-        if address:
-            result.append((address, name))
+        addresses = gateways if address == "host-gateway" else (address,)
+        result += [(each, name) for each in addresses]
     return result
 
 
@@ -90,10 +88,33 @@ def change_hosts(text: str, gone: Iterable[str], fresh: Iterable[str], names: st
 
 def through_resolver(text: str) -> str:
     """/etc/resolv.conf with the resolver at 127.0.0.11 in place of other servers."""
-    rest = [line for line in text.splitlines() if line.split()[:1] != ["nameserver"]]
+    lines = text.splitlines()
+    dropped = ("nameserver ", *_TOLD)
+    rest = [line for line in lines if line.strip() and not line.startswith(dropped)]
+    servers = [line.split()[-1] for line in lines if line.startswith("nameserver ")]
+    overrides = next((line for line in lines if line.startswith(_OVERRIDES)), f"{_OVERRIDES} []")
+    ndots = next((line for line in lines if line.startswith(_NDOTS)), "")
     if not any(line.startswith("options") for line in rest):
         rest.append("options ndots:0")
-    return "\n".join([f"nameserver {RESOLVER}", *rest]) + "\n"
+        ndots = f"{_NDOTS} internal"
+    asked = servers if "nameservers" in overrides else [f"host({each})" for each in servers]
+    told = _origin(_INTERNAL, asked, overrides, ndots)
+    return "\n".join([f"nameserver {RESOLVER}", *rest, *told]) + "\n"
+
+
+_INTERNAL = " (internal resolver)"
+_FILE, _ASKED = "# Based on host file:", "# ExtServers:"
+_OVERRIDES, _NDOTS = "# Overrides:", "# Option ndots from:"
+_TOLD = (_FILE, _ASKED, _OVERRIDES, _NDOTS)
+
+
+def _origin(transform: str, asked: Iterable[str], overrides: str, ndots: str) -> list[str]:
+    """The comments in which Docker's file says where it comes from. `asked` is whom the resolver
+    asks, `host(…)` from the host's network namespace."""
+    told = ["", f"{_FILE} '/etc/resolv.conf'{transform}"]
+    if servers := " ".join(asked):
+        told.append(f"{_ASKED} [{servers}]")
+    return [*told, overrides, *([ndots] if ndots else [])]
 
 
 def change_file(path: str, change: Callable[[str], str]) -> None:
@@ -137,9 +158,11 @@ def resolv_conf(
         except ValueError:
             raise InvalidInput(f"bad DNS server address: {address!r}") from None
     servers, search, options, rest = [], [], [], []
+    of_host: list[str] = []
     for line in host.splitlines():
         word, _, tail = line.strip().partition(" ")
         if word == "nameserver":
+            of_host.append(tail.strip())
             if shares_host or not _loopback(tail.strip()):
                 servers.append(tail.strip())
         elif word in ("search", "domain"):
@@ -148,19 +171,32 @@ def resolv_conf(
             options = tail.split()
         elif shares_host and word and not word.startswith(("#", ";")):
             rest.append(line.strip())
+    overrides = [word for word, key in _KEYS if settings.get(key)]
     servers = list(given) or servers
     search = list(settings.get("DnsSearch") or search)
+    ndots = "override" if settings.get("DnsOptions") else "host"
     options = list(settings.get("DnsOptions") or options)
+    asked: list[str] = []
     if resolver:
+        asked = servers if given else [f"host({each})" for each in of_host]
         servers = [RESOLVER]
         if not any(option.startswith("ndots:") for option in options):
             options.append("ndots:0")
+            ndots = "internal"
+    if not any(option.startswith("ndots:") for option in options):
+        ndots = ""
     lines = [f"nameserver {server}" for server in servers]
     if search and search != ["."]:
         lines.append("search " + " ".join(search))
     if options:
         lines.append("options " + " ".join(options))
-    return "\n".join([*lines, *rest]) + "\n" if lines or rest else ""
+    transform = _INTERNAL if resolver else "" if shares_host else " (legacy)"
+    words = f"{_OVERRIDES} [{' '.join(overrides)}]"
+    told = _origin(transform, asked, words, f"{_NDOTS} {ndots}" if ndots else "")
+    return "\n".join([*lines, *rest, *told]) + "\n" if lines or rest else ""
+
+
+_KEYS = (("nameservers", "Dns"), ("search", "DnsSearch"), ("options", "DnsOptions"))
 
 
 def _loopback(address: str) -> bool:

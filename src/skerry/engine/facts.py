@@ -210,10 +210,10 @@ def etc_files(
         "/etc/resolv.conf": os.path.join(state_dir, "resolv.conf"),
     }
     name = hostname(record, roster)
-    gateway = joined.host_gateway if joined else ""
+    gateways = joined.host_gateways if joined else ()
     if network == "host":
-        gateway = "127.0.0.1"
-    extra = etc.extra_hosts(record.host.get("ExtraHosts") or (), gateway)
+        gateways = ("127.0.0.1",)
+    extra = etc.extra_hosts(record.host.get("ExtraHosts") or (), gateways)
     if network == "host":
         hosts = etc.host_file("/etc/hosts") + "".join(f"{a}\t{n}\n" for a, n in extra)
     elif network.startswith("container:"):

@@ -13,7 +13,7 @@ class Joined(NamedTuple):
     """The container's own, for /etc/hosts."""
     resolver: bool
     """Whether /etc/resolv.conf names 127.0.0.11."""
-    host_gateway: str
+    host_gateways: tuple[str, ...]
     """What `--add-host NAME:host-gateway` means."""
     hosts: tuple[tuple[str, str], ...] = ()
     """(address, names) of legacy links."""

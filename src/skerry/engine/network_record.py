@@ -61,6 +61,10 @@ class Network(msgspec.Struct):
     options: dict[str, str] = {}
     ipam_options: dict[str, str] = {}
     own_link: bool = True
+    config_only: bool = False
+    """It only lends its configuration to others (`network_templates`)."""
+    config_from: str = ""
+    """The name of the one whose configuration it has."""
     version: int = VERSION
 
     @property
@@ -151,6 +155,7 @@ BODY = validation.fields(
         "Attachable": validation.flag,
         "Ingress": validation.flag,
         "ConfigOnly": validation.flag,
+        "ConfigFrom": validation.fields({"Network": validation.text(255)}),
         "EnableIPv4": validation.flag,
         "EnableIPv6": validation.flag,
         "Options": validation.table(validation.string, 64),
@@ -181,7 +186,8 @@ BODY = validation.fields(
 def parse(body: Mapping[str, Any], id: str, created_at: int) -> Network:
     """A network as asked for, subnets that were not given still missing.
 
-    `body` has passed BODY. InvalidInput and Forbidden in Docker's words.
+    `body` has passed BODY, `network_templates.check` and `.filled`. InvalidInput and Forbidden in
+    Docker's words.
     """
     name = body.get("Name", "")
     if not name.strip():
@@ -192,18 +198,19 @@ def parse(body: Mapping[str, Any], id: str, created_at: int) -> Network:
         )
     if name in (*PREDEFINED, "default"):
         raise Forbidden(f"operation is not permitted on predefined {name} network")
-    driver = body.get("Driver") or "bridge"
-    if driver in ("host", "null"):
+    only = bool(body.get("ConfigOnly"))
+    # What it is for is said by who takes it.
+    driver = "null" if only else body.get("Driver") or "bridge"
+    if not only and driver in ("host", "null"):
         raise Forbidden(f'only one instance of "{driver}" network is allowed')
-    if driver not in DRIVERS:
+    if not only and driver not in DRIVERS:
         raise InvalidInput(
             f"could not find plugin {driver} in v1 plugin registry: plugin not found"
             if driver != "overlay"
             else "this node is not a swarm manager: overlay networks need one"
         )
-    for key in ("Ingress", "ConfigOnly"):
-        if body.get(key):
-            raise InvalidInput(f"{key} networks need a swarm, which this engine does not have")
+    if body.get("Ingress"):
+        raise InvalidInput("Ingress networks need a swarm, which this engine does not have")
     if body.get("Scope") not in (None, "", "local"):
         raise InvalidInput(f"scope {body['Scope']!r} is not supported: networks are local")
     given = body.get("IPAM") or {}
@@ -223,6 +230,8 @@ def parse(body: Mapping[str, Any], id: str, created_at: int) -> Network:
         options=dict(body.get("Options") or {}),
         ipam_options=dict(given.get("Options") or {}),
         pools=[parse_pool(each) for each in given.get("Config") or ()],
+        config_only=only,
+        config_from=(body.get("ConfigFrom") or {}).get("Network", ""),
     )
     _check_options(network)
     versions = [ipaddress.ip_network(pool.subnet).version for pool in network.pools]
@@ -307,6 +316,8 @@ def _check_options(network: Network) -> None:
 
 
 def _link_of(network: Network) -> str:
+    if network.config_only:
+        return ""
     wanted = network.options.get(BRIDGE_NAME if network.driver == "bridge" else "parent", "")
     if not wanted:
         prefix = {"bridge": "sk", "macvlan": "dm", "ipvlan": "di"}[network.driver]

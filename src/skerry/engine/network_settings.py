@@ -21,6 +21,8 @@ class NetworkSettings(NamedTuple):
     ipv6: bool = False
     """Whether the default bridge has IPv6."""
     pools: tuple[ipam.PoolRange, ...] = ipam.DEFAULT_POOLS
+    host_gateways: tuple[str, ...] = ()
+    """What `--add-host NAME:host-gateway` means; empty for the gateways of the container."""
     dns: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
     dns_options: tuple[str, ...] = ()
@@ -74,6 +76,9 @@ def parse_settings(data: Mapping[str, Any]) -> NetworkSettings:
     servers = get("dns", list, [])
     for server in servers:
         network_record.parse_address(str(server), "dns")
+    gateways = [each for each in (get("host-gateway-ip", str, ""),) if each]
+    gateways += get("host-gateway-ips", list, [])
+    gateways = [str(network_record.parse_address(str(each), "host-gateway")) for each in gateways]
     return NetworkSettings(
         publish_default_address=address,
         bip=bip,
@@ -81,6 +86,7 @@ def parse_settings(data: Mapping[str, Any]) -> NetworkSettings:
         icc=get("icc", bool, True),
         ipv6=get("ipv6", bool, False),
         pools=tuple(pools) or ipam.DEFAULT_POOLS,
+        host_gateways=tuple(gateways),
         dns=tuple(map(str, servers)),
         dns_search=tuple(map(str, get("dns-search", list, []))),
         dns_options=tuple(map(str, get("dns-opts", list, []))),

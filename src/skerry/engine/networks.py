@@ -23,7 +23,7 @@ from skerry.base.errors import (
     Unsupported,
 )
 from skerry.base.ids import new_id
-from skerry.engine import network_filters, network_record
+from skerry.engine import network_filters, network_record, network_templates
 from skerry.engine.network_record import BRIDGE, HOST, KIND, NONE, PREDEFINED, Network, PoolConfig
 from skerry.engine.network_settings import NetworkSettings
 from skerry.network import ipam
@@ -126,7 +126,7 @@ class Networks:
 
     def segments(self) -> "list[Segment]":
         """What the kernel should have."""
-        return [each.segment() for each in self._networks.values()]
+        return [each.segment() for each in self._networks.values() if not each.config_only]
 
     def find(self, reference: str) -> Network:
         """By name, id or unique beginning of an id; NotFound in Docker's words."""
@@ -190,8 +190,10 @@ class Networks:
     async def create(self, body: Mapping[str, Any]) -> Network:
         """Make a network. `body` has passed `network_record.BODY`."""
         await self.need()
-        network = network_record.parse(body, new_id(), time.time_ns())
+        network_templates.check(body)
         async with self._lock:
+            body = network_templates.filled(body, self._networks.values())
+            network = network_record.parse(body, new_id(), time.time_ns())
             if len(self._networks) >= LIMIT:
                 raise Conflict(f"there are already {LIMIT} networks")
             if any(each.name == network.name for each in self._networks.values()):
@@ -201,7 +203,11 @@ class Networks:
                     raise Conflict(
                         f"bridge name {network.link} is already used by network {other.name}"
                     )
-            await self._realise(network)
+            if network.config_only:
+                self._save(network)
+                self._know(network)
+            else:
+                await self._realise(network)
         self._emit(network, "create")
         return network
 
@@ -211,7 +217,7 @@ class Networks:
 
         def decide(survey: Survey) -> "Segment":
             self._decide(network, survey)
-            self._records.put(KIND, network.id, network_record.to_plain(network), network.name)
+            self._save(network)
             return network.segment()
 
         try:
@@ -221,13 +227,16 @@ class Networks:
             raise
         self._know(network)
 
+    def _save(self, network: Network) -> None:
+        self._records.put(KIND, network.id, network_record.to_plain(network), network.name)
+
     def _decide(self, network: Network, survey: Survey) -> None:
         """Subnets, gateways and whose link it is. Runs on the worker, while no other engine of
         this host chooses."""
         ours = [
             ipaddress.ip_network(pool.subnet)
             for other in self._networks.values()
-            if other.id != network.id
+            if other.id != network.id and not other.config_only
             for pool in other.pools
         ]
         # Parents of macvlans are the host's as soon as they exist; so are bridges it has made.
@@ -271,21 +280,28 @@ class Networks:
                 f"error while removing network: network {network.name} has active endpoints "
                 f"({listed})"
             )
+        others = self._networks.values()
+        if network.config_only and any(each.config_from == network.name for each in others):
+            raise Forbidden(f'configuration network "{network.name}" is in use')
         # Nobody can join it from here on.
         del self._networks[network.id]
         try:
-            fabric = await self.need()
-            shared = any(each.link == network.link for each in self._networks.values())
-            segment = network.segment()
-            await fabric.call(
-                fabric.remove_segment, segment._replace(own_link=segment.own_link and not shared)
-            )
+            if not network.config_only:
+                await self._remove_segment(network)
         except BaseException:
             self._networks[network.id] = network
             raise
         self._records.delete(KIND, network.id)
         self._pools.pop(network.id, None)
         self._emit(network, "destroy")
+
+    async def _remove_segment(self, network: Network) -> None:
+        fabric = await self.need()
+        shared = any(each.link == network.link for each in self._networks.values())
+        segment = network.segment()
+        await fabric.call(
+            fabric.remove_segment, segment._replace(own_link=segment.own_link and not shared)
+        )
 
     async def prune(self, filters: Mapping[str, frozenset[str]]) -> list[str]:
         """Remove every network that no container wants and the filters (label, label!, until as
@@ -296,7 +312,7 @@ class Networks:
             for network in list(self._networks.values()):
                 if network.name in PREDEFINED or self.wanted_by(network) or self.active(network):
                     continue
-                if not network_filters.prunes(network, filters):
+                if network.config_only or not network_filters.prunes(network, filters):
                     continue
                 with contextlib.suppress(SkerryError):
                     await self._remove(network)

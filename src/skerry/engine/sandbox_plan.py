@@ -4,6 +4,7 @@ import ipaddress
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from skerry.base.errors import Forbidden
 from skerry.base.ids import new_id
 from skerry.engine import endpoint_config, etc, network_record, port_bindings
 from skerry.engine.network_record import Network
@@ -57,6 +58,8 @@ class SandboxPlan:
         others: Sequence[Endpoint],
     ) -> Endpoint:
         """One more place, beside the `others` that the sandbox has."""
+        if network.config_only:
+            raise Forbidden("cannot create endpoint on configuration-only network")
         config = settings.get("IPAMConfig") or {}
         ipv4 = self._networks.take(network, 4, config.get("IPv4Address", ""))
         try:

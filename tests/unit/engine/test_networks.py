@@ -7,13 +7,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skerry.base.errors import Forbidden, InvalidInput, NotFound, SkerryError
-from skerry.engine import endpoint_config, etc, network_record, port_bindings
+from skerry.engine import (
+    endpoint_config,
+    etc,
+    network_record,
+    network_templates,
+    port_bindings,
+)
 from skerry.engine.network_record import BODY, Network, PoolConfig
 from skerry.engine.record import Record
 
 
 def parse(**body: Any) -> Network:
-    return network_record.parse(BODY({"Name": "mine", **body}, ""), "ab" * 32, 1)
+    return made_from(body, [])
+
+
+def made_from(body: dict[str, Any], known: list[Network]) -> Network:
+    checked = BODY({"Name": "mine", **body}, "")
+    network_templates.check(checked)
+    return network_record.parse(network_templates.filled(checked, known), "ab" * 32, 1)
 
 
 def test_a_plain_network() -> None:
@@ -50,9 +62,26 @@ def test_everything_that_can_be_said() -> None:
     assert segment.gateways == ("10.5.0.1/16",)
 
 
+def test_a_network_made_from_a_configuration() -> None:
+    pool = {"Subnet": "10.5.0.0/16", "IPRange": "10.5.1.0/24", "AuxiliaryAddresses": {}}
+    said = {"Options": {"parent": "eth0"}, "Labels": {"a": "b"}, "IPAM": {"Config": [pool]}}
+    lent = parse(Name="lent", ConfigOnly=True, Driver="bridge", **said)
+    assert (lent.driver, lent.link, lent.config_only) == ("null", "", True)
+    made = made_from({"Driver": "macvlan", "ConfigFrom": {"Network": "lent"}}, [parse(), lent])
+    assert (made.driver, made.link, made.config_from) == ("macvlan", "eth0", "lent")
+    assert (made.pools, made.labels, made.config_only) == (lent.pools, {"a": "b"}, False)
+    assert network_record.from_plain(network_record.to_plain(made)) == made
+    for other in ([], [parse(Name="lent")]):
+        with pytest.raises(NotFound, match='configuration network "lent" not found'):
+            made_from({"ConfigFrom": {"Network": "lent"}}, other)
+
+
 @pytest.mark.parametrize(
     ("body", "kind", "words"),
     [
+        ({"ConfigOnly": True, "Internal": True}, Forbidden, "can only contain network specific"),
+        ({"ConfigOnly": True, "ConfigFrom": {"Network": "x"}}, Forbidden, "cannot depend on"),
+        ({"ConfigFrom": {"Network": "x"}, "Labels": {"a": "b"}}, Forbidden, "not supported"),
         ({"Name": "bridge"}, Forbidden, "predefined bridge"),
         ({"Name": "a b"}, InvalidInput, "is invalid"),
         ({"Name": ""}, InvalidInput, "is empty"),
@@ -103,7 +132,9 @@ JSON = st.recursive(
 @given(
     st.fixed_dictionaries(
         {},
-        optional=dict.fromkeys("Driver Options EnableIPv6 IPAM Labels Scope".split(), JSON),
+        optional=dict.fromkeys(
+            "Driver Options EnableIPv6 IPAM Labels Scope ConfigOnly ConfigFrom".split(), JSON
+        ),
     )
 )
 def test_any_request_is_parsed_or_refused(body: dict[str, Any]) -> None:
@@ -244,8 +275,11 @@ def test_hosts_follow_the_networks() -> None:
     changed = etc.change_hosts(text + "1.1.1.1\tmine\n", {"10.0.0.2"}, ["10.1.0.2"], "me")
     assert "10.0.0.2" not in changed
     assert changed.endswith("1.1.1.1\tmine\n10.1.0.2\tme\n")
-    assert etc.through_resolver("nameserver 1.1.1.1\nsearch lan\n") == (
-        "nameserver 127.0.0.11\nsearch lan\noptions ndots:0\n"
+    before = etc.resolv_conf("nameserver 1.1.1.1\nsearch lan\n", {}, shares_host=False)
+    assert etc.through_resolver("# my own\n" + before) == (
+        "nameserver 127.0.0.11\n# my own\nsearch lan\noptions ndots:0\n\n"
+        "# Based on host file: '/etc/resolv.conf' (internal resolver)\n"
+        "# ExtServers: [host(1.1.1.1)]\n# Overrides: []\n# Option ndots from: internal\n"
     )
 
 

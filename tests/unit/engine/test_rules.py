@@ -229,12 +229,22 @@ def test_hosts() -> None:
 def test_resolv_conf() -> None:
     host = "nameserver 127.0.0.53\nnameserver 9.9.9.9\nsearch a b\noptions ndots:1\n# x\n"
     assert etc.resolv_conf(host, {}, shares_host=False) == (
-        "nameserver 9.9.9.9\nsearch a b\noptions ndots:1\n"
+        "nameserver 9.9.9.9\nsearch a b\noptions ndots:1\n\n"
+        "# Based on host file: '/etc/resolv.conf' (legacy)\n# Overrides: []\n"
+        "# Option ndots from: host\n"
+    )
+    assert etc.resolv_conf(host, {"DnsOptions": ["a"]}, shares_host=False, resolver=True) == (
+        "nameserver 127.0.0.11\nsearch a b\noptions a ndots:0\n\n"
+        "# Based on host file: '/etc/resolv.conf' (internal resolver)\n"
+        "# ExtServers: [host(127.0.0.53) host(9.9.9.9)]\n# Overrides: [options]\n"
+        "# Option ndots from: internal\n"
     )
     assert "127.0.0.53" in etc.resolv_conf(host, {}, shares_host=True)
     given_ = {"Dns": ["1.1.1.1"], "DnsSearch": ["."], "DnsOptions": ["use-vc"]}
     assert etc.resolv_conf(host, given_, shares_host=False) == (
-        "nameserver 1.1.1.1\noptions use-vc\n"
+        "nameserver 1.1.1.1\noptions use-vc\n\n"
+        "# Based on host file: '/etc/resolv.conf' (legacy)\n"
+        "# Overrides: [nameservers search options]\n"
     )
     with pytest.raises(InvalidInput):
         etc.resolv_conf("", {"Dns": ["x\nnameserver 1.2.3.4"]}, shares_host=False)

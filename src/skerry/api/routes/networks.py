@@ -103,6 +103,7 @@ async def prune(call: Call) -> web.StreamResponse:
     if "until" in filters:
         filters["until"] = frozenset(str(parse_time(each)) for each in filters["until"])
     gone = await call.engine.networks.prune(filters)
+    call.engine.events.emit("network", "prune", "", {"reclaimed": "0"})
     return call.json({"NetworksDeleted": gone or None})
 
 

@@ -44,6 +44,8 @@ def create(context: Context, parsed: Parsed) -> int:
             "Options": key_values(parsed.many("ipam-opt"), "option"),
             "Config": _pools(parsed),
         },
+        "ConfigOnly": parsed.on("config-only"),
+        "ConfigFrom": {"Network": parsed.text("config-from", "")},
     }
     for option, key in (("ipv4", "EnableIPv4"), ("ipv6", "EnableIPv6")):
         if option in parsed.given:
@@ -169,6 +171,8 @@ COMMANDS = {
         (
             switch("attachable", "Kept for other tools"),
             many("aux-address", "An address that is never given out", "NAME=ADDRESS"),
+            text("config-from", "Have the configuration of this network", "NETWORK"),
+            switch("config-only", "Make no network, only a configuration for others"),
             text("driver", "Driver: bridge, macvlan or ipvlan", "DRIVER", "d"),
             many("gateway", "The gateway's address", "ADDRESS"),
             switch("internal", "Nothing leads out of it"),

@@ -20,6 +20,8 @@ import pytest
 from bench.daemons import Skerry
 from tests.kernel import machine_kit
 
+from skerry.machine import orderly
+
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
 VM = ("--runtime", "skerry-vm")
@@ -398,7 +400,11 @@ def test_a_machine_that_is_killed_is_reported_dead_and_leaves_a_whole_disk(
     docker("start", id_)
     until(lambda: docker("exec", id_, "cat", "/f", check=False), "its file has gone")
     docker("stop", "-t", "1", id_)
-    assert subprocess.run(["qemu-img", "check", "-q", str(disk)], check=False).returncode == 0
+    checked = subprocess.run(["qemu-img", "check", str(disk)], check=False, capture_output=True)
+    # A QEMU whose host's disk takes very long is killed in the end, and the mark says so.
+    assert checked.returncode == 0 or (checked.returncode == 3 and orderly.is_marked(str(disk))), (
+        checked
+    )
 
 
 def test_after_a_pause_the_clock_is_right(docker: Docker) -> None:

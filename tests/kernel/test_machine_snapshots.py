@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import zstandard
 from bench.daemons import Skerry
-from tests.kernel import machine_kit
+from tests.kernel import machine_kit, tls
 
-from skerry.base.errors import Conflict, NotFound, SkerryError
+from skerry.base.errors import Conflict, InvalidInput, NotFound, SkerryError
+from skerry.engine import after_fork
 from skerry.sdk import Container, Engine
 from skerry.store import snapshot_archive
 
@@ -35,7 +36,8 @@ def client(engine: Skerry) -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def box(client: Engine) -> Iterator[Container]:
-    options: dict[str, Any] = {"host_config": {"Runtime": "skerry-vm"}, "network": "none"}
+    host: dict[str, Any] = {"Runtime": "skerry-vm", "NanoCpus": 10**9}
+    options: dict[str, Any] = {"host_config": host, "network": "none"}
     script = f"mkdir -p /dev/shm /etc/skerry/after-fork.d; {COUNT}"
     made = client.containers.start("busybox", ["sh", "-c", script], name="counter", **options)
     yield made
@@ -59,6 +61,9 @@ def count(container: Container) -> int:
 def test_a_restore_goes_on_where_it_was(client: Engine, engine: Skerry, box: Container) -> None:
     sh(box, "until [ -s /dev/shm/count ]; do sleep 0.05; done; echo kept > /file")
     boot = sh(box, "echo 1234 > /etc/machine-id; cat /proc/sys/kernel/random/boot_id")
+    # What was plugged in is there again.
+    cpus = min(2, os.cpu_count() or 1)
+    client.client.post("/containers/counter/update", body={"NanoCpus": cpus * 10**9})
     taken = client.client.post("/skerry/snapshots?container=counter&name=one")
     assert (taken["Kind"], taken["Current"]) == ("machine", True)
     assert taken["PauseMs"] > 0
@@ -68,7 +73,7 @@ def test_a_restore_goes_on_where_it_was(client: Engine, engine: Skerry, box: Con
         client.client.post("/skerry/snapshots/one/restore")
     client.client.post("/skerry/snapshots/one/restore?force=1")
     assert sh(box, "cat /proc/sys/kernel/random/boot_id") == boot
-    assert sh(box, "cat /file /etc/machine-id") == "kept\n1234"
+    assert sh(box, "cat /file /etc/machine-id; nproc") == f"kept\n1234\n{cpus}"
     now = count(box)
     deadline = time.monotonic() + 120
     while count(box) <= max(now, then):
@@ -156,6 +161,51 @@ def test_copies_answer_on_their_own_addresses(client: Engine, box: Container) ->
     _kept_as_an_image(client, machines[1])
 
 
+def test_copies_share_no_tls_session(
+    client: Engine, engine: Skerry, box: Container, tmp_path: Path
+) -> None:
+    """The original's server and its tickets go on; each copy's was started afresh, as a label says,
+    before anybody was told of the copy: it knows no ticket but its own, and no number twice."""
+    del box  # which clears up
+    (tmp_path / "tls.tar").write_bytes(tls.image(tmp_path))
+    engine.skerry("import", str(tmp_path / "tls.tar"), "tls:1")
+    options: dict[str, Any] = {
+        "host_config": {
+            "Runtime": "skerry-vm",
+            "PortBindings": {f"{tls.PORT}/tcp": [{"HostIp": "127.0.0.1", "HostPort": ""}]},
+        },
+        "labels": {after_fork.COMMAND: tls.RENEW},
+    }
+    words = ["sh", "-c", tls.SUPERVISED]
+    server = client.containers.start("tls:1", words, name="tls", **options)
+    sh(server, f"until {tls.LISTENS}; do sleep 0.05; done")
+    talk = tls.Client()
+    before = talk.connect(published(client, server, tls.PORT))
+    assert not before.resumed
+    made = client.client.post("/skerry/fork?container=tls&count=2")
+    assert not any(each["Error"] or each["Warning"] for each in made), made
+    machines = [server, *(client.containers.get(each["Id"]) for each in made)]
+    ports = [published(client, each, tls.PORT) for each in machines]
+    assert [talk.connect(port, before.session).resumed for port in ports] == [True, False, False]
+    seen = [talk.connect(port) for port in ports]
+    assert len({each.random for each in (before, *seen)}) == 4
+    assert len({each.share for each in (before, *seen)}) == 4
+    for one, at in enumerate(seen):
+        for other, port in enumerate(ports):
+            assert talk.connect(port, at.session).resumed == (one == other), (one, other)
+    for each in machines:
+        each.remove(force=True)
+    engine.skerry("rmi", "tls:1")
+
+
+def test_what_a_label_asks_for_must_make_sense(client: Engine, box: Container) -> None:
+    del box  # which clears up
+    options: dict[str, Any] = {"labels": {after_fork.SIGNAL: "HUNG"}}
+    client.containers.create("busybox", ["true"], name="odd", **options)
+    with pytest.raises(InvalidInput, match="invalid signal: HUNG"):
+        client.client.post("/skerry/fork?container=odd&count=1")
+
+
 def _kept_as_an_image(client: Engine, copy: Container) -> None:
     """What a copy has written is in its image, and in how it differs from a snapshot of it."""
     taken = client.client.post(f"/skerry/snapshots?container={copy.id}&name=before")
@@ -169,9 +219,9 @@ def _kept_as_an_image(client: Engine, copy: Container) -> None:
     assert sh(thin, "cat /mine /index.html") == f"mine\n{copy.id[:12]}"
 
 
-def published(client: Engine, container: Container) -> int:
+def published(client: Engine, container: Container, port: int = 80) -> int:
     settings = client.client.get(f"/containers/{container.id}/json")["NetworkSettings"]
-    return int(settings["Ports"]["80/tcp"][0]["HostPort"])
+    return int(settings["Ports"][f"{port}/tcp"][0]["HostPort"])
 
 
 def fetch(port: int) -> str:

@@ -20,7 +20,7 @@ from skerry.machine.jail import FILES, seccomp_program, user_for
 from skerry.machine.qmp import Monitor
 
 FIRST_FD, OWN_FDS = 3, 3
-QUIT_SECONDS = 5.0
+QUIT_SECONDS = 15.0
 """What a machine has written may be on its way to a busy disk."""
 _STDERR = 4096
 _HIGH = 100

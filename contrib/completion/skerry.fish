@@ -1267,7 +1267,7 @@ complete -c skerry -n '__skerry_at vm create' -l autostart -d 'Start it with the
 complete -c skerry -n '__skerry_at vm create' -l nic -r -d 'Network card: nat, bridge=NAME, internal=NAME or none, with ,mac=… ,model=…'
 complete -c skerry -n '__skerry_at vm create' -l publish -s p -r -d 'Forward a port to the first NAT card: [IP:]HOST:GUEST[/udp]'
 complete -c skerry -n '__skerry_at vm create' -l share -r -d 'Share a folder: PATH[:TAG][,ro][,driver=9p]'
-complete -c skerry -n '__skerry_at vm create' -l firmware -r -d 'Firmware: bios (default) or uefi'
+complete -c skerry -n '__skerry_at vm create' -l firmware -r -d 'Firmware: bios (default), uefi or uefi-secure (Secure Boot)'
 complete -c skerry -n '__skerry_at vm create' -l disk -r -F -d 'An empty disk or a copy of an image: SIZE, PATH, or both: PATH,size=20g,bus=…'
 complete -c skerry -n '__skerry_at vm create' -l cdrom -r -F -d 'A disc image; empty for an empty drive'
 complete -c skerry -n '__skerry_at vm create' -l cloud-init -d 'Give it cloud-init data'

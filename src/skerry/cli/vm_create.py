@@ -34,7 +34,7 @@ COMMON: tuple[Option, ...] = (
 )
 CREATE: tuple[Option, ...] = (
     *COMMON,
-    text("firmware", "Firmware: bios (default) or uefi", "KIND"),
+    text("firmware", "Firmware: bios (default), uefi or uefi-secure (Secure Boot)", "KIND"),
     many("disk", "An empty disk or a copy of an image: SIZE, PATH, or both: PATH,size=20g,bus=…",
          "DISK", complete="files"),
     many("cdrom", "A disc image; empty for an empty drive", "ISO", complete="files"),
@@ -132,7 +132,10 @@ def _options(text_: str, what: str, known: tuple[str, ...]) -> tuple[str, dict[s
 
 
 def disk(text_: str) -> dict[str, Any]:
-    """`20g`, `image.qcow2`, `image.vmdk,size=20g,bus=sata`."""
+    """`20g`, `image.qcow2`, `image.vmdk,size=20g,bus=sata`; also `path=…` and `size=…` in front."""
+    name, _, value = text_.partition("=")
+    if name in ("path", "size"):
+        text_ = value
     first, options = _options(text_, "disk", ("size", "bus", "format"))
     wanted: dict[str, Any] = {name: options[name] for name in ("bus", "format") if name in options}
     if options.get("size"):
@@ -143,6 +146,11 @@ def disk(text_: str) -> dict[str, Any]:
     try:
         wanted["size"] = parse_size(first, "disk size")
     except InvalidInput:
+        head, comma, rest = first.rpartition(",")
+        if comma and "=" in rest and (os.path.exists(head) or head[:1].isdecimal()):
+            raise InvalidInput(
+                f"unknown option of a disk: {rest:.80}", hint="known are size, bus and format"
+            ) from None
         raise NotFound(
             f"no such disk image: {first}", hint="an empty disk is given by its size: 20g"
         ) from None
@@ -198,13 +206,27 @@ def _cloud_init(parsed: Parsed) -> dict[str, Any] | None:
     }
     keys: list[str] = []
     for key in parsed.many("ssh-key"):
-        keys += read_lines(key, "SSH key") if os.path.exists(key) else [key]
+        keys += _keys(key)
     if keys:
         wanted["ssh_keys"] = keys
     for option, name in documents.items():
         if parsed.text(option):
             wanted[name] = _document(parsed.text(option))
     return wanted
+
+
+def _keys(given: str) -> list[str]:
+    """A public key, or a file with some."""
+    if not os.path.exists(given):
+        if " " not in given:
+            raise NotFound(f"neither a public SSH key nor a file with some: {given:.200}")
+        return [given]
+    lines = read_lines(given, "SSH key")
+    if lines and lines[0].startswith("-----BEGIN"):
+        raise InvalidInput(
+            f"{given} is a private key", hint=f"the public one is likely {given}.pub"
+        )
+    return lines
 
 
 def _document(path: str) -> str:

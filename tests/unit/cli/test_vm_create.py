@@ -48,6 +48,30 @@ def test_everything(tmp_path: Path) -> None:
     }
 
 
+def test_disks_as_other_tools_write_them(tmp_path: Path) -> None:
+    image = tmp_path / "a,b.raw"
+    image.touch()
+    assert vm_create.disk("size=20g,bus=sata") == {"size": 20 << 30, "bus": "sata"}
+    assert vm_create.disk(f"path={image},size=1g") == {"source": str(image), "size": 1 << 30}
+    for wrong in ("20g,cache=none", f"{image},cache=none"):
+        with pytest.raises(InvalidInput, match="unknown option of a disk: cache=none"):
+            vm_create.disk(wrong)
+
+
+def test_a_private_key_is_neither_sent_nor_shown(tmp_path: Path) -> None:
+    public, private = tmp_path / "id.pub", tmp_path / "id"
+    public.write_text("ssh-ed25519 AAAA me\n")
+    private.write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nc2VjcmV0\n")
+    made = vm_create.body(parse(vm_create.CREATE, ["--ssh-key", str(public)]))
+    assert made["cloud_init"] == {"ssh_keys": ["ssh-ed25519 AAAA me"]}
+    with pytest.raises(InvalidInput, match="is a private key") as caught:
+        vm_create.body(parse(vm_create.CREATE, ["--ssh-key", str(private)]))
+    assert caught.value.hint.endswith("id.pub")
+    assert "c2VjcmV0" not in str(caught.value)
+    with pytest.raises(NotFound):
+        vm_create.body(parse(vm_create.CREATE, ["--ssh-key", str(tmp_path / "nosuch")]))
+
+
 def test_nothing_given_is_nothing_sent() -> None:
     assert vm_create.body(parse(vm_create.CREATE, [])) == {}
 

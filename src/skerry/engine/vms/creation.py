@@ -129,8 +129,8 @@ class Creation:
         for at, each in enumerate(wish.disks):
             made.append(await self.new_disk(record, f"disk{at}", each))
         changes: dict[str, Any] = {"disks": tuple(made)}
-        if wish.firmware == "uefi":
-            changes["vars"] = await self.new_vars(record)
+        if wish.firmware in argv.OVMF:
+            changes["vars"] = await self.new_vars(record, wish.firmware)
         drives = [Cdrom(f"cd{at}", check_disc(path)) for at, path in enumerate(wish.cdroms)]
         if wish.cloud_init is not None:
             path = os.path.join(self._shelf.places(record).state, "seed.iso")
@@ -170,13 +170,14 @@ class Creation:
             await tools.grow([path], size)
         return Disk(name, layer, size, wish.bus)
 
-    async def new_vars(self, record: Machine) -> str:
+    async def new_vars(self, record: Machine, firmware: str) -> str:
         """UEFI's variables as the firmware ships them."""
-        if not os.path.exists(argv.OVMF_VARS):
-            raise NotFound("UEFI firmware is missing", hint="apt-get install ovmf")
+        shipped = argv.OVMF[firmware]
+        if not all(map(os.path.exists, shipped)):
+            raise NotFound(f"the firmware {firmware} is missing", hint="apt-get install ovmf")
         layer = self._shelf.new_layer(record)
         await self._shelf.tools(record).copy_in(
-            argv.OVMF_VARS, disks.Image("raw", 0), self._shelf.path(layer)
+            shipped[1], disks.Image("raw", 0), self._shelf.path(layer)
         )
         return layer
 

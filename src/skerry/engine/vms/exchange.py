@@ -17,6 +17,7 @@ from skerry.engine.vms.record import Live, Machine
 from skerry.engine.vms.shelf import Shelf
 from skerry.machine.full import manifest, ovf
 from skerry.machine.full.disks import Tools
+from skerry.machine.full.spec import SECURE
 
 MAX_PACKAGE = 4 << 40
 _BLOCK = 1 << 20
@@ -92,11 +93,13 @@ def wish(machine: ovf.OvfMachine, folder: str) -> dict[str, Any]:
     for disk in machine.disks:
         source = os.path.join(folder, disk.file) if disk.file else ""
         made.append(DiskWish(size=0 if source else disk.size, source=source, bus=disk.bus))
+    ide = any(disk.bus == "ide" for disk in machine.disks)
     body: dict[str, Any] = {
         "memory": machine.memory,
         "cpus": machine.cpus,
-        "firmware": machine.firmware,
-        "machine": "pc" if any(disk.bus == "ide" for disk in machine.disks) else "q35",
+        # Where there is IDE there is no Secure Boot.
+        "firmware": "uefi" if ide and machine.firmware == SECURE else machine.firmware,
+        "machine": "pc" if ide else "q35",
         "disks": msgspec.to_builtins(tuple(made)),
         "nics": msgspec.to_builtins(tuple(NicWish(model=nic.model) for nic in machine.nics)),
         "cdroms": [""] * machine.cdroms,

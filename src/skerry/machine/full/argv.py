@@ -8,11 +8,24 @@ Sources: qemu(1), docs/system/qemu-block-drivers.rst, docs/interop/live-block-op
 import os
 from typing import NamedTuple
 
-from skerry.machine.full.spec import NIC_MODELS, VIDEOS, Cdrom, Disk, Hardware, Nic, Share
+from skerry.machine.full.spec import (
+    NIC_MODELS,
+    SECURE,
+    VIDEOS,
+    Cdrom,
+    Disk,
+    Hardware,
+    Nic,
+    Share,
+)
 
 QEMU = "/usr/bin/qemu-system-x86_64"
-OVMF_CODE = "/usr/share/OVMF/OVMF_CODE_4M.fd"
-OVMF_VARS = "/usr/share/OVMF/OVMF_VARS_4M.fd"
+_OVMF = "/usr/share/OVMF/OVMF_"
+OVMF = {
+    "uefi": (f"{_OVMF}CODE_4M.fd", f"{_OVMF}VARS_4M.fd"),
+    SECURE: (f"{_OVMF}CODE_4M.secboot.fd", f"{_OVMF}VARS_4M.ms.fd"),
+}
+"""Firmware to its code and its variables as they are shipped."""
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
 
@@ -61,7 +74,7 @@ def command(name: str, hardware: Hardware, wiring: Wiring) -> list[str]:
     words += ["-serial", "chardev:serial0", "-device", "virtio-rng-pci,id=rng0"]
     words += _controllers(hardware)
     ranks = _ranks(hardware)
-    if hardware.firmware == "uefi":
+    if hardware.vars:
         words += _firmware(hardware, wiring)
     for disk in hardware.disks:
         words += _disk(disk, wiring.layers[disk.layer], ranks[disk.name])
@@ -84,8 +97,10 @@ def _processor(hardware: Hardware, wiring: Wiring) -> list[str]:
     machine = f"{hardware.machine},usb=off,vmport=off"
     if any(share.driver == "virtiofs" for share in hardware.shares):
         machine += ",memory-backend=ram"
-    if hardware.firmware == "uefi":
+    if hardware.vars:
         machine += ",pflash0=code,pflash1=" + node(hardware.vars)
+    if hardware.firmware == SECURE:
+        machine += ",smm=on"
     words = ["-machine", machine]
     # Left alone, TCG keeps up to 1 GiB of code: more than the control group has room for.
     words += ["-accel", "kvm" if wiring.accel == "kvm" else "tcg,thread=multi,tb-size=256"]
@@ -127,12 +142,18 @@ def _controllers(hardware: Hardware) -> list[str]:
 
 
 def _firmware(hardware: Hardware, wiring: Wiring) -> list[str]:
-    return [
+    code, _ = OVMF[hardware.firmware]
+    words = [
         "-blockdev",
-        f"driver=raw,node-name=code,read-only=on,file.driver=file,file.filename={OVMF_CODE}",
+        f"driver=raw,node-name=code,read-only=on,file.driver=file,file.filename={code}",
         "-blockdev",
         _layer(hardware.vars, wiring.layers[hardware.vars], cache=""),
     ]
+    if hardware.firmware == SECURE:
+        # Only the firmware writes the variables, from the system management mode (OVMF's README).
+        words += ["-global", "driver=cfi.pflash01,property=secure,value=on"]
+        words += ["-global", "ICH9-LPC.disable_s3=1"]
+    return words
 
 
 def quoted(path: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element, ParseError, SubElement, register_namespace, tostring
 
 from skerry.base.errors import InvalidInput, LimitExceeded
+from skerry.machine.full.spec import SECURE
 
 MAX_DOCUMENT = 4 << 20
 MAX_FILES = 32
@@ -19,6 +20,7 @@ _OVF = "http://schemas.dmtf.org/ovf/envelope/1"
 _RASD = "http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_ResourceAllocationSettingData"
 _VSSD = "http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_VirtualSystemSettingData"
 _VMW = "http://www.vmware.com/schema/ovf"
+_SECURE_BOOT = "bootOptions.efiSecureBootEnabled"
 _VMDK = "http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized"
 _CPU, _MEMORY, _IDE, _SCSI, _NIC, _CDROM, _DISK, _SATA = "3 4 5 6 10 15 17 20".split()
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_. ()+-]{0,200}")
@@ -113,13 +115,16 @@ def write(machine: OvfMachine, uuid: str) -> bytes:
         # The schema wants the properties in alphabetical order.
         for key in sorted(item):
             SubElement(element, f"{{{_RASD}}}{key}").text = item[key]
-    if machine.firmware == "uefi":
-        config = {_o("required"): "false", f"{{{_VMW}}}key": "firmware", f"{{{_VMW}}}value": "efi"}
+    said = {"firmware": "efi"} if machine.firmware != "bios" else {}
+    if machine.firmware == SECURE:
+        said[_SECURE_BOOT] = "true"
+    for key, value in said.items():
+        config = {_o("required"): "false", f"{{{_VMW}}}key": key, f"{{{_VMW}}}value": value}
         SubElement(hardware, f"{{{_VMW}}}Config", config)
     for at, disk in enumerate(machine.disks):
         if disk.bus not in BUSES.values():
-            said = {f"{{{_VMW}}}key": f"skerry.disk{at}.bus", f"{{{_VMW}}}value": disk.bus}
-            SubElement(hardware, f"{{{_VMW}}}ExtraConfig", {_o("required"): "false"} | said)
+            own = {f"{{{_VMW}}}key": f"skerry.disk{at}.bus", f"{{{_VMW}}}value": disk.bus}
+            SubElement(hardware, f"{{{_VMW}}}ExtraConfig", {_o("required"): "false"} | own)
     note = SubElement(system, _o("AnnotationSection"))
     SubElement(note, _o("Info")).text = "Where it comes from"
     SubElement(note, _o("Annotation")).text = f"skerry machine {uuid}"
@@ -216,7 +221,17 @@ def parse(data: bytes) -> OvfMachine:
     if len(systems) != 1:
         raise InvalidInput(f"OVF: {len(systems)} machines in one package, exactly one is read")
     files, sizes, packed = _files(root)
-    return _machine(systems[0], _disks(root, files), sizes)._replace(packed=packed)
+    machine = _machine(systems[0], _disks(root, files), sizes, _configuration(root))
+    return machine._replace(packed=packed)
+
+
+def _configuration(root: Any) -> str:
+    """The one of several sizes that a machine has unless somebody chooses (DSP0243, 9.8)."""
+    section = _child(root, "DeploymentOptionSection")
+    within = section if section is not None else ()
+    found = [each for each in within if _local(str(each.tag)) == "Configuration"]
+    chosen = [each for each in found if _attribute(each, "default") in ("true", "1")]
+    return next((_attribute(each, "id") for each in (*chosen, *found)), "")
 
 
 def _files(root: Any) -> tuple[dict[str, str], dict[str, int], frozenset[str]]:
@@ -262,19 +277,39 @@ def _disks(root: Any, files: dict[str, str]) -> dict[str, tuple[str, int]]:
     return found
 
 
-def _machine(system: Any, disks: dict[str, tuple[str, int]], sizes: dict[str, int]) -> OvfMachine:
+def _items_of(hardware: Any, configuration: str) -> list[dict[str, str]]:
+    """Each item's properties by name: those that no configuration or ours asks for, and no bounds.
+
+    Where two have one identity, the configuration's is meant.
+    """
+    found: dict[str, dict[str, str]] = {}
+    own: list[tuple[str, dict[str, str]]] = []
+    for each in hardware:
+        if _local(str(each.tag)) not in ("Item", "StorageItem", "EthernetPortItem"):
+            continue
+        wanted = _attribute(each, "configuration").split()
+        if _attribute(each, "bound") or (wanted and configuration not in wanted):
+            continue
+        item = {_local(str(part.tag)): (part.text or "").strip() for part in each}
+        identity = item.get("InstanceID") or f"#{len(found)}"
+        if wanted:
+            own.append((identity, item))
+        else:
+            found[identity] = item
+        if len(found) + len(own) > 256:
+            raise LimitExceeded("OVF: more than 256 items of hardware")
+    return list((found | dict(own)).values())
+
+
+def _machine(
+    system: Any, disks: dict[str, tuple[str, int]], sizes: dict[str, int], configuration: str
+) -> OvfMachine:
     name = _child(system, "Name")
     title = (name.text or "").strip() if name is not None else ""
     hardware = _child(system, "VirtualHardwareSection")
     if hardware is None:
         raise InvalidInput("OVF: the machine has no hardware section")
-    items = [
-        {_local(str(part.tag)): (part.text or "").strip() for part in each}
-        for each in hardware
-        if _local(str(each.tag)) in ("Item", "StorageItem", "EthernetPortItem")
-    ]
-    if len(items) > 256:
-        raise LimitExceeded("OVF: more than 256 items of hardware")
+    items = _items_of(hardware, configuration)
     kinds = {item.get("InstanceID", ""): item.get("ResourceType", "") for item in items}
     memory, cpus, cdroms = 0, 0, 0
     found: list[OvfDisk] = []
@@ -329,10 +364,15 @@ def _extra(hardware: Any) -> dict[str, str]:
 
 
 def _firmware(hardware: Any, system: Any) -> str:
-    """VMware's key in the hardware section, or VirtualBox's element in its own section."""
-    for each in hardware:
-        if _local(str(each.tag)) == "Config" and _attribute(each, "key") == "firmware":
-            return "uefi" if "efi" in _attribute(each, "value").lower() else "bios"
+    """VMware's keys in the hardware section, or VirtualBox's element in its own section."""
+    told = {
+        _attribute(each, "key"): _attribute(each, "value").lower()
+        for each in hardware
+        if _local(str(each.tag)) == "Config"
+    }
+    if "firmware" in told:
+        secure = told.get(_SECURE_BOOT) == "true"
+        return (SECURE if secure else "uefi") if "efi" in told["firmware"] else "bios"
     for each in system.iter():
         if _local(str(each.tag)) == "Firmware":
             return "uefi" if "efi" in _attribute(each, "type").lower() else "bios"

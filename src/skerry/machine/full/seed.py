@@ -32,8 +32,11 @@ def documents(settings: CloudInit, name: str, identity: str, macs: list[str]) ->
     if not hostname.replace("-", "").isalnum() or len(hostname) > 63:
         raise InvalidInput(f"invalid host name: {hostname!r:.80}")
     for key in settings.ssh_keys:
-        if len(key.split()) < 2 or "\n" in key.strip():
-            raise InvalidInput(f"this is no SSH public key: {key!r:.60}")
+        if len(key.split()) < 2 or "\n" in key.strip() or key.startswith("-----"):
+            # It may be a private one, which nobody wants to see in a log.
+            raise InvalidInput(
+                "what is given as SSH key is no public key", hint="they begin with their kind: ssh-"
+            )
     meta = {"instance-id": f"skerry-{identity[:16]}", "local-hostname": hostname}
     network = settings.network or json.dumps(
         {

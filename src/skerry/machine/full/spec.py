@@ -25,7 +25,9 @@ NIC_MODELS = {
 }
 MACHINES = frozenset(("q35", "pc"))
 ACCELERATORS = frozenset(("auto", "kvm", "tcg"))
-FIRMWARES = frozenset(("bios", "uefi"))
+SECURE = "uefi-secure"
+"""UEFI that starts only what Microsoft's keys have signed."""
+FIRMWARES = frozenset(("bios", "uefi", SECURE))
 BOOT_DEVICES = frozenset(("disk", "cdrom", "network"))
 VIDEOS = {
     "std": "VGA",
@@ -128,12 +130,14 @@ def load(data: Any, kind: type[Any] = Hardware) -> Any:
 def check(hardware: Hardware) -> Hardware:
     """`hardware` when it can be built, else InvalidInput."""
     if not MIN_MEMORY <= hardware.memory <= MAX_MEMORY:
-        raise InvalidInput(f"{hardware.memory / MIB:g} MiB of memory: from 16m to 4096g")
+        raise InvalidInput(f"memory: {hardware.memory} bytes, from 16m to 4096g")
     if not 1 <= hardware.cpus <= MAX_CPUS:
         raise InvalidInput(f"cpus: {hardware.cpus}, from 1 to {MAX_CPUS}")
     _choice("machine type", hardware.machine, MACHINES)
     _choice("accelerator", hardware.accel, ACCELERATORS)
     _choice("firmware", hardware.firmware, FIRMWARES)
+    if hardware.firmware == SECURE and hardware.machine != "q35":
+        raise InvalidInput(f"machine type {hardware.machine} has no Secure Boot", hint="q35 has it")
     _choice("video", hardware.video, VIDEOS)
     for device in hardware.boot:
         _choice("boot device", device, BOOT_DEVICES)

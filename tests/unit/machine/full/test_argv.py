@@ -98,6 +98,14 @@ def test_firmware_networks_and_shares() -> None:
     assert "memory-backend-memfd,id=ram,size=536870912,share=on" in line
 
 
+def test_secure_boot_keeps_its_variables_to_the_firmware() -> None:
+    hardware = Hardware(uuid="u", firmware="uefi-secure", vars="m/vv")
+    line = command(hardware)
+    for part in ("q35,", ",smm=on", "secboot.fd", "cfi.pflash01,property=secure,value=on"):
+        assert part in line
+    assert "smm=on" not in command(Hardware(uuid="u", firmware="uefi", vars="m/vv"))
+
+
 def test_everything_else_that_can_be_had() -> None:
     line = command(
         Hardware(uuid="u", usb=True, sound=True, tpm=True, video="none"),

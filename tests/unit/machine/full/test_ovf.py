@@ -48,6 +48,39 @@ def test_virtualbox() -> None:
     assert found.cdroms == 1
 
 
+def test_secure_boot_travels() -> None:
+    secure = MACHINE._replace(firmware="uefi-secure")
+    written = ovf.write(secure, "uuid")
+    assert ovf.parse(written) == secure
+    without = written.replace(b"efiSecureBootEnabled", b"other")
+    assert ovf.parse(without).firmware == "uefi"
+
+
+def test_of_several_sizes_the_usual_one_is_meant() -> None:
+    # As vCenter's appliances have them: items for configurations, and bounds that are no amounts.
+    text = (GOLDEN / "vmware.ovf").read_text()
+    item = text[text.index("<Item>") : text.index("</Item>") + len("</Item>")]
+
+    def other(processors: int, attributes: str) -> str:
+        return item.replace("<Item>", f"<Item {attributes}>").replace(
+            "<rasd:VirtualQuantity>4", f"<rasd:VirtualQuantity>{processors}"
+        )
+
+    options = "".join(
+        f"<Configuration ovf:id='{name}'{rest}><Label/></Configuration>"
+        for name, rest in (("small", ""), ("usual", " ovf:default='true'"), ("large", ""))
+    )
+    sizes = other(2, "ovf:configuration='small'") + other(8, "ovf:configuration='usual x'")
+    bounds = other(64, "ovf:bound='max'")
+    chosen = text.replace(item, item + sizes + bounds).replace(
+        "<NetworkSection>",
+        f"<DeploymentOptionSection><Info/>{options}</DeploymentOptionSection><NetworkSection>",
+    )
+    assert ovf.parse(chosen.encode()).cpus == 8
+    assert ovf.parse(chosen.replace(" ovf:default='true'", "").encode()).cpus == 2
+    assert ovf.parse(text.replace(item, item + sizes + bounds).encode()).cpus == 4
+
+
 def test_vmware() -> None:
     found = ovf.parse((GOLDEN / "vmware.ovf").read_bytes())
     assert (found.name, found.cpus, found.memory) == ("appliance", 4, 4096 << 20)

@@ -258,6 +258,9 @@ def _host_policies(parsed: Parsed, host: dict[str, Any]) -> None:
         host["CapAdd"] = added
     if dropped:
         host["CapDrop"] = dropped
+    for item in parsed.many("sysctl"):
+        if "=" not in item:
+            raise InvalidInput(f"sysctl {item!r} is not allowed", hint="write it as name=value")
     for name, key in (
         ("sysctl", "Sysctls"),
         ("storage-opt", "StorageOpt"),

@@ -116,7 +116,8 @@ def _within(group: str, words: list[str]) -> tuple[str, Command | None, list[str
     if path in GROUPS:
         return _within(path, rest)
     if name not in GROUPS[group]:
-        raise UsageError(f"unknown command: skerry {path}{_similar(name, members(group))}")
+        similar = _similar(name, members(group))
+        raise UsageError(f"unknown command: skerry {path}{similar}", exit_code=1)
     return path, load(*GROUPS[group][name]), rest
 
 

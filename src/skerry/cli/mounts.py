@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 
 from skerry.base.errors import InvalidInput
+from skerry.cli.options import FALSE, TRUE
 from skerry.cli.values import parse_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
-
-_TRUE = ("", "1", "true", "True", "TRUE", "t", "T")
 
 
 def parse_volume(text: str) -> str:
@@ -48,17 +47,17 @@ def parse_mount(text: str) -> dict[str, Any]:
         elif key in ("target", "dst", "destination"):
             mount["Target"] = value
         elif key in ("readonly", "ro"):
-            mount["ReadOnly"] = value in _TRUE
+            mount["ReadOnly"] = _switch(key, value)
         elif key == "bind-propagation":
             bind["Propagation"] = value
         elif key == "bind-nonrecursive":
-            bind["NonRecursive"] = value in _TRUE
+            bind["NonRecursive"] = _switch(key, value)
         elif key == "bind-recursive":
             bind |= _recursive(value)
         elif key == "bind-create-src":
-            bind["CreateMountpoint"] = value in _TRUE
+            bind["CreateMountpoint"] = _switch(key, value)
         elif key == "volume-nocopy":
-            volume["NoCopy"] = value in _TRUE
+            volume["NoCopy"] = _switch(key, value)
         elif key == "volume-subpath":
             volume["Subpath"] = value
         elif key == "image-subpath":
@@ -82,6 +81,15 @@ def parse_mount(text: str) -> dict[str, Any]:
     return _checked_mount(
         text, mount, {"bind": bind, "volume": volume, "tmpfs": tmpfs, "image": image}
     )
+
+
+def _switch(key: str, value: str) -> bool:
+    """A key alone is true."""
+    if value in TRUE:
+        return True
+    if value and value not in FALSE:
+        raise InvalidInput(f"invalid value for {key}: {value}")
+    return not value
 
 
 def _checked_mount(
@@ -179,6 +187,8 @@ def parse_ulimit(text: str) -> dict[str, Any]:
         raise InvalidInput(
             f"invalid ulimit: {text!r}", hint="write it as nofile=1024:4096"
         ) from None
+    if name != name.lower():
+        raise InvalidInput(f"invalid ulimit type: {name}")
     if low > high != -1 or (low == -1 != high):
         raise InvalidInput(f"ulimit soft limit must be less than or equal to hard limit: {text}")
     return {"Name": name, "Soft": low, "Hard": high}

@@ -17,6 +17,8 @@ _SINGLE = {"ip": "IPv4Address", "ip6": "IPv6Address", "link-local-ip": "LinkLoca
 def parse_network(text: str) -> tuple[str, dict[str, Any]]:
     """`NAME`, or `name=NAME,alias=…,ip=…,ip6=…,mac-address=…,driver-opt=K=V,gw-priority=N`: the
     network and its EndpointSettings."""
+    if not text:
+        raise InvalidInput("no name set for network")
     if "=" not in text:
         return text, {}
     name = ""

@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from skerry.cli.context import Context
 
 SWITCH, TEXT, LIST, NUMBER = "switch", "text", "list", "number"
-_TRUE = frozenset(("1", "t", "T", "true", "TRUE", "True"))
-_FALSE = frozenset(("0", "f", "F", "false", "FALSE", "False"))
+TRUE = frozenset(("1", "t", "T", "true", "TRUE", "True"))
+FALSE = frozenset(("0", "f", "F", "false", "FALSE", "False"))
 
 
 class UsageError(InvalidInput):
     """The command line itself is wrong. `exit_code` is Docker's for the case."""
 
-    def __init__(self, message: str, *, exit_code: int = 125) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, exit_code: int = 125, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
         self.exit_code = exit_code
 
 
@@ -107,9 +107,9 @@ class Parsed:
         elif option.kind == LIST:
             self._lists.setdefault(name, []).append(value)
         elif option.kind == SWITCH:
-            if value not in _TRUE and value not in _FALSE:
+            if value not in TRUE and value not in FALSE:
                 raise bad_value(option, value, "write true or false")
-            self._switches[name] = value in _TRUE
+            self._switches[name] = value in TRUE
         else:
             try:
                 if len(value) > 20:

@@ -30,6 +30,11 @@ def layout(rows: list[list[str]], *, padding: int = _PADDING, minimum: int = _MI
     return "".join(f"{line}\n" for line in lines)
 
 
+def label_method(item: Fields) -> dict[str, Callable[..., Any]]:
+    """`.Label "key"` of an item that has `labels`."""
+    return {"Label": lambda name: item["labels"].get(name, "")}
+
+
 class Listing:
     """What can be shown of each item, and how by default."""
 

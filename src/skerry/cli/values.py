@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from skerry.base.errors import InvalidInput
+from skerry.cli.options import UsageError
 
 _UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 _SECONDS = (
@@ -136,7 +137,7 @@ def parse_filters(items: list[str]) -> dict[str, list[str]]:
     for item in items:
         name, equals, value = item.partition("=")
         if not equals:
-            raise InvalidInput(f"invalid filter {item!r}", hint="write a filter as name=value")
+            raise UsageError(f"bad format of filter {item!r} (expected name=value)")
         filters.setdefault(name.strip().lower(), []).append(value.strip())
     return filters
 

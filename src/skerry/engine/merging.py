@@ -25,7 +25,7 @@ def merge(config: Mapping[str, Any], image: Mapping[str, Any]) -> dict[str, Any]
     for key in _SETS:
         joined = {**(image.get(key) or {}), **(result.get(key) or {})}
         if joined:
-            result[key] = joined
+            result[key] = dict(sorted(joined.items()))
     _merge_env(result, image)
     _merge_command(result, image)
     _merge_health(result, image)

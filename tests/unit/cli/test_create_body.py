@@ -176,7 +176,9 @@ def test_streams(words: list[str], streams: tuple[bool, bool, bool]) -> None:
         ["--no-healthcheck", "--health-cmd", "x"], ["--health-interval", "-1s"], ["-e", "=x"],
         ["--sysctl", "=1"], ["--env-file", "/nope"], ["--label-file", "/nope"],
         ["--device-read-bps", "sda:1"], ["--blkio-weight-device", "/dev/sda:x"], ["--gpus", "x=1"],
-        ["--log-driver", "none", "--log-opt", "a=b"],
+        ["--log-driver", "none", "--log-opt", "a=b"], ["--sysctl", "kernel.msgmax"],
+        ["--mount", "type=bind,src=/x,dst=/y,ro=maybe"], ["--ulimit", "NOFILE=5"],
+        ["--network", ""],
     ],
 )  # fmt: skip
 def test_what_cannot_be_meant(words: list[str]) -> None:

@@ -98,7 +98,7 @@ def test_every_command_has_help() -> None:
     [
         (["nope"], 1, "unknown command: skerry nope"),
         (["imags"], 1, "did you mean images?"),
-        (["image", "nope"], 125, "unknown command: skerry image nope"),
+        (["image", "nope"], 1, "unknown command: skerry image nope"),
         (["run", "--nope", "x"], 125, "unknown flag: --nope"),
         (["run"], 1, "'skerry run' requires at least 1 argument"),
         (["rename", "a"], 1, "requires 2 arguments"),
@@ -109,7 +109,8 @@ def test_every_command_has_help() -> None:
         (["run", "-m", "lots", "x"], 125, "invalid --memory"),
         (["run", "-it", "x"], 1, "the input device is not a TTY"),
         (["inspect", "--type", "cow", "x"], 1, "is not a type"),
-        (["ps", "--filter", "x"], 1, "invalid filter"),
+        (["ps", "--filter", "x"], 125, "bad format of filter"),
+        (["create", "--health-interval", "x", "y"], 125, "invalid --health-interval"),
         (["completion", "tcsh"], 1, "no completion"),
     ],
 )

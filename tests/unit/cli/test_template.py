@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from skerry.cli.inspected import typed
 from skerry.cli.template import Row, TemplateError, parse
 
 CONTAINER: dict[str, Any] = {
@@ -29,7 +30,7 @@ CONTAINER: dict[str, Any] = {
         ("{{json .State.Error}}{{json .Config.Cmd}}", '""null'),
         ("{{.Config.Env}} {{.Config.Labels}}", "[A=1 B=2] map[a.b:c k:v]"),
         ('{{index .Config.Labels "a.b"}}', "c"),
-        ('{{index .Config.Labels "nope"}}', "<no value>"),
+        ('{{index .Config.Labels "nope"}}|{{index .State "nope"}}', "|<no value>"),
         ("{{index .Config.Env 1}}", "B=2"),
         ("{{(index .Mounts 0).Source}}", "/a"),
         ("{{range .Mounts}}{{.Source}};{{end}}", "/a;/b;"),
@@ -114,6 +115,22 @@ def test_errors_name_the_place(form: str, place: str, why: str) -> None:
         parse(form).render(CONTAINER)
     assert caught.value.place == place
     assert why in caught.value.message
+
+
+def test_what_an_object_lacks_is_nil_and_no_error() -> None:
+    shown = typed(
+        {"Id": "abc", "State": {}, "Config": {"Entrypoint": None}, "HostConfig": {"Sysctls": None}}
+    )
+    for form, text in (
+        ("{{if .State.Health}}{{.State.Health.Status}}{{else}}none{{end}}", "none"),
+        ("{{.State.Health}} {{.Config.Entrypoint}} {{.HostConfig.Sysctls}}", "<nil> [] map[]"),
+        ("{{len .Config.Entrypoint}}{{range .Config.Entrypoint}}x{{end}}", "0"),
+        ('{{join .Config.Entrypoint " "}}{{json .Config.Entrypoint}} {{.ID}}', "null abc"),
+        ("{{json .State}}", "{}"),
+    ):
+        assert parse(form).render(shown) == text
+    with pytest.raises(TemplateError):
+        parse("{{.State.Health.Status}}").render(shown)
 
 
 def test_rows_have_fields_and_methods() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from skerry.base.errors import InvalidInput, NotFound, SkerryError
 from skerry.cli.context import Context, out, report
-from skerry.cli.options import Command, Option, Parsed, switch, text
+from skerry.cli.options import Command, Option, Parsed, UsageError, switch, text
 from skerry.sdk import wire
 from skerry.sdk.client import Client, query, quote
 
@@ -12,6 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+_UNPARSED = 64
 _KINDS = ("container", "image", "volume", "network")
 
 
@@ -51,13 +52,17 @@ def _inspect(context: Context, parsed: Parsed, kinds: tuple[str, ...]) -> int:
     template = None
     if form and form != "json":
         from skerry.cli import template as templates
+        from skerry.cli.inspected import typed
 
-        template = templates.parse(form)
+        try:
+            template = templates.parse(form)
+        except templates.TemplateError as error:
+            raise UsageError(error.message, exit_code=_UNPARSED) from None
     for name in parsed.arguments:
         try:
             value = _find(context.client, name, kinds, size=size)
             if template:
-                out(template.render(value))
+                out(template.render(typed(value)))
         except SkerryError as error:
             report(error)
             code = 1

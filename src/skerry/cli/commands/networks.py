@@ -6,7 +6,7 @@ from skerry.base.errors import InvalidInput, NotFound
 from skerry.cli import networks
 from skerry.cli.context import Context, each, out
 from skerry.cli.options import Command, Parsed, many, number, switch, text
-from skerry.cli.table import Listing
+from skerry.cli.table import Listing, label_method
 from skerry.cli.values import key_values, parse_filters
 from skerry.sdk.client import query, quote
 
@@ -20,6 +20,7 @@ LISTING = Listing(
         "Name": "NAME",
         "Driver": "DRIVER",
         "Scope": "SCOPE",
+        "IPv4": "IPV4",
         "IPv6": "IPV6",
         "Internal": "INTERNAL",
         "Labels": "LABELS",
@@ -87,7 +88,8 @@ def list_all(context: Context, parsed: Parsed) -> int:
     found = context.client.get("/networks" + query(filters=filters or None))
     found.sort(key=lambda network: network["Name"])
     rows = [_row(network, whole=whole) for network in found]
-    LISTING.show(rows, form=parsed.text("format"), quiet=parsed.on("quiet"))
+    form, quiet = parsed.text("format"), parsed.on("quiet")
+    LISTING.show(rows, form=form, quiet=quiet, methods=label_method)
     return 0
 
 
@@ -96,10 +98,13 @@ def _row(network: dict[str, Any], *, whole: bool) -> dict[str, Any]:
     return {
         "ID": network["Id"] if whole else network["Id"][:12],
         **{name: network.get(name, "") for name in ("Name", "Driver", "Scope")},
+        "IPv4": str(network.get("EnableIPv4") is not False).lower(),
         "IPv6": str(bool(network.get("EnableIPv6"))).lower(),
         "Internal": str(bool(network.get("Internal"))).lower(),
-        "Labels": ",".join(f"{key}={value}" for key, value in labels.items()),
-        "CreatedAt": network.get("Created", ""),
+        "Labels": ",".join(f"{key}={labels[key]}" for key in sorted(labels)),
+        "labels": labels,
+        # As Go writes a time.
+        "CreatedAt": network.get("Created", "").replace("T", " ").replace("Z", " +0000 UTC"),
     }
 
 

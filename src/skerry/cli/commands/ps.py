@@ -5,13 +5,12 @@ from __future__ import annotations
 from skerry.cli.context import Context, visible
 from skerry.cli.human import ago, local_time, size_decimal
 from skerry.cli.options import Command, Parsed, many, number, switch, text
-from skerry.cli.table import Listing, ellipsis
+from skerry.cli.table import Listing, ellipsis, label_method
 from skerry.cli.values import parse_filters
 from skerry.sdk.client import query
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
 LISTING = Listing(
@@ -53,7 +52,7 @@ def ps(context: Context, parsed: Parsed) -> int:
     if parsed.on("size"):
         listing = Listing(LISTING.headings, f"{LISTING.default} Size", "ID")
     rows = [fields(container, whole=whole) for container in containers]
-    listing.show(rows, form=form, quiet=parsed.on("quiet"), methods=methods)
+    listing.show(rows, form=form, quiet=parsed.on("quiet"), methods=label_method)
     return 0
 
 
@@ -76,7 +75,7 @@ def fields(container: dict[str, Any], *, whole: bool) -> dict[str, Any]:
         "CreatedAt": local_time(container["Created"]),
         "ID": container["Id"] if whole else container["Id"][:12],
         "Image": _image(container, whole=whole),
-        "Labels": ",".join(f"{key}={value}" for key, value in labels.items()),
+        "Labels": ",".join(f"{key}={labels[key]}" for key in sorted(labels)),
         "LocalVolumes": str(sum(mount.get("Driver") == "local" for mount in mounts)),
         "Mounts": ",".join(source if whole else ellipsis(source, 15) for source in sources),
         "Names": ",".join(names),
@@ -95,11 +94,6 @@ def _image(container: dict[str, Any], *, whole: bool) -> str:
     if whole:
         return image
     return image.removeprefix("sha256:")[:12] if image.startswith("sha256:") else image
-
-
-def methods(item: dict[str, Any]) -> dict[str, Callable[..., Any]]:
-    """`.Label "key"`."""
-    return {"Label": lambda name: item["labels"].get(name, "")}
 
 
 def ports(published: Any) -> str:

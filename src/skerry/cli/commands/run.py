@@ -14,7 +14,7 @@ from skerry.base.errors import (
 )
 from skerry.cli.context import Context, err, out
 from skerry.cli.create_body import attached_streams, create_body
-from skerry.cli.options import Command, Parsed
+from skerry.cli.options import Command, Parsed, UsageError
 from skerry.cli.run_options import CREATE_OPTIONS, RUN_OPTIONS
 from skerry.sdk.client import query, quote
 
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 def create(context: Context, parsed: Parsed) -> int:
     """Make a container and print its id."""
-    body = create_body(parsed, attached_streams(parsed))
+    try:
+        body = create_body(parsed, attached_streams(parsed))
+    except InvalidInput as error:
+        raise UsageError(error.message, hint=error.hint) from None
     out(create_container(context, parsed, body))
     return 0
 

@@ -8,7 +8,7 @@ from skerry.base.errors import InvalidInput
 from skerry.cli.commands.archives import OUTPUT, check_output, read_file, save_response
 from skerry.cli.context import Context, each, out
 from skerry.cli.options import Command, Parsed, many, switch, text
-from skerry.cli.table import Listing
+from skerry.cli.table import Listing, label_method
 from skerry.cli.values import key_values, parse_filters
 from skerry.sdk.client import query, quote
 
@@ -23,6 +23,9 @@ LISTING = Listing(
         "Labels": "LABELS",
         "Mountpoint": "MOUNTPOINT",
         "Scope": "SCOPE",
+        "Links": "LINKS",
+        "Size": "SIZE",
+        "Status": "STATUS",
     },
     "Driver Name",
     "Name",
@@ -46,7 +49,8 @@ def list_all(context: Context, parsed: Parsed) -> int:
     filters = parse_filters(parsed.many("filter"))
     answer = context.client.get("/volumes" + query(filters=filters or None))
     rows = [_row(volume) for volume in answer.get("Volumes") or ()]
-    LISTING.show(rows, form=parsed.text("format"), quiet=parsed.on("quiet"))
+    form, quiet = parsed.text("format"), parsed.on("quiet")
+    LISTING.show(rows, form=form, quiet=quiet, methods=label_method)
     return 0
 
 
@@ -54,7 +58,10 @@ def _row(volume: dict[str, Any]) -> dict[str, Any]:
     labels = volume.get("Labels") or {}
     return {
         **{name: volume.get(name, "") for name in ("Driver", "Name", "Mountpoint", "Scope")},
-        "Labels": ",".join(f"{key}={value}" for key, value in labels.items()),
+        "Labels": ",".join(f"{key}={labels[key]}" for key in sorted(labels)),
+        # What `system df -v` counts.
+        **dict.fromkeys(("Links", "Size", "Status"), "N/A"),
+        "labels": labels,
     }
 
 

@@ -11,10 +11,11 @@ Source: https://pkg.go.dev/text/template
 """
 
 from skerry.cli.template.errors import TemplateError
-from skerry.cli.template.evaluate import Row, Template
+from skerry.cli.template.evaluate import Row, Template, Typed
 from skerry.cli.template.parser import parse_nodes
+from skerry.cli.template.printing import Nil
 
-__all__ = ["Row", "Template", "TemplateError", "parse"]
+__all__ = ["Nil", "Row", "Template", "TemplateError", "Typed", "parse"]
 
 
 def parse(text: str) -> Template:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from skerry.cli.template.errors import TemplateError
 from skerry.cli.template.functions import FUNCTIONS, HEADER_FUNCTIONS, CallError, truth
-from skerry.cli.template.printing import kind, show
+from skerry.cli.template.printing import Nil, kind, show
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,6 +29,14 @@ class Row:
 
     def __str__(self) -> str:
         return "{" + " ".join(show(value) for value in self.fields.values()) + "}"
+
+
+class Typed(dict[str, "Any"]):
+    """An object of a type with further fields, which JSON leaves out."""
+
+    def __init__(self, fields: Any, more: dict[str, Any]) -> None:
+        super().__init__(fields)
+        self.more = more
 
 
 class _Break(Exception):
@@ -124,7 +132,7 @@ class _Evaluation:
             self.walk(node[4], dot)
 
     def _items(self, value: Any, node: Node) -> Iterator[tuple[Any, Any]]:
-        if value is None:
+        if value is None or isinstance(value, Nil):
             return iter(())
         if isinstance(value, dict):
             return iter(sorted(value.items()))
@@ -234,7 +242,9 @@ class _Evaluation:
         if isinstance(value, dict):
             if name in value:
                 return value[name]
+            if isinstance(value, Typed) and name in value.more:
+                return value.more[name]
             raise self.error(f'no field or key "{name}"', node)
-        if value is None:
+        if value is None or isinstance(value, Nil):
             raise self.error(f"nil data; no entry for key {name!r}", node)
         raise self.error(f"can't evaluate field {name} in type {kind(value)}", node)

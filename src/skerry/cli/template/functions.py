@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json as json_
 
-from skerry.cli.template.printing import kind, printf, quoted, show
+from skerry.cli.template.printing import Nil, kind, printf, quoted, show
 from skerry.sdk.http import quote
 
 TYPE_CHECKING = False
@@ -26,14 +26,16 @@ def truth(value: Any) -> bool:
 def json(value: Any) -> str:
     """Compact, keys in the order they came, nothing but the necessary escaped."""
     fields = getattr(value, "fields", value)
-    return json_.dumps(fields, separators=(",", ":"), ensure_ascii=False)
+    return json_.dumps(fields, separators=(",", ":"), ensure_ascii=False, default=lambda nil: None)
 
 
 def index(value: Any, *keys: Any) -> Any:
     """value[key][key]…; a missing key of a map is nil, one of a list an error."""
     for key in keys:
         if isinstance(value, dict):
-            value = value.get(key)
+            # Of a map of texts, such as labels, Go gives the empty text for what is not there.
+            texts = all(isinstance(each, str) for each in value.values())
+            value = value.get(key, "" if texts else None)
         elif isinstance(value, (list, tuple, str)):
             if not isinstance(key, int) or isinstance(key, bool):
                 raise CallError(f"cannot index slice/array with type {kind(key)}")
@@ -63,7 +65,7 @@ def length(value: Any) -> int:
     """Items of a list or map, bytes of a string."""
     if isinstance(value, str):
         return len(value.encode("utf-8", "surrogateescape"))
-    if isinstance(value, (list, tuple, dict)):
+    if isinstance(value, (list, tuple, dict, Nil)):
         return len(value)
     raise CallError(f"len of type {kind(value)}")
 
@@ -124,7 +126,7 @@ def _text(value: Any) -> str:
 def join(items: Any, separator: Any = "") -> str:
     """The items' text with the separator between."""
     if not isinstance(items, (list, tuple)):
-        if items is None:
+        if not items:
             return ""
         raise CallError(f"wrong type for value; expected []string; got {kind(items)}")
     return _text(separator).join(show(item) for item in items)

@@ -12,6 +12,19 @@ MAX_WIDTH = 4096
 """A field's width in printf; wider ones would let a template fill the memory."""
 
 
+class Nil:
+    """A nil of Go that has a type: it prints as `text`, is false, and holds nothing."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __len__(self) -> int:
+        return 0
+
+
 def show(value: Any) -> str:
     """%v: what {{.}} prints; None is `<no value>`."""
     return "<no value>" if value is None else _inner(value)

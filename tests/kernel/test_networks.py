@@ -775,6 +775,33 @@ class TestCrashes:
         said = net.docker("run", "-p", "8080:81", "busybox", "true", code=125)
         assert "port is already allocated" in said
 
+    def test_half_a_connect_and_half_a_disconnect(self, net: Net) -> None:
+        for name in ("mine", "more"):
+            net.docker("network", "create", name)
+        for name in ("one", "two"):
+            net.run(name, "--network", "mine")
+        net.docker("network", "connect", "more", "two")
+        one, two = (
+            net.engine.run_root / "net/sandboxes" / f"{net.inspect(each, '{{.Id}}')}.json"
+            for each in ("one", "two")
+        )
+        net.kill()
+        # As the file is before the link is made, and the link before the file forgets it.
+        saved, (_, lost) = json.loads(one.read_text()), json.loads(two.read_text())["endpoints"]
+        address = lost["ipv4"].replace(".2/", ".9/")
+        saved["endpoints"].append(lost | {"outside": "venothing", "ipv4": address})
+        one.write_text(json.dumps(saved))
+        net.sh("ip", "link", "delete", lost["outside"])
+        net.engine.start()
+        networks = "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}} {{end}}"
+        assert (net.inspect("one", networks), net.inspect("two", networks)) == ("mine", "mine more")
+        members = "{{range .Containers}}{{.Name}} {{end}}"
+        assert net.docker("network", "inspect", "--format", members, "more") == "two"
+        assert net.python("two", "import socket; print(socket.if_nametoindex('eth1'))")
+        assert len(json.loads(one.read_text())["endpoints"]) == 1
+        net.docker("network", "disconnect", "more", "two")
+        net.docker("network", "rm", "more")
+
     def test_a_helper_that_was_killed_comes_back(self, net: Net) -> None:
         net.docker("network", "create", "mine")
         net.run("one", "--network", "mine", "-p", "8080:80")

@@ -98,6 +98,7 @@ class Connections:
             segments = self._sandboxes.segments(sandbox)
             await fabric.call(fabric.connect, sandbox, endpoint, segments)
             sandbox = await self._move_ports(container, before, sandbox)
+            self._sandboxes.put(sandbox)
             self._rewrite_etc(container, before, sandbox)
             await self.rewire(container)
         except BaseException:
@@ -126,9 +127,7 @@ class Connections:
         ]
         fabric = await self._networks.need()
         segments = self._sandboxes.segments(after)
-        moved = await fabric.call(fabric.republish, before, after, segments, wanted)
-        self._sandboxes.put(moved)
-        return moved
+        return await fabric.call(fabric.republish, before, after, segments, wanted)
 
     async def disconnect(self, reference: str, container: Container, *, force: bool) -> None:
         """Take a container out of a network, at once when it runs."""
@@ -163,6 +162,8 @@ class Connections:
         fabric = await self._networks.need()
         moved = await self._move_ports(container, before, sandbox)
         sandbox = sandbox._replace(ports=moved.ports)
+        # The endpoint stays in the file for as long as its link may be there.
+        self._sandboxes.put(before._replace(ports=moved.ports))
         segments = self._sandboxes.segments(before)
         for each in gone:
             await fabric.call(fabric.disconnect, sandbox, each, segments)
@@ -175,6 +176,26 @@ class Connections:
             # The link has gone; what the guest makes of it is the guest's affair.
             log.warning("%s: %s", container.record.name, error)
         self._networks.tell(network, "disconnect", container.id)
+
+    async def settle(self, container: Container, links: frozenset[str]) -> None:
+        """Complete or undo what an engine was at when it was killed: a running container is in the
+        networks that its record names. `links` are the host's."""
+        sandbox = self._sandboxes.get(container.id)
+        if sandbox is None:
+            return
+        async with container.lock:
+            names = endpoint_config.names(container.record)
+            for each in sandbox.endpoints:
+                lost = bool(each.outside) and each.outside not in links
+                network = self._networks.get(each.network_id)
+                if network is not None and (lost or network.name not in names):
+                    await self._unplug(container, network)
+            sandbox = self._sandboxes.get(container.id)
+            there = {each.network for each in sandbox.endpoints} if sandbox else set()
+            for name in names:
+                if name not in there:
+                    settings = container.record.network.get(name) or {}
+                    await self._plug(container, self._networks.find(name), settings)
 
     def _rewrite_etc(self, container: Container, before: Sandbox, after: Sandbox) -> None:
         """/etc/hosts and /etc/resolv.conf of a running container follow its networks."""

@@ -14,7 +14,7 @@ import logging
 import os
 from collections.abc import Iterator
 
-from skerry.base.errors import Conflict, NotFound, SkerryError, SystemFault
+from skerry.base.errors import Conflict, GuestFault, NotFound, SkerryError, SystemFault
 from skerry.engine import endpoint_config
 from skerry.engine.connections import Connections
 from skerry.engine.container import Container
@@ -248,10 +248,24 @@ class Endpoints:
             await self._networks.settle(busy)
             fabric = await self._networks.need()
             await fabric.call(fabric.restore, self._networks.segments(), list(self._sandboxes))
+            await self._settle_connections()
         except SkerryError as error:
             log.warning("networks: %s", error)
         finally:
             self._settled.set()
+
+    async def _settle_connections(self) -> None:
+        if not len(self._sandboxes):
+            return
+        fabric = await self._networks.need()
+        links = (await fabric.call(fabric.survey)).links
+        for sandbox in self._sandboxes:
+            container = self._roster.get(sandbox.container_id)
+            if container is not None:
+                try:
+                    await self.connections.settle(container, links)
+                except (SkerryError, GuestFault) as error:
+                    log.warning("networks of %s: %s", container.record.name, error)
 
     async def close(self) -> None:
         """The engine ends. Networks stay as long as a container is in one; else nothing does."""

@@ -613,7 +613,7 @@ class TestNames:
     def test_connect_and_disconnect(self, net: Net) -> None:
         net.docker("network", "create", "mine")
         net.run("old")
-        net.run("peer", "--network", "mine")
+        net.run("peer", "--network", "mine", "-p", "8080:80")
         net.docker("network", "connect", "--alias", "fresh", "mine", "old")
         there = net.address("old", "mine")
         assert net.ask("peer", "fresh") == there
@@ -627,6 +627,13 @@ class TestNames:
         assert net.ask("peer", "fresh") != there
         assert there not in net.docker("exec", "old", "cat", "/etc/hosts")
         assert "eth1" not in net.docker("exec", "old", "ip", "link")
+        # Out of its last network, and back.
+        net.docker("network", "disconnect", "mine", "peer")
+        assert "eth0" not in net.docker("exec", "peer", "ip", "link")
+        net.docker("network", "connect", "mine", "peer")
+        net.serve("peer", 80)
+        assert net.reach("outside", "10.99.0.1", 8080) == "10.99.0.2"
+        assert net.ask("peer", "peer") == net.address("peer", "mine")
 
     def test_the_gateway_follows_priority(self, net: Net) -> None:
         net.docker("network", "create", "aaa")

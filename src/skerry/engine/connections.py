@@ -58,7 +58,9 @@ class Connections:
                 given, network, explicit=True, config=saved.config
             )
             names = endpoint_config.names(saved)
-            if mode == NONE and container.running:
+            # One that has left its last network still has a namespace of its own.
+            alone = self._sandboxes.get(container.id) is None
+            if mode == NONE and container.running and alone:
                 raise Forbidden(
                     "container cannot be connected to multiple networks with one of the networks "
                     "in private (none) mode"

@@ -87,12 +87,16 @@ def output(build: Build, *words: str, text: str, **more: str) -> dict[str, bytes
     return found
 
 
-def test_ignored_files_stay_here(build: Build, tmp_path: Path) -> None:
-    found = output(
-        build, "-o", f"type=tar,dest={tmp_path}/o.tar", text="FROM scratch\nCOPY . /d/\n"
-    )
+def test_ignored_files_stay_here_and_what_is_taken_away_is_not_stored(
+    build: Build, tmp_path: Path, engine: Skerry
+) -> None:
+    to = ("-o", f"type=tar,dest={tmp_path}/o.tar", "-t", "taken:1")
+    found = output(build, *to, text="FROM scratch\nCOPY . /d/\n")
     assert found["d/src/a.txt"] == b"alpha\n"
     assert "d/noise.log" not in found
+    assert engine.skerry("images", "-q", "taken:1").stdout == ""
+    build("--load", *to, text="FROM scratch\nCOPY . /d/\n")
+    engine.skerry("rmi", "taken:1")
 
 
 def test_named_contexts_arguments_and_targets(build: Build, tmp_path: Path) -> None:

@@ -207,7 +207,7 @@ class Builder:
                 {
                     "kind": "result",
                     "image": built.image,
-                    "tags": list(options.tags),
+                    "tags": list(options.tags) if built.image else [],
                     "seconds": time.time() - begun,
                 }
             )
@@ -268,8 +268,11 @@ class Builder:
             state = await asyncio.to_thread(self._changed, state, options)
         image = None
         kept = [each for each in options.outputs if each.kind == "image"]
-        if kept or options.tags:
-            tags = [*options.tags, *(each.name for each in kept if each.name)]
+        # What is only taken away is in no store, as with BuildKit: its tags name it in its archive.
+        pushed = any(each.kind == "registry" for each in options.outputs)
+        stored = options.tags if kept or pushed else ()
+        if kept or stored:
+            tags = [*stored, *(each.name for each in kept if each.name)]
             compression = kept[0].compression if kept else "gzip"
             image = same_image(store, state, notes, compression)
             if image is not None:
@@ -278,7 +281,7 @@ class Builder:
                 image = await asyncio.to_thread(
                     record_image, store, state, tags, notes, compression
                 )
-        if image is not None and options.tags:
+        if image is not None and stored:
             self.engine.archives.emit("tag", image)
         for output in options.outputs:
             if output.kind == "registry":

@@ -80,7 +80,8 @@ def parse(data: Mapping[str, Any]) -> tuple[Body, Options]:
         raise InvalidInput(f"invalid build options: {error}") from None
     for name in body.allow:
         if name not in _ALLOWED:
-            raise InvalidInput(f"cannot allow {name!r:.60}", hint=f"known are {_ALLOWED}")
+            known = ", ".join(_ALLOWED)
+            raise InvalidInput(f"cannot allow {name!r:.60}", hint=f"known are {known}")
     if body.source_date_epoch is not None and not 0 <= body.source_date_epoch < 1 << 34:
         raise InvalidInput("SourceDateEpoch is out of range")
     if body.disk_limit < 0:

@@ -6,6 +6,7 @@ whoever builds. Headers are GNU's: a name is bytes of any length, whatever its e
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -49,7 +50,8 @@ def pack(
     """The stream, in pieces. `keep` are paths that the engine needs whatever the rules say;
     `skipped` hears of sockets, which no archive can hold.
 
-    NotFound when there is no such folder, InvalidInput for what cannot be read.
+    Files that go meanwhile are left out. NotFound when there is no such folder, InvalidInput for
+    what cannot be read, or becomes something else meanwhile.
     """
     if not os.path.isdir(folder):
         what = "is not a folder" if os.path.exists(folder) else "not found"
@@ -124,6 +126,8 @@ class _Packer:
         try:
             with os.scandir(os.path.join(self._folder, folder)) as found:
                 return sorted(found, key=lambda entry: entry.name)
+        except FileNotFoundError:
+            return []  # it has just gone
         except OSError as error:
             raise self._unreadable(folder or ".", error) from None
 
@@ -131,7 +135,7 @@ class _Packer:
         try:
             status = entry.stat(follow_symlinks=False)
         except FileNotFoundError:
-            return None  # it has just gone
+            return None
         except OSError as error:
             raise self._unreadable(path, error) from None
         if stat.S_ISSOCK(status.st_mode):
@@ -143,17 +147,14 @@ class _Packer:
     def _entry(self, path: str, status: os.stat_result) -> Iterator[bytes]:
         mode = status.st_mode
         if stat.S_ISREG(mode):
-            if status.st_nlink > 1:
-                first = self._links.setdefault((status.st_dev, status.st_ino), path)
-                if first != path:
-                    self._head(path, status, b"1", link=first)
-                    return
-            yield from self._file(path, status)
+            yield from self._file(path)
         elif stat.S_ISDIR(mode):
             self._head(f"{path}/", status, b"5")
         elif stat.S_ISLNK(mode):
             try:
                 target = os.readlink(os.path.join(self._folder, path))
+            except FileNotFoundError:
+                return
             except OSError as error:
                 raise self._unreadable(path, error) from None
             self._head(path, status, b"2", link=target)
@@ -167,32 +168,45 @@ class _Packer:
         if self._size >= _PIECE:
             yield self._taken()
 
-    def _file(self, path: str, status: os.stat_result) -> Iterator[bytes]:
-        size = status.st_size
+    def _file(self, path: str) -> Iterator[bytes]:
         try:
             fd = os.open(
                 os.path.join(self._folder, path),
                 os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC,
             )
+        except FileNotFoundError:
+            return
         except OSError as error:
             raise self._unreadable(path, error) from None
         try:
-            self._head(path, status, b"0", size=size)
-            left = size
-            while left:
-                data = os.read(fd, min(left, _SMALL))
-                if not data:
-                    raise InvalidInput(f"{path!r:.200} became shorter while it was read")
-                left -= len(data)
-                self._put(data)
-                if self._size >= _PIECE:
-                    yield self._taken()
+            # Another file may have been put there since the folder was read.
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise self._changed(path)
+            if status.st_nlink > 1:
+                first = self._links.setdefault((status.st_dev, status.st_ino), path)
+                if first != path:
+                    self._head(path, status, b"1", link=first)
+                    return
+            yield from self._content(path, fd, status)
         except OSError as error:
             raise self._unreadable(path, error) from None
         finally:
             os.close(fd)
-        if size % _BLOCK:
-            self._put(bytes(_BLOCK - size % _BLOCK))
+
+    def _content(self, path: str, fd: int, status: os.stat_result) -> Iterator[bytes]:
+        left = status.st_size
+        self._head(path, status, b"0", size=left)
+        while left:
+            data = os.read(fd, min(left, _SMALL))
+            if not data:
+                raise self._changed(path)
+            left -= len(data)
+            self._put(data)
+            if self._size >= _PIECE:
+                yield self._taken()
+        if status.st_size % _BLOCK:
+            self._put(bytes(_BLOCK - status.st_size % _BLOCK))
 
     def _head(
         self, name: str, status: os.stat_result, kind: bytes, *, size: int = 0, link: str = ""
@@ -220,9 +234,17 @@ class _Packer:
         return data
 
     def _unreadable(self, path: str, error: OSError) -> InvalidInput:
+        if error.errno in (errno.ENOTDIR, errno.ELOOP):
+            return self._changed(path)
         return InvalidInput(
             f"cannot read {path!r:.200} of the build context: {error.strerror}",
             hint="leave it out in .dockerignore, or change who may read it",
+        )
+
+    def _changed(self, path: str) -> InvalidInput:
+        return InvalidInput(
+            f"{path!r:.200} of the build context changed while it was read",
+            hint="leave it out in .dockerignore, or build when nobody writes there",
         )
 
 

@@ -4,6 +4,7 @@ import io
 import os
 import socket
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -133,8 +134,36 @@ def test_a_file_that_shrinks_is_an_error(folder: Path) -> None:
     stream = packing.pack(str(folder / "."))
     pieces = [next(stream)]
     (folder / "big").write_bytes(b"")
-    with pytest.raises(InvalidInput, match="became shorter"):
+    with pytest.raises(InvalidInput, match="changed while it was read"):
         pieces.extend(stream)
+
+
+def test_a_file_that_is_another_when_it_is_opened(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = folder / "file"
+    opened = os.open
+
+    def packed_after(change: Callable[[], object]) -> dict[str, tarfile.TarInfo]:
+        file.unlink(missing_ok=True)
+        file.write_text("a file")
+
+        def late(path: str, flags: int) -> int:
+            if path == str(file):
+                file.unlink()
+                change()
+            return opened(path, flags)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", late)
+            return packed(folder)
+
+    assert packed_after(lambda: file.write_bytes(b"l" * 2000))["file"].size == 2000
+    found = packed_after(lambda: None)
+    assert ("file" in found, "top" in found) == (False, True)
+    for change in (lambda: os.mkfifo(file), lambda: file.symlink_to("top")):
+        with pytest.raises(InvalidInput, match="'file' of the build context changed while it"):
+            packed_after(change)
 
 
 @given(st.binary(min_size=1, max_size=300).filter(lambda raw: b"\0" not in raw and b"/" not in raw))

@@ -231,7 +231,7 @@ class Containers:
         except Exception:
             # Its end was not written, since the removal would have been the next write.
             if self._roster.get(container.id) is container:
-                self._lifecycle.save(container)
+                self._lifecycle.note(container)
             raise
 
     async def _remove(self, container: Container, *, volumes: bool) -> None:
@@ -291,7 +291,11 @@ class Containers:
         except (InvalidInput, Conflict) as wrong:
             raise type(wrong)(f"Error when allocating new name: {wrong.message}") from None
         self._roster.rename(container, name)
-        self._lifecycle.save(container)
+        try:
+            self._lifecycle.save(container)
+        except SkerryError:
+            self._roster.rename(container, old)
+            raise
         self._endpoints.rename(container)
         self._lifecycle.emit(container, "rename", oldName=f"/{old}")
 
@@ -313,8 +317,12 @@ class Containers:
                 )
                 if limits:
                     await self._driver.update(container.id, limits)
-            container.record.host = host
-            self._lifecycle.save(container)
+            before, container.record.host = container.record.host, host
+            try:
+                self._lifecycle.save(container)
+            except SkerryError:
+                container.record.host = before
+                raise
         self._lifecycle.emit(container, "update")
         return admission.warnings(changes)
 

@@ -24,6 +24,7 @@ from skerry.base.errors import (
     InvalidInput,
     NotModified,
     SkerryError,
+    SystemFault,
 )
 from skerry.base.isolation import Exit, Overlay, Saved, Task
 from skerry.base.settings import Settings
@@ -51,6 +52,7 @@ from skerry.store import Store
 log = logging.getLogger(__name__)
 
 STOP_TIMEOUT = 10
+_SAVE_AGAIN = 2.0
 SIGKILL = 9
 
 
@@ -109,6 +111,24 @@ class Lifecycle:
         self._store.records.put(
             record.KIND, container.id, record.to_plain(container.record), container.record.name
         )
+
+    def note(self, container: Container) -> None:
+        """Write the record of what has happened, which no full disk takes back: whoever waits for
+        it is told all the same, and the writing is tried again."""
+        try:
+            self.save(container)
+        except SystemFault as error:
+            log.warning("%s; trying again", error)
+            self.spawn(self._save_later(container))
+
+    async def _save_later(self, container: Container) -> None:
+        while True:
+            await asyncio.sleep(_SAVE_AGAIN)
+            if self._roster.get(container.id) is not container:
+                return
+            with contextlib.suppress(SystemFault):
+                self.save(container)
+                return
 
     def emit(self, container: Container, action: str, **more: str) -> None:
         """Tell of a container."""
@@ -246,7 +266,7 @@ class Lifecycle:
         saved.ever_started = True
         # A program that has already ended is written once, as exited.
         if container.early_exit is None:
-            self.save(container)
+            self.note(container)
 
     @staticmethod
     async def _own_files(saved: record.Record) -> dict[str, str] | None:
@@ -269,7 +289,7 @@ class Lifecycle:
         state.exit_code = code
         state.error = error.message
         state.finished_at = time.time_ns() if container.record.ever_started else 0
-        self.save(container)
+        self.note(container)
         self._let_go(container)
         container.tell_exit(Exit(code, False, time.time(), error.message))
         if container.record.host.get("AutoRemove"):
@@ -318,7 +338,7 @@ class Lifecycle:
             state.status = "restarting"
             saved.restart_count += 1
             container.restart_pause = restart.pause(container.restart_pause, ran)
-            self.save(container)
+            self.note(container)
             container.restart_task = asyncio.get_running_loop().create_task(
                 self._restart_later(container, container.restart_pause)
             )
@@ -328,7 +348,7 @@ class Lifecycle:
                 self.spawn(self.remove(container))
                 return
         else:
-            self.save(container)
+            self.note(container)
         container.tell_exit(exit)
 
     async def _restart_later(self, container: Container, seconds: float) -> None:
@@ -377,7 +397,7 @@ class Lifecycle:
             async with container.lock:
                 if not container.running:
                     container.state.status = "exited"
-                    self.save(container)
+                    self.note(container)
                     container.tell_exit(
                         Exit(container.state.exit_code, False, container.state.finished_at / 1e9)
                     )
@@ -449,7 +469,7 @@ class Lifecycle:
                 raise Conflict(f"container {container.id} is not running")
             await self._driver.pause(container.id)
             container.state.status = "paused"
-            self.save(container)
+            self.note(container)
         self.emit(container, "pause")
 
     async def unpause(self, container: Container) -> None:
@@ -458,7 +478,7 @@ class Lifecycle:
             if container.state.status != "paused":
                 raise Conflict(f"Container {container.id} is not paused")
             await self._thaw(container)
-            self.save(container)
+            self.note(container)
         self.emit(container, "unpause")
 
     async def _thaw(self, container: Container) -> None:

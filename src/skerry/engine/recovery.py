@@ -125,7 +125,7 @@ class Recovery:
             await self._driver.resume(container.id)
         container.process = self._saved_process(container)
         if changed:
-            self._lifecycle.save(container)
+            self._lifecycle.note(container)
         health.begin(container, self._lifecycle)
         await self._execs.recover(container)
 

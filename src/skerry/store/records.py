@@ -8,7 +8,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import msgspec
@@ -97,13 +97,15 @@ class Records:
         if connection.in_transaction:
             yield
             return
-        connection.execute("BEGIN IMMEDIATE")
+        self._run("BEGIN IMMEDIATE", ())
         try:
             yield
+            self._run("COMMIT", ())
         except BaseException:
-            connection.execute("ROLLBACK")
+            # SQLite has ended it by itself after some errors (a full disk), and not after others.
+            with suppress(sqlite3.OperationalError):
+                connection.execute("ROLLBACK")
             raise
-        connection.execute("COMMIT")
 
     def close(self) -> None:
         """Close every thread's connection; later calls fail."""

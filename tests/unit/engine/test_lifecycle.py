@@ -8,6 +8,7 @@ import pytest
 
 from skerry.base.errors import CommandNotFound, Conflict, InvalidInput, NotModified, SystemFault
 from skerry.base.isolation import Attach
+from skerry.engine import lifecycle
 from skerry.engine.engine import Engine
 
 Create = Callable[..., Any]
@@ -32,6 +33,35 @@ async def test_a_started_container_runs_and_ends(
     assert container.state.status == "exited"
     assert container.state.exit_code == 3
     assert heard() == ["create", "start", "die"]
+
+
+async def test_an_end_that_cannot_be_written_is_told_and_written_later(
+    engine: Engine, driver: Any, create: Create, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container = await create("one")
+    await engine.containers.start("one")
+    records, put, written = engine.store.records, engine.store.records.put, asyncio.Event()
+    monkeypatch.setattr(lifecycle, "_SAVE_AGAIN", 0.0)
+
+    def full(*_: Any) -> None:
+        raise SystemFault("database or disk is full")
+
+    monkeypatch.setattr(records, "put", full)
+    with pytest.raises(SystemFault):
+        engine.containers.rename("one", "two")
+    assert engine.containers.find("one") is container
+    waiting = asyncio.ensure_future(engine.lifecycle.wait(container))
+    await settle()
+    driver.end(container.id, 3)
+    assert (await waiting).code == 3
+
+    def again(*row: Any) -> None:
+        put(*row)
+        written.set()
+
+    monkeypatch.setattr(records, "put", again)
+    await asyncio.wait_for(written.wait(), 30)
+    assert records.get("container", container.id)["state"]["exit_code"] == 3
 
 
 async def test_a_program_that_ends_before_start_returns(

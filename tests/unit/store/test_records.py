@@ -32,6 +32,29 @@ def test_put_get_find_all_delete(records: Records) -> None:
         records.get("container", "1")
 
 
+def test_a_full_disk_leaves_no_transaction_open(records: Records) -> None:
+    records.put("container", "1", {})
+    connection = records._connection()
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    connection.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(SystemFault, match="full"), records.transaction():
+        records.delete("container", "1")
+        records.put("container", "2", {"large": "x" * 100_000})
+    connection.execute("PRAGMA max_page_count = 10000")
+    with records.transaction():
+        records.put("container", "3", {})
+    assert [row.id for row in Records(records.path).all("container")] == ["1", "3"]
+
+
+def test_a_commit_that_fails_is_a_fault_of_the_system(records: Records) -> None:
+    reader = Records(records.path)
+    with reader.transaction(), pytest.raises(SystemFault, match="locked"):
+        records._connection().execute("PRAGMA busy_timeout = 0")
+        with records.transaction():
+            pass
+    records.put("container", "1", {})
+
+
 def test_names_are_unique_within_a_kind(records: Records) -> None:
     records.put("container", "1", {}, name="n")
     records.put("volume", "1", {}, name="n")

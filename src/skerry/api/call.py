@@ -95,18 +95,33 @@ class Call:
 
     async def body(self, limit: int = BODY_LIMIT) -> dict[str, Any]:
         """The JSON object in the body, `{}` when there is none; InvalidInput, LimitExceeded."""
+        self._check_json()
         data = await self.whole(limit)
         if not data.strip():
             return {}
         try:
-            value = msgspec.json.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            # As in Go, bytes that are no UTF-8 are replaced, not refused.
+            value = msgspec.json.decode(data.decode("utf-8", "replace"))
+        except (msgspec.DecodeError, RecursionError) as error:
             raise InvalidInput(f"invalid JSON: {error}") from None
         if value is None:
             return {}
         if not isinstance(value, dict):
             raise InvalidInput("invalid JSON: expected an object")
         return value
+
+    def _check_json(self) -> None:
+        """InvalidInput, in Docker's words, for a body that says to be something else."""
+        said = self.request.headers.get("Content-Type", "")
+        kind, parameters, rest = said.partition(";")
+        kind = kind.strip().lower()
+        if kind == "application/json" and (not parameters or "=" in rest or not rest.strip()):
+            return
+        if not said and not self.request.body_exists:
+            return
+        wrong = "malformed" if not kind or kind == "application/json" else "unsupported"
+        wanted = ": must be 'application/json'" if wrong == "unsupported" else ""
+        raise InvalidInput(f"{wrong} Content-Type header ({said:.200}){wanted}")
 
     async def whole(self, limit: int) -> bytes:
         """The whole body."""

@@ -17,6 +17,7 @@ from typing import Any
 
 from aiohttp import web
 
+from skerry.api.versions import RAW_STREAM
 from skerry.base.errors import SystemFault
 from skerry.engine.isolation import Stream
 
@@ -124,7 +125,8 @@ def take_over(request: web.BaseRequest, content_type: str) -> Hijacked:
             "Upgrade: tcp\r\n\r\n"
         )
     else:
-        head = f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n\r\n"
+        # As with Docker, whatever is inside.
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: {RAW_STREAM}\r\n\r\n"
     hijacked = Hijacked(transport, protocol)
     # Bytes that came right behind the request wait in aiohttp's hands.
     early = getattr(protocol, "_message_tail", b"")

@@ -116,8 +116,12 @@ class Api:
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
             version, path = versions.split(request.path)
+        except versions.TooOld as error:
+            return web.Response(status=400, text=f"{error.message}\r\n", headers=_HEADERS)
         except SkerryError as error:
             return _failure(status_of(error), message_of(error))
+        if request.method == "OPTIONS":
+            return web.Response(headers=_HEADERS)
         found = self._router.find(request.method, path)
         if found is None:
             if self._router.methods(path):

@@ -4,6 +4,7 @@ Everything that depends on the version a client asked for is decided here. Facts
 version history (https://docs.docker.com/reference/api/engine/version-history/).
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -20,8 +21,14 @@ class Version(NamedTuple):
         return f"{self.major}.{self.minor}"
 
 
+class TooOld(InvalidInput):
+    """A version before the first one whose errors are JSON."""
+
+
 OLDEST = Version(1, 24)
 NEWEST = Version(1, 50)
+
+_ASKED = re.compile(r"/v([0-9.]{1,8})/")
 
 RAW_STREAM = "application/vnd.docker.raw-stream"
 MULTIPLEXED_STREAM = "application/vnd.docker.multiplexed-stream"
@@ -29,22 +36,21 @@ MULTIPLEXED_STREAM = "application/vnd.docker.multiplexed-stream"
 
 def split(path: str) -> tuple[Version, str]:
     """The version that a path asks for, and the path without it. InvalidInput in Docker's words."""
-    if not path.startswith("/v"):
+    asked = _ASKED.match(path)
+    if asked is None:
         return NEWEST, path
-    head, slash, rest = path[2:].partition("/")
-    major, dot, minor = head.partition(".")
-    digits = (major + minor).isascii() and major.isdigit() and minor.isdigit()
-    if not (dot and slash and digits and len(head) < 8):
-        return NEWEST, path
-    version = Version(int(major), int(minor))
+    head, rest = asked[1], path[asked.end() :]
+    # As in Docker what is no number counts as 0, and only the first two count.
+    numbers = [int(each or 0) for each in head.split(".")]
+    version = Version(numbers[0], numbers[1] if len(numbers) > 1 else 0)
     if version < OLDEST:
-        raise InvalidInput(
-            f"client version {version} is too old. Minimum supported API version is {OLDEST}, "
+        raise TooOld(
+            f"client version {head} is too old. Minimum supported API version is {OLDEST}, "
             "please upgrade your client to a newer version"
         )
     if version > NEWEST:
         raise InvalidInput(
-            f"client version {version} is too new. Maximum supported API version is {NEWEST}"
+            f"client version {head} is too new. Maximum supported API version is {NEWEST}"
         )
     return version, f"/{rest}"
 

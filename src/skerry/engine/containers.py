@@ -303,6 +303,8 @@ class Containers:
         """Change limits and the restart policy; at once when it runs."""
         container = self.find(reference)
         async with container.lock:
+            if wall_of(container.record.host) != VM:
+                resources.check_update(container.id, container.record.host, changes)
             host = {**container.record.host, **changes}
             if changes.get("NanoCpus"):
                 host.pop("CpuQuota", None)
@@ -414,6 +416,8 @@ class Containers:
 
     async def prune(self, filters: Filters) -> Removed:
         """Remove every stopped container that the filters (label, label!, until) leave."""
+        if unknown := filters.keys() - {"label", "label!", "until"}:
+            raise InvalidInput(f"invalid filter '{min(unknown)}'")
         ids: list[str] = []
         freed = 0
         for container in self._roster:

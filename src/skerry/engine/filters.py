@@ -24,6 +24,20 @@ def label_matches(labels: Mapping[str, str], wanted: str) -> bool:
     return key in labels and (not equals or labels[key] == value)
 
 
+_TRUE = frozenset("1 t T TRUE true True".split())
+_FALSE = frozenset("0 f F FALSE false False".split())
+
+
+def truth(key: str, filters: Filters, default: bool = False) -> bool:
+    """A filter that is a truth value, once at most; InvalidInput otherwise."""
+    values = filters.get(key, frozenset())
+    if not values:
+        return default
+    if len(values) > 1 or not values <= _TRUE | _FALSE:
+        raise InvalidInput(f"invalid filter '{key}=[{' '.join(sorted(values)):.60}]'")
+    return values <= _TRUE
+
+
 def search(pattern: str, text: str) -> bool:
     """Go's regexp search where both languages agree; a plain comparison when it is no pattern."""
     try:
@@ -39,17 +53,22 @@ def health_of(container: Container) -> str:
 
 def _has_port(saved: Record, key: str, text: str) -> bool:
     """`publish` and `expose`: `80`, `80/tcp` or a range."""
-    numbers, _, protocol = text.partition("/")
-    low, _, high = numbers.partition("-")
-    first, _ = port_bindings.parse_port(low)
-    last, _ = port_bindings.parse_port(high or low)
+    first, last, protocol = _ports(text)
     if key == "expose":
         known = set(port_bindings.exposed(saved.config))
     else:
         known = {
             (each.port, each.protocol) for each in port_bindings.wanted(saved.config, saved.host)
         }
-    return any(first <= port <= last and kind == (protocol or "tcp") for port, kind in known)
+    return any(first <= port <= last and kind == protocol for port, kind in known)
+
+
+def _ports(text: str) -> tuple[int, int, str]:
+    """First and last number, and the protocol."""
+    numbers, _, protocol = text.partition("/")
+    low, _, high = numbers.partition("-")
+    first, protocol = port_bindings.parse_port(f"{low}/{protocol}")
+    return first, port_bindings.parse_port(high or low)[0], protocol
 
 
 class Selection:
@@ -68,6 +87,9 @@ class Selection:
                 )
         self._filters = filters
         self._images = images
+        for key in ("publish", "expose"):
+            for text in filters.get(key, ()):
+                _ports(text)
         self._codes = {self._number(text) for text in filters.get("exited", ())}
         self._before = min(self._times("before", roster), default=None)
         self._since = max(self._times("since", roster), default=None)

@@ -14,7 +14,7 @@ from skerry.base.oci_image import Platform
 from skerry.base.references import parse_reference
 from skerry.engine.containers import prunable
 from skerry.engine.events import Events
-from skerry.engine.filters import Filters, label_matches
+from skerry.engine.filters import Filters, label_matches, truth
 from skerry.engine.logs import parse_time
 from skerry.engine.roster import Roster
 from skerry.registry.documents import show
@@ -132,7 +132,7 @@ class Images:
         for key in filters:
             if key not in ("dangling", "label", "label!", "until"):
                 raise InvalidInput(f"invalid filter '{key}'")
-        unused = bool(filters.get("dangling", frozenset()) & {"false", "0"})
+        unused = not truth("dangling", filters, True)
         in_use = self.in_use()
         narrow = any(key in filters for key in ("label", "label!", "until"))
         if not narrow:

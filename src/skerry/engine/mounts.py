@@ -195,6 +195,10 @@ def requested(
     said: set[str] = set()
     asked = [parse_bind(text) for text in host.get("Binds") or ()]
     asked += [parse_mount(raw) for raw in host.get("Mounts") or ()]
+    for point in asked:
+        if point.kind == "volume" and not point.mode:
+            # Docker's word for a label of SELinux that containers share; inspect tells it.
+            point.mode = "z"
     asked += [
         MountPoint("tmpfs", _target(path, path), options=parse_tmpfs(options))
         for path, options in (host.get("Tmpfs") or {}).items()

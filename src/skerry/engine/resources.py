@@ -5,12 +5,15 @@ import stat
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from skerry.base.errors import InvalidInput
+from skerry.base.errors import Conflict, InvalidInput
 
 PERIOD = 100_000
 """Microseconds; the period that `--cpus` counts in."""
 MEMORY_FLOOR = 6 << 20
 """Docker's least memory limit: below it a container cannot start."""
+
+_MOST_NUMBERS = 8192
+"""Processors that a kernel may be built for (CONFIG_NR_CPUS)."""
 
 RLIMITS = frozenset(
     """as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime
@@ -64,6 +67,54 @@ def check(host: Mapping[str, Any]) -> None:
     if weight and weight < 10:
         raise InvalidInput("Range of blkio weight is from 10 to 1000")
     rlimits(host.get("Ulimits") or ())
+    _check_set(host.get("CpusetCpus", ""), "cpus", "/sys/devices/system/cpu/online")
+    _check_set(host.get("CpusetMems", ""), "mems", "/sys/devices/system/node/online")
+
+
+def _check_set(wanted: str, what: str, online: str) -> None:
+    """InvalidInput for what is no list of numbers (cpuset(7), "List format"), or has others than
+    those of the file."""
+    if not wanted:
+        return
+    try:
+        numbers = _listed(wanted)
+    except ValueError:
+        raise InvalidInput(f"Invalid value {wanted:.60} for cpuset {what}") from None
+    try:
+        with open(online) as file:
+            available = file.read().strip()
+    except OSError:
+        return
+    if not numbers <= _listed(available):
+        words = "CPUs" if what == "cpus" else "memory nodes"
+        raise InvalidInput(
+            f"Requested {words} are not available - requested {wanted:.60}, "
+            f"available: {available:.60}"
+        )
+
+
+def _listed(text: str) -> set[int]:
+    """`0-3,7` as numbers; ValueError."""
+    numbers: set[int] = set()
+    for part in text.split(","):
+        low, dash, high = part.strip().partition("-")
+        if not low.isascii() or not low.isdigit() or (dash and not high.isdigit()):
+            raise ValueError
+        first, last = int(low[:6]), int(high[:6] or low[:6])
+        if last < first or last > _MOST_NUMBERS:
+            raise ValueError
+        numbers |= set(range(first, last + 1))
+    return numbers
+
+
+def check_update(id: str, host: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
+    """Conflict, as with Docker, for more memory than memory and swap may be together."""
+    before = host.get("MemorySwap") or 2 * host.get("Memory", 0)
+    if changes.get("Memory", 0) > before and not changes.get("MemorySwap"):
+        raise Conflict(
+            f"Cannot update container {id}: Memory limit should be smaller than already set "
+            "memoryswap limit, update the memoryswap at the same time"
+        )
 
 
 def rlimits(ulimits: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -125,7 +125,18 @@ def command(value: Any, path: str) -> list[str]:
 
 def empty(value: Any, path: str) -> dict[str, Any]:
     """The `{}` that Go's sets have as values."""
+    if value is not None and not isinstance(value, dict):
+        raise _fail(path, "an object", value)
     return {}
+
+
+def ignored(check: Check) -> Check:
+    """A field that must be right, and that means nothing here."""
+
+    def dropped(value: Any, path: str) -> None:
+        check(value, path)
+
+    return described(dropped, schema_of(check))
 
 
 def fields(known: dict[str, Check], *, keep_empty: frozenset[str] = frozenset()) -> Check:
@@ -161,7 +172,7 @@ memory = number(-1)
 
 HEALTHCHECK = fields(
     {
-        "Test": command,
+        "Test": items(text(LONG_TEXT)),
         "Interval": duration,
         "Timeout": duration,
         "StartPeriod": duration,
@@ -265,10 +276,16 @@ RESOURCES: dict[str, Check] = {
                 "Count": number(),
                 "DeviceIDs": strings,
                 "Capabilities": items(strings),
+                "Options": table(string),
             }
         ),
         64,
     ),
+    # Windows alone knows them.
+    "CpuCount": ignored(number()),
+    "CpuPercent": ignored(number()),
+    "IOMaximumIOps": ignored(number(0)),
+    "IOMaximumBandwidth": ignored(number(0)),
     "KernelMemory": number(),
     "KernelMemoryTCP": number(),
     "MemoryReservation": number(0),
@@ -351,7 +368,8 @@ EXEC = fields(
 def endpoints(value: Any) -> dict[str, Any]:
     """`NetworkingConfig`: the endpoints' settings by network name."""
     check = fields({"EndpointsConfig": table(endpoint, 64)})
-    result: dict[str, Any] = check(value or {}, "NetworkingConfig").get("EndpointsConfig", {})
+    wanted = {} if value is None else value
+    result: dict[str, Any] = check(wanted, "NetworkingConfig").get("EndpointsConfig", {})
     return result
 
 

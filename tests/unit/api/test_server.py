@@ -18,6 +18,7 @@ from skerry.engine.engine import Engine
 from skerry.store.records import Record
 
 Create = Callable[..., Any]
+JSON = {"Content-Type": "application/json"}
 BODY = {"Image": "busybox", "Cmd": ["true"]}
 
 
@@ -196,7 +197,7 @@ async def test_bodies_that_are_no_objects(http: aiohttp.ClientSession, data: byt
 
 
 async def test_a_body_that_is_too_large(http: aiohttp.ClientSession) -> None:
-    async with http.post("/containers/create", data=b" " * (9 << 20)) as answer:
+    async with http.post("/containers/create", data=b" " * (9 << 20), headers=JSON) as answer:
         assert answer.status == 400
         assert "larger than" in (await answer.json())["message"]
 
@@ -236,7 +237,8 @@ async def test_attach_takes_the_connection_over(
     writer.write(head.encode())
     answer = await read_head(reader)
     assert answer.startswith("HTTP/1.1 101 UPGRADED" if upgrade else "HTTP/1.1 200 OK")
-    assert versions.MULTIPLEXED_STREAM in answer
+    kind = versions.MULTIPLEXED_STREAM if upgrade else versions.RAW_STREAM
+    assert kind in answer
     async with http.post(f"/containers/{id}/start") as started:
         assert started.status == 204
     frame = struct.pack(">BxxxI", 1, 5) + b"hello"
@@ -350,9 +352,61 @@ async def test_stats_once(http: aiohttp.ClientSession) -> None:
 async def test_what_is_not_there_is_said_honestly(
     http: aiohttp.ClientSession, method: str, path: str, status: int
 ) -> None:
-    async with http.request(method, path) as answer:
+    async with http.request(method, path, headers=JSON) as answer:
         assert answer.status == status
         assert (await answer.json())["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "kind", "status", "words"),
+    [
+        ("POST", "/containers/create", b"{}", "text/plain", 400, "must be 'application/json'"),
+        ("POST", "/volumes/create", b"{}", "", 400, "malformed Content-Type header ()"),
+        ("POST", "/volumes/create", b"{}", "application/json; charset=utf-8", 201, ""),
+        ("POST", "/volumes/create", b'{"Labels":{"a":"\xff"}}', "application/json", 201, ""),
+        ("POST", "/volumes/create", b"{} x", "application/json", 400, "invalid JSON"),
+        ("POST", "/volumes/create", b"[" * 20_000, "application/json", 400, "invalid JSON"),
+        ("POST", "/containers/create", b'{"HostConfig":[]}', "application/json", 400, "object"),
+        ("POST", "/containers/create", b'{"Volumes":{"a":1}}', "application/json", 400, "object"),
+        ("POST", "/containers/one/start", b'{"Binds":[]}', "application/json", 400, "non-empty"),
+        ("POST", "/containers/one/start", b"{}", "application/json", 204, ""),
+        ("POST", "/v1.51.1/volumes/create", b"{}", "application/json", 400, "1.51.1 is too new"),
+        ("OPTIONS", "/info", b"", "", 200, ""),
+        ("GET", "/events?since=2&until=1", b"", "", 400, "cannot be after"),
+        ("POST", "/containers/prune?filters={%22x%22:[%22y%22]}", b"", "", 400, "filter 'x'"),
+        ("POST", "/images/prune?filters={%22dangling%22:[%22y%22]}", b"", "", 400, "dangling=[y]"),
+        ("POST", "/volumes/prune?filters={%22all%22:[%22y%22]}", b"", "", 400, "all=[y]"),
+        ("GET", "/containers/json?filters={%22expose%22:[%2299999%22]}", b"", "", 400, "99999"),
+    ],
+)
+async def test_bad_requests_are_answered_as_docker_does(
+    http: aiohttp.ClientSession,
+    socket_path: str,
+    method: str,
+    path: str,
+    body: bytes,
+    kind: str,
+    status: int,
+    words: str,
+) -> None:
+    if "/one/" in path:
+        await make(http, "?name=one")
+    reader, writer = await asyncio.open_unix_connection(socket_path)
+    said = f"Content-Type: {kind}\r\n" if kind else ""
+    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{said}"
+    writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    answer = await reader.read()
+    writer.close()
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+    if words:
+        assert words in json.loads(answer.partition(b"\r\n\r\n")[2])["message"]
+
+
+async def test_a_version_that_is_too_old_is_told_in_plain_text(http: aiohttp.ClientSession) -> None:
+    for version in ("1", "1.", "1.0", "1.23", "0.9"):
+        async with http.get(f"/v{version}/_ping") as answer:
+            assert (answer.status, answer.content_type) == (400, "text/plain")
+            assert f"version {version} is too old" in await answer.text()
 
 
 async def test_networks_and_volumes(http: aiohttp.ClientSession) -> None:

@@ -99,7 +99,9 @@ async def test_rename(engine: Engine, create: Create) -> None:
 
 async def test_update_of_a_running_container(engine: Engine, driver: Any, create: Create) -> None:
     container = await create()
-    await engine.containers.update(container.id, {"Memory": 64 << 20})
+    with pytest.raises(Conflict, match="update the memoryswap at the same time"):
+        await engine.containers.update(container.id, {"Memory": 64 << 20})
+    await engine.containers.update(container.id, {"Memory": 64 << 20, "MemorySwap": 64 << 20})
     assert not [call for call in driver.calls if call[0] == "update"]
     await engine.containers.start(container.id)
     await engine.containers.update(container.id, {"PidsLimit": 5})

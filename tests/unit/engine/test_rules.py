@@ -158,6 +158,12 @@ def test_security_options() -> None:
         {"CpuPeriod": 10},
         {"CpuQuota": 10},
         {"BlkioWeight": 5},
+        {"CpusetCpus": "8191"},
+        {"CpusetCpus": "0-8192"},
+        {"CpusetCpus": "1-0"},
+        {"CpusetCpus": "0,x"},
+        {"CpusetCpus": "0-"},
+        {"CpusetMems": "-"},
         {"Ulimits": [{"Name": "nothing"}]},
         {"Ulimits": [{"Name": "nofile", "Soft": 5, "Hard": 4}]},
     ],
@@ -165,6 +171,13 @@ def test_security_options() -> None:
 def test_limits_that_contradict(host: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput):
         resources.check(host)
+
+
+def test_processors_that_there_are() -> None:
+    resources.check({"CpusetCpus": "0", "CpusetMems": "0"})
+    resources.check({"CpusetCpus": "0-0,0"})
+    with pytest.raises(InvalidInput, match="CPUs are not available - requested 8191, available: 0"):
+        resources.check({"CpusetCpus": "8191"})
 
 
 def test_limits_of_the_oci_specification() -> None:

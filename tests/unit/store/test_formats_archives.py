@@ -275,6 +275,10 @@ def test_all_images_or_none(store: Store, app: Image, tmp_path: Path) -> None:
     config = json.loads(store.blobs.read(app.id))
     config["rootfs"]["diff_ids"] = ["sha256:" + digest(broken)]
     saved = json.loads(files["manifest.json"])
+    for name, tags in json.loads(files["repositories"]).items():
+        for tag, layer in tags.items():
+            (found,) = [each for each in saved if f"{name}:{tag}" in each["RepoTags"]]
+            assert found["Layers"][-1].endswith(layer)
     saved.append({"Config": "c.json", "RepoTags": ["bad:v1"], "Layers": ["l.tar"]})
     files |= {
         "c.json": json.dumps(config).encode(),

@@ -5,7 +5,7 @@ import asyncio
 from aiohttp import web
 
 from skerry.api import container_list, container_shapes, versions
-from skerry.api.call import Call, line, no_content
+from skerry.api.call import BODY_LIMIT, Call, line, no_content
 from skerry.api.formats import parse_time
 from skerry.api.router import Route
 from skerry.base.architectures import go
@@ -24,8 +24,9 @@ async def create(call: Call) -> web.StreamResponse:
     """POST /containers/create."""
     body = await call.body()
     config = validation.CONFIG(body, "")
+    given = body.get("HostConfig")
     host = versions.create_host(
-        call.version, validation.HOST(body.get("HostConfig") or {}, "HostConfig")
+        call.version, validation.HOST({} if given is None else given, "HostConfig")
     )
     network = validation.endpoints(body.get("NetworkingConfig"))
     platform = call.text("platform")
@@ -102,6 +103,12 @@ async def inspect(call: Call) -> web.StreamResponse:
 
 async def start(call: Call) -> web.StreamResponse:
     """POST /containers/{id}/start."""
+    # Docker lets `{}` and `null` of careless clients pass.
+    if len(await call.whole(BODY_LIMIT)) > 7:
+        raise InvalidInput(
+            "starting container with non-empty request body was deprecated since API v1.22 "
+            "and removed in v1.24"
+        )
     await call.engine.containers.start(call.params["id"])
     return no_content()
 
@@ -228,6 +235,8 @@ def until_as_time(filters: dict[str, frozenset[str]]) -> dict[str, frozenset[str
     """The `until` filter in nanoseconds, as the engine takes it."""
     if "until" not in filters:
         return filters
+    if len(filters["until"]) > 1:
+        raise InvalidInput("more than one until filter specified")
     times = frozenset(str(parse_time(each)) for each in filters["until"])
     return {**filters, "until": times}
 

@@ -95,13 +95,13 @@ async def progress(call: Call, lines: AsyncIterator[dict[str, Any]]) -> web.Stre
 
 async def commit(call: Call) -> web.StreamResponse:
     """POST /commit."""
-    container = call.engine.containers.find(call.text("container"))
+    said = validation.CONFIG(await call.body(), "")
     repository, name = call.text("repo"), call.text("tag")
     target = f"{repository}:{name}" if repository and name else repository
     if target:
         parse_reference(target)
-    config = dict(container.record.config)
-    config.update(validation.CONFIG(await call.body(), ""))
+    container = call.engine.containers.find(call.text("container"))
+    config = {**container.record.config, **said}
     for change in call.query.getall("changes", []):
         apply_change(config, change)
     for key in ("Image", "Hostname", "AttachStdin", "AttachStdout", "AttachStderr"):

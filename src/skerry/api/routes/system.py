@@ -12,6 +12,7 @@ from skerry.api.formats import parse_time, rfc3339
 from skerry.api.router import Route
 from skerry.api.routes.build import entry_shape
 from skerry.api.routes.volumes import volume_shape
+from skerry.base.errors import InvalidInput
 from skerry.engine import log_options, network_record
 from skerry.engine.events import Event
 
@@ -194,6 +195,11 @@ async def events(call: Call) -> web.StreamResponse:
     filters = call.filters()
     since = parse_time(call.text("since")) if call.text("since") else None
     until = parse_time(call.text("until")) if call.text("until") else None
+    if since is not None and until is not None and since > until:
+        raise InvalidInput(
+            f"`since` time ({call.text('since'):.40}) cannot be after `until` time "
+            f"({call.text('until'):.40})"
+        )
     response = await call.stream()
     async for event in call.engine.events.listen(filters, since, until):
         await response.write(line(event_shape(event)))

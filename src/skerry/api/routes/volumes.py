@@ -14,7 +14,7 @@ from skerry.api.routes.archive import TAR
 from skerry.api.routes.unserved import NOT_A_SWARM
 from skerry.base.errors import Conflict, InvalidInput, Unavailable
 from skerry.engine import validation
-from skerry.engine.filters import label_matches, search
+from skerry.engine.filters import label_matches, search, truth
 from skerry.engine.usage import volume_bytes
 from skerry.engine.volumes import Volume, check_driver
 
@@ -103,7 +103,7 @@ async def prune(call: Call) -> web.StreamResponse:
     filters = call.filters()
     if unknown := filters.keys() - {"all", "label", "label!"}:
         raise InvalidInput(f"invalid filter '{min(unknown)}'")
-    everything = bool(filters.get("all", frozenset()) & {"true", "1"})
+    everything = truth("all", filters)
     everything = everything or versions.prunes_named_volumes(call.version)
     names, freed = [], 0
     for volume in call.engine.volumes.all():

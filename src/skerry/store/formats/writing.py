@@ -86,6 +86,7 @@ def _archive(images: "Images", packed: list[Packed], layout: str) -> Iterator[by
     yield from layout_tar.document("index.json", encode(_index(packed, layout)))
     if layout == DOCKER:
         yield from layout_tar.document("manifest.json", msgspec.json.encode([*map(_saved, packed)]))
+        yield from layout_tar.document("repositories", msgspec.json.encode(_repositories(packed)))
     yield from layout_tar.document("oci-layout", LAYOUT_VERSION)
     yield tar_writer.END
 
@@ -128,6 +129,17 @@ def _saved(packed: Packed) -> dict[str, object]:
         "RepoTags": [parse_reference(name).familiar for name in packed.names] or None,
         "Layers": [layout_tar.blob_path(layer.digest) for layer in manifest.layers],
     }
+
+
+def _repositories(packed: list[Packed]) -> dict[str, dict[str, str]]:
+    """By name and tag the topmost layer, which is how archives before `manifest.json` did it."""
+    result: dict[str, dict[str, str]] = {}
+    for each in packed:
+        layers = each.parsed().layers
+        for name in each.names if layers else ():
+            short, _, tag = parse_reference(name).familiar.rpartition(":")
+            result.setdefault(short, {})[tag] = layers[-1].digest.partition(":")[2]
+    return result
 
 
 def write_tree(images: "Images", image: Image, name: str, layout: str) -> Iterator[bytes]:

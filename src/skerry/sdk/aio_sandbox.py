@@ -58,10 +58,11 @@ class AsyncProcess:
     async def __aenter__(self) -> AsyncProcess:
         return self
 
-    async def __aexit__(self, *exc: object) -> None:
+    async def __aexit__(self, failed: object, *exc: object) -> None:
         try:
             if self._code is None:
-                await self.kill()
+                with sandbox_words.closing(failed):
+                    await self.kill()
         finally:
             self._attached.close()
 
@@ -156,8 +157,9 @@ class AsyncSandbox:
     async def __aenter__(self) -> AsyncSandbox:
         return await self.open()
 
-    async def __aexit__(self, *exc: object) -> None:
-        await self.close()
+    async def __aexit__(self, failed: object, *exc: object) -> None:
+        with sandbox_words.closing(failed):
+            await self.close()
 
     async def open(self) -> AsyncSandbox:
         """Make and start it; an image that is not here is made or pulled first."""
@@ -339,8 +341,9 @@ class AsyncCopies(list[AsyncSandbox]):
     async def __aenter__(self) -> AsyncCopies:
         return self
 
-    async def __aexit__(self, *exc: object) -> None:
-        await self.close()
+    async def __aexit__(self, failed: object, *exc: object) -> None:
+        with sandbox_words.closing(failed):
+            await self.close()
 
     async def close(self) -> None:
         """Remove all of them. Idempotent."""

@@ -68,10 +68,13 @@ class Process:
     def __enter__(self) -> Process:
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        if self._code is None:
-            self.kill()
-        self._attached.close()
+    def __exit__(self, failed: object, *exc: object) -> None:
+        try:
+            if self._code is None:
+                with sandbox_words.closing(failed):
+                    self.kill()
+        finally:
+            self._attached.close()
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
         """TimedOut when the time is over; the program has been killed then."""
@@ -176,8 +179,9 @@ class Sandbox:
     def __enter__(self) -> Sandbox:
         return self.open()
 
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+    def __exit__(self, failed: object, *exc: object) -> None:
+        with sandbox_words.closing(failed):
+            self.close()
 
     def __repr__(self) -> str:
         return f"Sandbox({self._wanted.image!r}, id={self.id[:12] if self._container else None})"
@@ -369,8 +373,9 @@ class Copies(list[Sandbox]):
     def __enter__(self) -> Copies:
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+    def __exit__(self, failed: object, *exc: object) -> None:
+        with sandbox_words.closing(failed):
+            self.close()
 
     def close(self) -> None:
         """Remove all of them. Idempotent."""

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import stat
 from typing import Any, NamedTuple
 
-from skerry.base.errors import CommandFailed, InvalidInput, OutputExceeded
+from skerry.base.errors import (
+    CommandFailed,
+    GuestFault,
+    InvalidInput,
+    OutputExceeded,
+    SkerryError,
+)
 from skerry.sdk import requests
 from skerry.sdk.frames import STDERR, STDOUT
 from skerry.sdk.requests import Environment, Request
@@ -199,6 +206,13 @@ class Wanted(NamedTuple):
             host_config=host,
             **options,
         )
+
+
+def closing(failed: object) -> contextlib.AbstractContextManager[None]:
+    """For the end of a block: what goes wrong there does not hide the error that ended it."""
+    if failed is None:
+        return contextlib.nullcontext()
+    return contextlib.suppress(SkerryError, GuestFault)
 
 
 class Source(NamedTuple):

@@ -68,6 +68,13 @@ def test_where_an_image_comes_from(image: str, made: str, own: str) -> None:
     assert (source.rename is None) == (not own)
 
 
+def test_the_end_of_a_block_does_not_hide_its_error() -> None:
+    with pytest.raises(InvalidInput), sandbox_words.closing(None):
+        raise InvalidInput("said")
+    with sandbox_words.closing(ValueError):
+        raise InvalidInput("not said")
+
+
 def test_what_cannot_be_meant() -> None:
     for wrong in (Wanted("x", isolation="wall"), Wanted("x", lifetime=0.0)):
         with pytest.raises(InvalidInput):

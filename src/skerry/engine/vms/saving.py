@@ -9,6 +9,7 @@ from typing import Any
 
 from skerry.base.errors import Conflict, SkerryError
 from skerry.engine.vms.record import Machine
+from skerry.machine.full import disks
 from skerry.machine.full.monitor import Monitor
 
 LOAD_SECONDS = 600.0
@@ -59,9 +60,10 @@ async def write_state(
             if status == "completed":
                 break
             if status in ("failed", "cancelled"):
-                raise Conflict(
-                    f"the machine's state cannot be saved: {found.get('error-desc', 'no reason')}"
-                )
+                reason = found.get("error-desc", "QEMU does not say why")
+                if disks.is_full(path):
+                    reason = "no space left on device"
+                raise Conflict(f"the machine's state cannot be saved: {reason}")
             if status == "pre-switchover" and before is not None:
                 stopped = time.monotonic()
                 await before()

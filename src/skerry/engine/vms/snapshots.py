@@ -165,13 +165,14 @@ class Snapshots:
         if actions:
             await monitor.execute("transaction", actions=actions)
 
-    def _finish(self, record: Machine) -> None:
-        """The pending snapshot becomes one."""
+    def _finish(self, record: Machine, *, keep: bool = True) -> None:
+        """The machine goes on above the pending snapshot, which becomes one with `keep`."""
         pending = record.pending
         assert pending is not None
-        record.snapshots.append(pending.snapshot)
-        record.current, record.hardware = pending.snapshot.id, pending.hardware
-        record.pending = None
+        if keep:
+            record.snapshots.append(pending.snapshot)
+            record.current = pending.snapshot.id
+        record.hardware, record.pending = pending.hardware, None
         self._shelf.save(record)
         self.freeze(pending.snapshot.hardware)
 
@@ -187,11 +188,8 @@ class Snapshots:
                 switched = await self._writes_to(live.monitor, pending.hardware)
         path = self.state_file(record, pending.snapshot.id)
         if switched:
-            whole = pending.snapshot.full and os.path.exists(path)
-            record.pending = Pending(
-                msgspec.structs.replace(pending.snapshot, full=whole), pending.hardware
-            )
-            self._finish(record)
+            # Without its memory a full snapshot is none, but the disks stand on new layers now.
+            self._finish(record, keep=not pending.snapshot.full or os.path.exists(path))
         else:
             record.pending = None
             self._shelf.save(record)

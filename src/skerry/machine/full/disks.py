@@ -7,6 +7,7 @@ disk changes nothing.
 """
 
 import asyncio
+import errno
 import fcntl
 import json
 import os
@@ -29,6 +30,8 @@ _COPY_SECONDS = 6 * 3600
 _ANSWER = 4 << 20
 _MEMORY = 4 << 30
 _WRITER = 101
+_ROOM = 4 << 20
+"""Bytes; what failed with less is taken for a full file system."""
 
 
 class Image(NamedTuple):
@@ -60,6 +63,15 @@ def confined(
     }
 
 
+def is_full(path: str) -> bool:
+    """Whether the file system of a file to be made has hardly any room."""
+    try:
+        found = os.statvfs(os.path.dirname(path))
+    except OSError:
+        return False
+    return found.f_bavail * found.f_frsize < _ROOM
+
+
 class Tools(NamedTuple):
     """As whom qemu-img runs. `uid` 0: as the caller, without a wall."""
 
@@ -87,6 +99,11 @@ class Tools(NamedTuple):
                     await process.wait()
         if process.returncode:
             said = err.decode("utf-8", "replace").strip().replace("\n", "; ")
+            # Some formats' writers turn the reason into another one, others say it many times.
+            if os.strerror(errno.ENOSPC) in said or any(
+                is_full(bind.path) for bind in binds if bind.writable
+            ):
+                raise SystemFault(f"qemu-img {words[0]}: no space left on device")
             raise SystemFault(f"qemu-img {words[0]}: {said or process.returncode!r:.1000}")
         return out[:_ANSWER]
 

@@ -213,7 +213,9 @@ def parse(data: bytes) -> OvfMachine:
         raise LimitExceeded(f"OVF: a descriptor of more than {MAX_DOCUMENT} bytes")
     try:
         root = fromstring(data, forbid_dtd=True)
-    except (ParseError, DefusedXmlException, ValueError, LookupError) as error:
+    except DefusedXmlException:
+        raise InvalidInput("OVF: a descriptor with a document type or entities") from None
+    except (ParseError, ValueError, LookupError) as error:
         raise InvalidInput(f"OVF: not a descriptor: {error}") from None
     if _local(str(root.tag)) != "Envelope":
         raise InvalidInput(f"OVF: not a descriptor: it begins with {_local(str(root.tag))!r:.40}")

@@ -23,6 +23,8 @@ from skerry.registry.server.storage import Storage
 log = logging.getLogger(__name__)
 
 Route = Callable[[Call], Awaitable[web.StreamResponse]]
+_SHORT = 64 << 10
+"""Bytes of a body that is read to its end though it was refused."""
 _WRITES = frozenset(("POST", "PUT", "PATCH", "DELETE"))
 
 
@@ -130,8 +132,11 @@ class Application:
         if not response.prepared:
             response.headers.update(HEADERS)
             if response.status >= 400 and not request.content.is_eof():
-                # What is left of a refused body is not worth reading.
-                response.force_close()
+                # What is left of a refused body is not worth reading, unless it is about to come:
+                # whether a short one came with its head shall make no difference.
+                length = request.content_length
+                if length is None or length > _SHORT:
+                    response.force_close()
         return response
 
     async def _route(self, request: web.BaseRequest) -> web.StreamResponse:

@@ -1,6 +1,8 @@
 """The specification's four workflows: pull, push, content discovery, content management."""
 
+import asyncio
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +121,23 @@ async def test_push_in_chunks_with_one_out_of_order(peer: Any) -> None:
     assert (end.status, end.headers["Docker-Content-Digest"]) == (201, D)
     assert (await peer("GET", end.headers["Location"])).body == BLOB
     assert (await peer("GET", place)).code == "BLOB_UPLOAD_UNKNOWN"
+
+
+async def test_a_refused_chunk_may_come_after_its_head(peer: Any) -> None:
+    place = (await peer("POST", "/v2/a/blobs/uploads/")).headers["Location"]
+    host, _, port = peer.url.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    head = f"PATCH {place} HTTP/1.1\r\nHost: x\r\nContent-Range: 5-7\r\nContent-Length: 3\r\n\r\n"
+    writer.write(head.encode())
+    refused = (await reader.readuntil(b"\r\n\r\n")).decode()
+    assert refused.startswith("HTTP/1.1 416 ")
+    assert "Connection: close" not in refused
+    length = re.search(r"Content-Length: (\d+)", refused)
+    assert length
+    await reader.readexactly(int(length[1]))
+    writer.write(f"abcGET {place} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 204 ")
+    writer.close()
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])

@@ -1,7 +1,7 @@
 """A build in parts: opened, given its contexts, started, its results taken, closed.
 
 What a session holds (contexts, the lease on its layers, a failed step's state) goes with `close`,
-by its client or after `IDLE` seconds without it.
+by its client, with the connection on which it is told what happens, or after `IDLE` seconds.
 """
 
 import asyncio
@@ -138,6 +138,10 @@ class Sessions:
         if session.busy:
             self._later(session)
             return
+        self.abandon(session)
+
+    def abandon(self, session: Session) -> None:
+        """Close it in the background."""
         task = asyncio.ensure_future(self.close(session))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)

@@ -3,6 +3,7 @@
 import asyncio
 import codecs
 import logging
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
@@ -25,6 +26,7 @@ from skerry.build import shells
 from skerry.build.builder import MAX_DOCKERFILE
 from skerry.build.cache_mounts import CacheMount
 from skerry.build.errors import StepFailed
+from skerry.build.events import Event
 from skerry.build.run_step import environment
 from skerry.build.trees import MAIN, Context
 from skerry.engine.archives import as_file, in_pieces
@@ -75,8 +77,23 @@ async def start(call: Call) -> web.StreamResponse:
     session = call.builder.sessions.find(call.params["id"])
     events = session.start()
     session.busy += 1
-    decoders: dict[tuple[str, int], codecs.IncrementalDecoder] = {}
     response = await call.stream("application/x-ndjson")
+    told = False
+    try:
+        await _told(response, events)
+        told = True
+    finally:
+        session.busy -= 1
+        session.agents = None
+        if not told:
+            # Who has gone will not come for a result.
+            call.builder.sessions.abandon(session)
+    return response
+
+
+async def _told(response: web.StreamResponse, events: AsyncIterator[list[Event]]) -> None:
+    """Write the events, the error that ends them too."""
+    decoders: dict[tuple[str, int], codecs.IncrementalDecoder] = {}
     try:
         async with aclosing(events) as stream:  # type: ignore[type-var]
             async for found in stream:
@@ -89,10 +106,6 @@ async def start(call: Call) -> web.StreamResponse:
         # The answer has begun: a defect has to be told in it.
         log.exception("a build ended by a defect")
         await response.write(line(error_event(SystemFault(f"a defect in skerry: {error}"))))
-    finally:
-        session.busy -= 1
-        session.agents = None
-    return response
 
 
 def _wire(

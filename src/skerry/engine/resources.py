@@ -109,8 +109,8 @@ def _listed(text: str) -> set[int]:
 
 def check_update(id: str, host: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
     """Conflict, as with Docker, for more memory than memory and swap may be together."""
-    before = host.get("MemorySwap") or 2 * host.get("Memory", 0)
-    if changes.get("Memory", 0) > before and not changes.get("MemorySwap"):
+    wanted, before = changes.get("Memory", 0), host.get("MemorySwap") or 2 * host.get("Memory", 0)
+    if wanted and -1 != before < wanted and not changes.get("MemorySwap"):
         raise Conflict(
             f"Cannot update container {id}: Memory limit should be smaller than already set "
             "memoryswap limit, update the memoryswap at the same time"

@@ -372,6 +372,8 @@ async def test_what_is_not_there_is_said_honestly(
         ("POST", "/containers/one/start", b"{}", "application/json", 204, ""),
         ("POST", "/v1.51.1/volumes/create", b"{}", "application/json", 400, "1.51.1 is too new"),
         ("OPTIONS", "/info", b"", "", 200, ""),
+        ("GET", "/containers/one/attach/ws", b"", "", 400, "not websocket protocol"),
+        ("POST", "/containers/one/attach?stream=1&detachKeys=a,", b"", "", 400, ""),
         ("GET", "/events?since=2&until=1", b"", "", 400, "cannot be after"),
         ("POST", "/containers/prune?filters={%22x%22:[%22y%22]}", b"", "", 400, "filter 'x'"),
         ("POST", "/images/prune?filters={%22dangling%22:[%22y%22]}", b"", "", 400, "dangling=[y]"),

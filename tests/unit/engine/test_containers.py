@@ -110,6 +110,9 @@ async def test_update_of_a_running_container(engine: Engine, driver: Any, create
     with pytest.raises(InvalidInput):
         await engine.containers.update(container.id, {"Memory": 1})
     assert container.record.host["Memory"] == 64 << 20
+    await engine.containers.update(container.id, {"MemorySwap": -1})
+    await engine.containers.update(container.id, {"PidsLimit": 6})
+    await engine.containers.update(container.id, {"Memory": 96 << 20})
 
 
 async def test_remove(engine: Engine, driver: Any, create: Create) -> None:

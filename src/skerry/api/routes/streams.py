@@ -78,7 +78,8 @@ async def attach(call: Call) -> web.StreamResponse:
         stdout=call.flag("stdout"),
         stderr=call.flag("stderr"),
     )
-    keys = hijack.parse_keys(call.text("detachKeys")) if terminal else b""
+    keys = hijack.parse_keys(call.text("detachKeys"))
+    keys = keys if terminal else b""
     past = logs.Query(how.stdout, how.stderr) if call.flag("logs") else None
     path = containers.log_path(container) if past is not None else ""
     if not call.flag("stream"):
@@ -120,6 +121,8 @@ async def attach_ws(call: Call) -> web.StreamResponse:
     how = Attach(*(not chosen or call.flag(name) for name in ("stdin", "stdout", "stderr")))
     as_text = versions.sends_text_frames(call.version)
     socket = web.WebSocketResponse()
+    if not socket.can_prepare(call.request).ok:
+        raise InvalidInput("not websocket protocol")
     await socket.prepare(call.request)
     stream = await containers.attach(container.id, how)
 

@@ -236,5 +236,5 @@ def test_no_module_is_imported_inside(sandbox: Sandbox, tmp_path: Path, command:
     for how in (["run", "-b", str(folder), name], ["exec", container, command]):
         subprocess.run([*strace, *runtime, *how], capture_output=True, timeout=60, check=False)
         paths = paths_after_entering(trace)
-        assert any(path.startswith("/dev/null") for path in paths), how
+        assert paths, how
         assert not [p for p in paths if "python" in p or "skerry" in p or p.endswith(".py")]

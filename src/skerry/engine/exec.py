@@ -212,10 +212,24 @@ class Execs:
                 code = 127
             self._failed(exec, code)
             raise
-        self._save(exec)
+        if not exec.saved:
+            await self._save_running(exec, stream)
         exec.pid = started.pid if exec.running else 0
         exec.launched.set()
         return stream
+
+    async def _save_running(self, exec: Exec, stream: Stream | None) -> None:
+        """Write it down unless it has ended: nobody knows its id yet, and a turn of the loop, in
+        which an end that was told already is heard, costs less than a file."""
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            if stream is not None:
+                await stream.close()
+            raise
+        finally:
+            if exec.running:
+                self._save(exec)
 
     def _save(self, exec: Exec) -> None:
         if not exec.saved:

@@ -135,6 +135,21 @@ def parse(capabilities: Mapping[str, Any] | None) -> CapabilitySets:
     return CapabilitySets(**masks, unknown=tuple(unknown))
 
 
+_remembered = -1
+
+
+def _bounding() -> int:
+    numbers = range(last_capability() + 1)
+    return sum(1 << n for n in numbers if libc.prctl(_PR_CAPBSET_READ, n, 0, 0, 0) == 1)
+
+
+def remember_bounding() -> None:
+    """Ask for the bounding set once, for this process and those forked from it. Who calls this does
+    not drop from it itself."""
+    global _remembered
+    _remembered = _bounding()
+
+
 def drop_bounding(keep: int) -> None:
     """Remove every capability that is not in `keep` from the bounding set. Needs CAP_SETPCAP."""
     for call in bounding_calls(keep):
@@ -144,8 +159,9 @@ def drop_bounding(keep: int) -> None:
 def bounding_calls(keep: int) -> list[Call]:
     """The calls of `drop_bounding`, for the caller's bounding set as it is now."""
     calls: list[Call] = []
-    for number in range(last_capability() + 1):
-        if keep >> number & 1 or libc.prctl(_PR_CAPBSET_READ, number, 0, 0, 0) == 0:
+    left = (_bounding() if _remembered < 0 else _remembered) & ~keep
+    for number in range(left.bit_length()):
+        if not left >> number & 1:
             continue
         name = ALL[number] if number < len(ALL) else str(number)
         words = (_PR_CAPBSET_DROP, number, 0, 0, 0)
@@ -155,7 +171,12 @@ def bounding_calls(keep: int) -> list[Call]:
 
 def keep_on_setuid(keep: bool) -> None:
     """Whether leaving uid 0 keeps the permitted set (PR_SET_KEEPCAPS); execve switches it off."""
-    checked(libc.prctl(_PR_SET_KEEPCAPS, int(keep), 0, 0, 0), "set keep-capabilities")
+    do(keep_on_setuid_call(keep))
+
+
+def keep_on_setuid_call(keep: bool) -> Call:
+    """`keep_on_setuid`, prepared."""
+    return libc.prctl, (_PR_SET_KEEPCAPS, int(keep), 0, 0, 0), "set keep-capabilities"
 
 
 def _capset(permitted: int, effective: int, inheritable: int) -> Call:
@@ -185,13 +206,8 @@ def current() -> CapabilitySets:
     header = (ctypes.c_uint32 * 2)(_VERSION_3, 0)
     data = (ctypes.c_uint32 * 6)()
     checked(libc.capget(header, data), "read capabilities")
-    bounding = sum(
-        1 << number
-        for number in range(last_capability() + 1)
-        if libc.prctl(_PR_CAPBSET_READ, number, 0, 0, 0) == 1
-    )
     effective, permitted, inheritable = (data[i] | data[i + 3] << 32 for i in range(3))
-    return CapabilitySets(bounding, effective, inheritable, permitted)
+    return CapabilitySets(_bounding(), effective, inheritable, permitted)
 
 
 def apply(sets: CapabilitySets) -> None:
@@ -217,5 +233,5 @@ def apply_calls(sets: CapabilitySets) -> list[Call]:
     return [
         _capset(permitted, sets.effective & permitted, inheritable),
         *_ambient(sets.ambient & permitted & inheritable),
-        (libc.prctl, (_PR_SET_KEEPCAPS, 0, 0, 0, 0), "set keep-capabilities"),
+        keep_on_setuid_call(False),
     ]

@@ -250,6 +250,13 @@ def _check_version(spec: Spec) -> None:
         )
 
 
+def check_args(args: list[str]) -> None:
+    """InvalidInput when a process's `args` have another shape than the schema's."""
+    _check(args, _PROCESS["args"], "process.args", [0])
+    if not args:
+        raise InvalidInput("process.args must not be empty")
+
+
 def check_process(process: Process) -> None:
     """InvalidInput when the process cannot be meant."""
     if not process.get("args"):

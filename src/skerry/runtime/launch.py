@@ -37,7 +37,7 @@ from skerry.runtime.cloning import (
 from skerry.runtime.init import further
 from skerry.runtime.init.handover import Handover, Status, Stdio, error_from
 from skerry.runtime.late_hooks import run_late_hooks, run_poststart, run_poststop
-from skerry.runtime.null_device import guarded_streams
+from skerry.runtime.null_device import guarded_streams, own_streams
 from skerry.runtime.serving import serve
 from skerry.runtime.steps import Plan, ProcessPlan
 
@@ -215,9 +215,13 @@ def exec_into(
                 opened.keep(folder)
             tasks = open_tasks(group, opened)
             streams = guarded_streams(stdin, stdout, stderr)
+            foreign = bool(kinds & namespaces.CLONE_NEWUSER)
+            if not foreign and not process.terminal:
+                streams, null = own_streams(streams, root_fd)
+                if null >= 0:
+                    opened.keep(null)
             status = Status(theirs)
             handover = Handover(streams, console, -1, status, {}, tasks)
-            foreign = bool(kinds & namespaces.CLONE_NEWUSER)
             into = further.Target(target, root_fd, to_join(kinds), foreign)
             calls = further.steps(into, process, handover, name)
             child, pidfd = _heard(ours, lambda: clone_further(target, kinds, folder, status))

@@ -12,7 +12,7 @@ inherit it from the spawner.
 import os
 
 from skerry.base.errors import KernelFault
-from skerry.kernel.descriptors import device_number
+from skerry.kernel.descriptors import device_number, open_in_root
 from skerry.kernel.trees import ATTR_RDONLY, mount_setattr, open_tree
 from skerry.runtime.init.handover import Stdio
 
@@ -47,3 +47,31 @@ def guarded_streams(stdin: int, stdout: int, stderr: int) -> Stdio:
             fd = guarded if guarded >= 0 else fd
         streams.append(fd)
     return Stdio(*streams)
+
+
+def own_streams(streams: Stdio, root_fd: int) -> tuple[Stdio, int]:
+    """The streams, each that is the null device replaced by the one of the container whose root is
+    `root_fd`, and that one's descriptor, -1 for none.
+
+    So its path and its label are the container's. When the image's /dev/null is something else the
+    streams stay.
+    """
+    theirs = [fd >= 0 and device_number(fd) == _NULL for fd in streams]
+    if not any(theirs):
+        return streams, -1
+    # Looked at before it is opened: we are not under the container's device rules, and it may have
+    # any device in its place.
+    flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+    place = own = -1
+    try:
+        place = open_in_root(root_fd, "dev/null", flags)
+        if device_number(place) == _NULL:
+            own = os.open(f"/proc/self/fd/{place}", os.O_RDWR | os.O_CLOEXEC)
+    except (KernelFault, OSError):
+        own = -1
+    finally:
+        if place >= 0:
+            os.close(place)
+    if own < 0:
+        return streams, -1
+    return Stdio(*[own if null else fd for fd, null in zip(streams, theirs, strict=True)]), own

@@ -30,7 +30,7 @@ import sys
 
 from skerry.base.errors import KernelFault
 from skerry.kernel import signals
-from skerry.kernel.capabilities import last_capability
+from skerry.kernel.capabilities import remember_bounding
 from skerry.kernel.cgroups import detect
 from skerry.kernel.descriptors import set_dumpable
 from skerry.kernel.syscalls import libc
@@ -120,7 +120,7 @@ def main(fd: int) -> None:
     programs.kill_rest("/skerry/no-such-group")  # It kills what it finds.
     rehearse_exec()
     # Asked here once, or every init asks the kernel anew, one capability at a time.
-    last_capability()
+    remember_bounding()
     os.set_inheritable(fd, False)
     serve(_socket.socket(fileno=fd), programs, (EXEC, START))
 

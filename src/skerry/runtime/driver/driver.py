@@ -19,7 +19,7 @@ from skerry.runtime.driver.gauges import Gauges
 from skerry.runtime.driver.link import Control
 from skerry.runtime.driver.spawning import Spawner
 from skerry.runtime.driver.streams import AttachStream, stream_pair
-from skerry.runtime.steps import process_to_wire
+from skerry.runtime.steps import ProcessPlan, process_to_wire
 
 OnExit = Callable[[str, Exit], None]
 CONFIG = "config.json"
@@ -39,6 +39,15 @@ class _Kept(NamedTuple):
     facts: dict[str, Any]
 
 
+class _Known(NamedTuple):
+    """What the last exec of a container came to."""
+
+    spec: Spec
+    process: str
+    """The OCI `process`, without its `args`, as JSON."""
+    plan: ProcessPlan
+
+
 class RuntimeDriver:
     """Containers of namespaces, cgroups and capabilities on this host."""
 
@@ -52,8 +61,8 @@ class RuntimeDriver:
         self._host_memory = readings.host_memory()
         self._kept: dict[str, _Kept] = {}
         self._containers: dict[str, _Kept] = {}
-        self._specs: dict[str, Spec] = {}
-        """Those of containers that an exec has been started in, as long as they run."""
+        self._execs: dict[str, _Known] = {}
+        """Of containers that an exec has been started in, as long as they run."""
         self._plans: dict[str, tuple[Task, plan.Plan]] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._gauges = Gauges()
@@ -128,11 +137,7 @@ class RuntimeDriver:
         container = self._containers.get(task.container_id)
         if container is None:
             raise Conflict(f"container {task.container_id} is not running")
-        spec = self._specs.get(task.container_id)
-        if spec is None:
-            spec = bundle.load(str(container.facts["state_dir"]))
-            self._specs[task.container_id] = spec
-        process = plan.plan_process(bundle.parse_process(json.dumps(task.process).encode()), spec)
+        process = self._plan_exec(task, str(container.facts["state_dir"]))
         head = {
             "op": "exec",
             "run_dir": task.run_dir,
@@ -147,6 +152,17 @@ class RuntimeDriver:
             "facts": {"id": task.id, "container": task.container_id, "exec": True},
         }
         return await self._run(task.id, head, process_to_wire(process), on_exit, attach)
+
+    def _plan_exec(self, task: ExecTask, state_dir: str) -> ProcessPlan:
+        """Nothing but the words differs from most execs to the next in a container."""
+        words, rest = task.process["args"], json.dumps({**task.process, "args": ["/"]})
+        known = self._execs.get(task.container_id)
+        if known is None or known.process != rest:
+            spec = known.spec if known else bundle.load(state_dir)
+            process = plan.plan_process(bundle.parse_process(rest.encode()), spec)
+            known = self._execs[task.container_id] = _Known(spec, rest, process)
+        bundle.check_args(words)
+        return known.plan._replace(args=tuple(words))
 
     async def _run(
         self, id_: str, head: dict[str, Any], body: bytes, on_exit: OnExit, attach: Attach | None
@@ -233,7 +249,7 @@ class RuntimeDriver:
         if kept is not None:
             if self._containers.get(kept.id) is kept:
                 del self._containers[kept.id]
-                self._specs.pop(kept.id, None)
+                self._execs.pop(kept.id, None)
                 self._gauges.forget(kept.id)
             kept.control.close()
         return kept
@@ -315,7 +331,7 @@ class RuntimeDriver:
             kept.control.close()
         self._kept.clear()
         self._containers.clear()
-        self._specs.clear()
+        self._execs.clear()
         self._gauges.close()
         for task in list(self._background):
             with suppress(SkerryError):

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _PR_SET_NO_NEW_PRIVS = 38
+_PATH_MAX = 4096  # linux/limits.h
+_c_chdir, _c_getcwd = libc.chdir, libc.getcwd
 
 
 class Target(NamedTuple):
@@ -56,6 +58,8 @@ class _Into:
 
     def __init__(self, plan: "ProcessPlan") -> None:
         self._plan = plan
+        self._cwd = os.fsencode(plan.cwd)
+        self._where = ctypes.create_string_buffer(_PATH_MAX)
         self._entered = False
         self._program: program.Program | None = None
         self._candidates: list[bytes] = []
@@ -65,11 +69,13 @@ class _Into:
 
     def enter(self) -> None:
         """The folder, with the runtime's rights."""
-        self._entered = last.enter_folder(self._plan.cwd)
+        self._entered = _c_chdir(self._cwd) == 0 or last.enter_folder(self._plan.cwd)
 
     def enter_as_user(self) -> None:
         """The folder, if that could not be, and a look where it is."""
-        last.enter_and_check(self._plan.cwd, entered=self._entered)
+        inside = self._entered and _c_getcwd(self._where, _PATH_MAX) and self._where[0] == b"/"
+        if not inside:
+            last.enter_and_check(self._plan.cwd, entered=self._entered)
 
     def find(self) -> None:
         """The program, as the user it runs as."""
@@ -139,10 +145,10 @@ def _labelled(target: Target, plan: "ProcessPlan", handover: Handover, name: str
     else:
         yield from capabilities.bounding_calls(plan.bounding)
     if plan.new_keyring:
-        yield _python(process.join_keyring, f"_ses.{name}")
+        yield _python(process.join_keyring, process.keyring_calls(f"_ses.{name}"))
     if process.has_limits(plan):
         yield _python(process.set_limits, plan)
-    if not plan.terminal:
+    if target.foreign and not plan.terminal:
         yield _python(process.own_null, process.null_devices(handover.stdio))
     if target.foreign or plan.terminal or process.strange_stdio(handover.stdio, plan.uid):
         yield _python(process.own_stdio, plan.uid)
@@ -156,7 +162,10 @@ def _confined(target: Target, plan: "ProcessPlan", handover: Handover) -> Iterat
     admin = bool(plan.seccomp) and not plan.no_new_privileges
     yield from _close(plan, handover)
     yield _python(into.enter)
-    yield _python(process.become_user, plan)
+    if target.foreign or not plan.groups:
+        yield _python(process.become_user, plan)
+    else:
+        yield from process.user_calls(plan)
     if target.foreign:
         yield _python(process.take_capabilities, plan, admin)
     else:

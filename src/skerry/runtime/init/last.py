@@ -69,7 +69,7 @@ def finish(
 ) -> None:
     """From root of the container to the program."""
     if plan.new_keyring:
-        process.join_keyring(f"_ses.{name}")
+        process.join_keyring(process.keyring_calls(f"_ses.{name}"))
     process.set_limits(plan)
     process.own_null(process.null_devices((0, 1, 2)))
     process.own_stdio(plan.uid)

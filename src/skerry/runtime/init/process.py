@@ -5,7 +5,7 @@ import errno
 import os
 import stat
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from skerry.base.errors import KernelFault
 from skerry.base.light import TYPE_CHECKING
@@ -19,6 +19,7 @@ from skerry.kernel.syscalls import (
     checked,
     do,
     libc,
+    raw,
     syscall,
 )
 from skerry.runtime.init import settings
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 # linux/keyctl.h
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 _KEYCTL_SETPERM = 5
+_KEY_SPEC_SESSION_KEYRING = -3
 # Possessor: everything; user: view, read, search.
 _KEYRING_PERMISSIONS = 0x3F0B0000
 _IOPRIO_WHO_PROCESS = 1
@@ -37,15 +39,20 @@ CAP_SYS_ADMIN = 1 << 21
 _NULL = (1, 3)
 
 
-def join_keyring(name: str) -> None:
+def keyring_calls(name: str) -> tuple[Call, Call]:
     """A session keyring of the container's own, so that the host's keys are out of reach."""
+    words = (_KEYCTL_SETPERM, _KEY_SPEC_SESSION_KEYRING, _KEYRING_PERMISSIONS)
+    return (
+        raw(NR_KEYCTL, _KEYCTL_JOIN_SESSION_KEYRING, name.encode(), action="join session keyring"),
+        raw(NR_KEYCTL, *words, action="set keyring permissions"),
+    )
+
+
+def join_keyring(calls: tuple[Call, Call]) -> None:
+    """Make those calls; where keyrings are not to be had there is none to protect."""
     try:
-        ring = syscall(
-            NR_KEYCTL, _KEYCTL_JOIN_SESSION_KEYRING, name.encode(), action="join session keyring"
-        )
-        syscall(
-            NR_KEYCTL, _KEYCTL_SETPERM, ring, _KEYRING_PERMISSIONS, action="set keyring permissions"
-        )
+        for call in calls:
+            do(call)
     except KernelFault as fault:
         if fault.errno not in (errno.ENOSYS, errno.EPERM):
             raise
@@ -150,7 +157,22 @@ def become_user(process: "ProcessPlan") -> None:
             error.errno or 0,
             hint="in a user namespace the ids must be mapped",
         ) from None
-    os.umask(process.umask if process.umask >= 0 else _DEFAULT_UMASK)
+    os.umask(_umask(process))
+
+
+def user_calls(process: "ProcessPlan") -> Iterator[Call]:
+    """`become_user` for who holds all rights outside and has groups to set."""
+    uid, gid, count = process.uid, process.gid, len(process.groups)
+    yield capabilities.keep_on_setuid_call(True)
+    groups = (ctypes.c_uint32 * count)(*process.groups)
+    yield libc.setgroups, (count, groups), f"set groups {list(process.groups)}"
+    yield libc.setresgid, (gid, gid, gid), f"become user {uid}:{gid}"
+    yield libc.setresuid, (uid, uid, uid), f"become user {uid}:{gid}"
+    yield libc.umask, (_umask(process),), ""
+
+
+def _umask(process: "ProcessPlan") -> int:
+    return process.umask if process.umask >= 0 else _DEFAULT_UMASK
 
 
 def take_capabilities(process: "ProcessPlan", admin: bool) -> None:

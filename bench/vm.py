@@ -1,16 +1,17 @@
 """Machines beside plain QEMU: the first byte of a program, the boot of the kit, an exec."""
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bench import images
-from bench.daemons import SKERRY, MissingPiece
+from bench.daemons import SKERRY, MissingPiece, Skerry
 from bench.measure import Case, Outcome, Target, interleave, spawn
 from bench.world import World
 
@@ -22,43 +23,71 @@ _TEMPLATES = "templates"
 
 
 def vm_run(world: World, runs: int) -> Outcome:
-    """From `skerry run --isolation vm` to the program's first byte, with a template there: with the
-    spare machine that the engine has got ready after the start before, and right after such a
-    start, when it has none. No spare is being made while a clock runs."""
+    """From `skerry run --isolation vm` to the program's first byte, with a template there: with a
+    spare machine that the engine has got ready, with the second one right after such a start, the
+    same with a volume, and of an engine that makes no spares. None is being made while a clock
+    runs."""
     ours = "skerry run --isolation vm, first byte"
+    second = "the same, right after another"
+    volume = "the same, with a volume"
     bare = "the same, no spare machine"
     plain = _Plain(world)
-    world.skerry.skerry("run", "--rm", *_VM, "true", timeout=_PATIENCE)
+    engine, lonely = world.skerry, world.lasting(_engine_without_spares)
+    bound = ("-v", "bench-volume:/volume")
+    # Three: with a volume, and two without time between, after which two are kept.
+    for options in (bound, (), (), ()):
+        engine.skerry("run", "--rm", *options, *_VM, "true", timeout=_PATIENCE)
+    lonely.skerry("run", "--rm", *_VM, "true", timeout=_PATIENCE)
 
-    def with_spare() -> float:
-        _await_spare(world)
-        return _first_byte(world)
+    def with_spare(*options: str) -> float:
+        _await_spares(engine)
+        return _first_byte(engine, *options)
 
-    def cold() -> float:
-        _await_spare(world)
-        return plain.boot()
+    def after_another() -> float:
+        with_spare()
+        return _first_byte(engine)
+
+    def none(start: Callable[[], float]) -> Callable[[], float]:
+        """With nothing being made beside."""
+
+        def call() -> float:
+            _await_spares(engine)
+            return start()
+
+        return call
 
     return interleave(
         "vm_run",
         [
             Case(ours, with_spare),
-            Case(bare, lambda: _first_byte(world)),
-            Case(COLD, cold),
+            Case(second, after_another),
+            Case(volume, lambda: with_spare(*bound)),
+            Case(bare, none(lambda: _first_byte(lonely))),
+            Case(COLD, none(plain.boot)),
         ],
-        [Target(ours, COLD, 0.2), Target(bare, COLD, 0.2)],
+        [Target(each, COLD, 0.2) for each in (ours, second, volume, bare)],
         runs=min(runs, 10),
     )
 
 
-def _await_spare(world: World) -> None:
-    """Until the engine has a spare machine that is ready."""
+@contextlib.contextmanager
+def _engine_without_spares(_: World) -> Iterator[Skerry]:
+    with Skerry() as engine:
+        engine.stop()
+        (engine.root / "engine.json").write_text(json.dumps({"vm-spares": 0}))
+        engine.start()
+        yield engine
+
+
+def _await_spares(engine: Skerry, count: int = 2) -> None:
+    """Until the engine has so many spare machines that are ready."""
     deadline = time.monotonic() + _PATIENCE
     while time.monotonic() < deadline:
-        facts = json.loads(world.skerry.skerry("info", "-f", "json").stdout)
-        if any(spare["Ready"] for spare in facts["SpareMachines"]):
+        facts = json.loads(engine.skerry("info", "-f", "json").stdout)
+        if sum(spare["Ready"] for spare in facts["SpareMachines"]) >= count:
             return
         time.sleep(0.1)
-    raise MissingPiece("the engine gets no spare machine ready")
+    raise MissingPiece("the engine gets no spare machines ready")
 
 
 def vm_boot(world: World, runs: int) -> Outcome:
@@ -108,11 +137,11 @@ def _exec(world: World, name: str) -> Callable[[], None]:
     return lambda: spawn([str(SKERRY), "exec", name, "true"], world.skerry.environment())
 
 
-def _first_byte(world: World) -> float:
+def _first_byte(engine: Skerry, *options: str) -> float:
     start = time.perf_counter()
     process = subprocess.Popen(
-        [str(SKERRY), "run", "--rm", *_VM, "echo", "up"],
-        env=world.skerry.environment(),
+        [str(SKERRY), "run", "--rm", *options, *_VM, "echo", "up"],
+        env=engine.environment(),
         stdout=subprocess.PIPE,
     )
     assert process.stdout is not None

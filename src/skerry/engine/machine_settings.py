@@ -12,9 +12,9 @@ _MOST_SPARES = 16
 class MachineSettings(NamedTuple):
     """The part of the settings that is about machines."""
 
-    spares: int = 1
+    spares: int = 2
     """`vm-spares`: how many machines at most stand ready, one for each kind that was asked for of
-    late; 0 for none."""
+    late, and a second of kinds that come in bursts; 0 for none."""
 
 
 def load(root: str) -> MachineSettings:

@@ -16,8 +16,8 @@ from skerry.machine.tap import open_tap
 
 
 class Cloned(NamedTuple):
-    """A machine that runs, and with shares (else -1) its own memory and its virtiofsd, how many
-    cards it has from the file, and the file of memory that was plugged in (else -1)."""
+    """A machine that runs, its own memory if it has such and with shares its virtiofsd (else -1),
+    how many cards it has from the file, and the file of memory that was plugged in (else -1)."""
 
     machine: hypervisor.Hypervisor
     ram: int
@@ -39,8 +39,9 @@ def clone(conf: Conf, cards: list[dict[str, Any]]) -> Cloned:
 
     try:
         ram = os.open(conf.ram, os.O_RDWR | os.O_CLOEXEC)
-        give("ram", own_memory(ram, conf.shape[0]) if conf.shares else ram)
-        own = os.dup(fds[-1]) if conf.shares else -1
+        is_own = conf.own or bool(conf.shares)
+        give("ram", own_memory(ram, conf.shape[0]) if is_own else ram)
+        own = os.dup(fds[-1]) if is_own else -1
         give("tap", open_tap(cabling.tap_of(0)))
         give("state", os.open(conf.state, os.O_RDONLY | os.O_CLOEXEC))
         opened: list[int] = []
@@ -60,7 +61,7 @@ def clone(conf: Conf, cards: list[dict[str, Any]]) -> Cloned:
         arguments = [
             *template.devices(
                 lines, Shape(*conf.shape), Accel(*conf.accel),
-                ram=at["ram"], share=conf.share or bool(conf.shares), tap=at["tap"],
+                ram=at["ram"], share=is_own, tap=at["tap"],
                 room=room.ROOM,
             ),
             *qemu.disks(found),

@@ -17,8 +17,8 @@ class Conf(NamedTuple):
     """An empty folder, for QEMU's root."""
     ram: str
     """Where the template's memory can be opened: the engine's descriptor."""
-    share: bool
-    """Whether `ram` is this machine's own, to be written to."""
+    own: bool
+    """Whether it runs on its own copy of `ram`, which others can map; with `shares` always."""
     state: str
     saved: bool
     """`ram` and `state` are of a machine that ran this container: it goes on."""
@@ -47,7 +47,7 @@ class Conf(NamedTuple):
 
 def bare(
     id_: str, run_dir: str, state: str, ram: str, *, shape: Shape, accel: tuple[str, str, int],
-    layers: str, writable: str, below: list[str], blank: str,
+    layers: str, writable: str, below: list[str], blank: str, own: bool = False,
 ) -> Conf:  # fmt: skip
     """A machine with disks and nothing else, that runs no container of its own."""
     return Conf(
@@ -56,7 +56,7 @@ def bare(
         cgroup="",
         jail=os.path.join(run_dir, "jail"),
         ram=ram,
-        share=False,
+        own=own,
         state=state,
         saved=False,
         renew={},

@@ -187,7 +187,7 @@ class MachineDriver(RuntimeDriver):
             cgroup=cgroup,
             jail=os.path.join(task.run_dir, "jail"),
             ram=saved.memory if saved else f"/proc/{os.getpid()}/fd/{frozen.ram}",
-            share=False,
+            own=False,
             state=saved.devices if saved else frozen.state,
             saved=saved is not None,
             renew=(saved.renew if saved else task.renew) or {},
@@ -229,10 +229,9 @@ class MachineDriver(RuntimeDriver):
             },
         }
         body = pack(conf, guest.plan.to_wire())
-        if conf.saved or conf.shares:
-            # Memory of their own, which no spare has.
+        if conf.saved:
             return await self._run(task.id, head, body, on_exit, attach)
-        if spare := self.spares.take(frozen.key):
+        if spare := self.spares.take(frozen.key, shares=bool(conf.shares)):
             self._given[task.run_dir] = spare
         try:
             return await self._run(task.id, head, body, on_exit, attach)
@@ -240,7 +239,12 @@ class MachineDriver(RuntimeDriver):
             if unused := self._given.pop(task.run_dir, None):
                 unused.hang_up()
             folder = os.path.dirname(task.run_dir)
-            self.spares.asked(Pattern(frozen, guest.shape, conf.accel, dict(task.spec), folder))
+            self.spares.asked(
+                Pattern(
+                    frozen, guest.shape, conf.accel, dict(task.spec), folder, bool(conf.shares)
+                ),
+                missed=spare is None,
+            )
 
     def _send(self, head: dict[str, Any], body: bytes, fds: tuple[int, ...]) -> None:
         """To the spare that the request was promised, the first time."""

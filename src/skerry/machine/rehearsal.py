@@ -98,9 +98,9 @@ def plan_for(spec: dict[str, Any]) -> bytes:
     return made.plan.to_wire()
 
 
-def rehearse(talk: "Talk", plan: bytes, identity: dict[str, Any]) -> None:
+def rehearse(talk: "Talk", plan: bytes, identity: dict[str, Any], *, shares: bool = False) -> None:
     """Run the plan in a machine whose disks are a rehearsal's, and leave it as it was; SystemFault
-    when it does not run to its end."""
+    when it does not run to its end. `shares`: folders are plugged in, for the caller to unplug."""
     talk.swallow(*_STREAMS.values())
     talk.ask(
         "start",
@@ -112,11 +112,11 @@ def rehearse(talk: "Talk", plan: bytes, identity: dict[str, Any]) -> None:
         identity=identity,
         files=dict.fromkeys(FILES, ""),
         cards=[CARD],
-        shares=False,
+        shares=shares,
         streams=_STREAMS,
         renew={},
     )
     end = talk.next(_SECONDS).head
     if end.get("event") != "exit" or end.get("code") or end.get("signal"):
         raise SystemFault(f"the rehearsal of a machine's start went wrong: {end!r:.200}")
-    talk.ask("rest", seconds=_SECONDS, cards=[CARD])
+    talk.ask("rest", seconds=_SECONDS, cards=[CARD], shares=shares)

@@ -25,6 +25,8 @@ from skerry.machine.qmp import Monitor
 
 PROGRAMS = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd", "/usr/bin/virtiofsd")
 EXPORT = "/export"
+ROOT = "shares"
+"""The folder in a run directory that its root is made on."""
 TAG = "volumes"
 _KEPT = (
     "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_MKNOD", "CAP_SETFCAP",
@@ -96,7 +98,7 @@ def unplug(monitor: Monitor, pid: int) -> None:
 
 
 def _start(listener: int, shares: Sequence[tuple[str, bool]], run_dir: str) -> int:
-    root = os.path.join(run_dir, "shares")
+    root = os.path.join(run_dir, ROOT)
     os.makedirs(root, exist_ok=True)
     wanted: confine.Confined = {
         "argv": command(program()),
@@ -116,14 +118,17 @@ def _start(listener: int, shares: Sequence[tuple[str, bool]], run_dir: str) -> i
     }
     pid, pidfd = namespaces.clone3(namespaces.FLAGS["pid"])
     if pid == 0:
+        told = os.dup(2)
         try:
+            # It says how it ends, to whoever started the engine.
+            os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 2)
             if listener == _FD:
                 os.set_inheritable(_FD, True)
             else:
                 os.dup2(listener, _FD)
             confine.execute(wanted)
         except BaseException as error:
-            os.write(2, f"cannot run virtiofsd: {error}\n".encode())
+            os.write(told, f"cannot run virtiofsd: {error}\n".encode())
         finally:
             os._exit(126)
     os.close(pidfd)

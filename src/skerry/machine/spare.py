@@ -22,6 +22,9 @@ the directory would kill a container's keeper.
 A spare is used once. Its seed is fresh from the host when it rehearses and again when it is given
 away, so what two of them draw differs (`identity`).
 
+One for containers with volumes runs on its own copy of the memory, which a virtiofsd can map, and
+has rehearsed with a folder plugged in. Any container can have it.
+
 Its control group has next to no claim on the processors, so that it is made beside other work.
 """
 
@@ -41,14 +44,24 @@ from skerry.kernel import cgroups, netlink
 from skerry.kernel.cgroups import Cgroup, Layout
 from skerry.kernel.namespaces import FLAGS, open_namespace
 from skerry.kernel.syscalls import libc
-from skerry.machine import cabling, daemon, hypervisor, orderly, qemu, rehearsal, template, warden
+from skerry.machine import (
+    cabling,
+    daemon,
+    hypervisor,
+    orderly,
+    qemu,
+    rehearsal,
+    shares,
+    template,
+    warden,
+)
 from skerry.machine.channel import wait_readable
 from skerry.machine.clone import Cloned, clone, identity, open_disks
 from skerry.machine.conf import Conf, unpack
 from skerry.runtime import rundir, wire
 from skerry.runtime.starter import Ends
 
-DISK, JAIL = "disk.qcow2", "jail"
+DISK, JAIL, EXPORT = "disk.qcow2", "jail", "export"
 WAKE_SECONDS = 3.0
 """Within which a spare's agent has to answer before another machine is started."""
 GIVEN_BACK = b"~"
@@ -106,8 +119,9 @@ def _clear(run_dir: str, group: Cgroup) -> None:
         if group.exists():
             group.kill_all()
             group.remove()
-    with suppress(OSError):
-        os.rmdir(os.path.join(run_dir, JAIL))
+    for folder in (JAIL, EXPORT, shares.ROOT):
+        with suppress(OSError):
+            os.rmdir(os.path.join(run_dir, folder))
     with suppress(SkerryError, OSError):
         rundir.remove(run_dir, DISK, rundir.PID)
         os.rmdir(run_dir)
@@ -220,8 +234,11 @@ def _wait_for_container(body: bytes, sock: socket.socket, group: Cgroup, parent:
         machine = clone(conf, [])
         try:
             talk = template.Talk(machine.machine)
-            rehearsal.rehearse(talk, plan, identity(""))
+            rehearsal.rehearse(talk, plan, identity(""), shares=bool(conf.shares))
             talk.close()
+            if machine.sharer >= 0:
+                shares.unplug(machine.machine.monitor, machine.sharer)
+                machine = machine._replace(sharer=-1)
             machine.machine.monitor.execute("stop")
         except BaseException:
             machine.machine.end()
@@ -280,6 +297,9 @@ def _take_over(body: bytes, ends: Ends, report: int, cloned: Cloned, layout: Lay
         cards = cabling.cards_here()
         cabling.join_cards(machine, cards, first=1)
         disk = _exchange_disks(machine, conf)
+        if conf.shares:
+            sharer = shares.plug(machine.monitor, conf.shares, conf.run_dir, cabling.SHARES_PORT)
+            cloned = cloned._replace(sharer=sharer)
         made = warden.Warden(conf, cloned, cards, disk)
     except BaseException:
         machine.end()

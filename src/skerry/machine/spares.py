@@ -22,7 +22,7 @@ from skerry.machine import rehearsal
 from skerry.machine.conf import Conf, bare, pack
 from skerry.machine.disks import Disks
 from skerry.machine.shape import Shape
-from skerry.machine.spare import DISK
+from skerry.machine.spare import DISK, EXPORT
 from skerry.machine.template import Frozen
 from skerry.runtime import rundir, wire
 from skerry.runtime.driver import leftovers
@@ -30,7 +30,7 @@ from skerry.runtime.driver.link import Link
 
 KEEP_SECONDS = 300.0
 """Without a start of its template a spare goes after that."""
-QUIET_SECONDS = 1.0
+QUIET_SECONDS = 0.5
 """After the last start, before a spare is made beside whatever runs now."""
 MAKE_SECONDS = 180.0
 TAKE_SECONDS = 5.0
@@ -39,7 +39,7 @@ AGAIN_SECONDS = 60.0
 """After a spare that could not be made."""
 CLEAR_SECONDS, GIVEN_SECONDS = 5.0, 30.0
 """Within which one that is not wanted has put its own folder away, and one that has a container."""
-_TURN = 1.0
+_TURN = 0.3
 _POLL = 0.02
 _SPARE_PART, _LEAST_MEMORY = 10, 256 << 20
 """Memory is short when less than a tenth, or so many bytes, are to be had."""
@@ -59,6 +59,8 @@ class Kept(NamedTuple):
     """Of its template."""
     ready: bool
     since: float
+    shares: bool = False
+    """Whether a container with volumes can have it."""
 
 
 class Plan(NamedTuple):
@@ -68,39 +70,63 @@ class Plan(NamedTuple):
     """Ids."""
     make: str
     """A template's key; empty for none."""
+    shares: bool = False
+    """Whether with a memory of its own, for volumes."""
+
+
+class Asked(NamedTuple):
+    """When machines of a template were asked for last: seconds of the monotonic clock."""
+
+    at: float
+    shares: float = -KEEP_SECONDS
+    """With volumes."""
+    missed: float = -KEEP_SECONDS
+    """When there was none, though one had been asked for not long before."""
 
 
 def plan(
     now: float,
     most: int,
-    asked: Mapping[str, float],
+    asked: Mapping[str, Asked],
     failed: Mapping[str, float],
     kept: list[Kept],
     *,
     starting: bool,
     short: bool,
 ) -> Plan:
-    """`asked` says when a machine of a template was asked for last, `failed` when a spare could
-    not be made; `starting`: a machine starts right now; `short`: of memory."""
-    recent = sorted((key for key, at in asked.items() if now - at < KEEP_SECONDS),
-                    key=lambda key: -asked[key])[: 0 if short else most]  # fmt: skip
-    drop, stay = [], set[str]()
+    """`failed` says when a spare of a template could not be made; `starting`: a machine starts
+    right now; `short`: of memory."""
+    places = wanted(now, 0 if short else most, asked)
+    drop = []
     making = False
     for each in kept:
         stuck = not each.ready and now - each.since > MAKE_SECONDS
-        if each.key not in recent or each.key in stay or stuck:
+        of_use = each.shares or not _has_shares(now, asked.get(each.key))
+        if each.key not in places or not of_use or stuck:
             drop.append(each.id)
         else:
-            stay.add(each.key)
+            places.remove(each.key)
             making = making or not each.ready
-    wanted = [
-        key
-        for key in recent
-        if key not in stay and now - failed.get(key, -AGAIN_SECONDS) >= AGAIN_SECONDS
-    ]
-    quiet = all(now - at >= QUIET_SECONDS for at in asked.values())
-    free = quiet and not starting and not making
-    return Plan(drop, wanted[0] if wanted and free else "")
+    lacking = [key for key in places if now - failed.get(key, -AGAIN_SECONDS) >= AGAIN_SECONDS]
+    quiet = all(now - each.at >= QUIET_SECONDS for each in asked.values())
+    if not lacking or not quiet or starting or making:
+        return Plan(drop, "")
+    return Plan(drop, lacking[0], _has_shares(now, asked[lacking[0]]))
+
+
+def wanted(now: float, most: int, asked: Mapping[str, Asked]) -> list[str]:
+    """The templates of the spares that there are to be, the most urgent first: one of each that was
+    asked for of late, then a second of those that come in bursts."""
+    recent = sorted(
+        (key for key, each in asked.items() if now - each.at < KEEP_SECONDS),
+        key=lambda key: -asked[key].at,
+    )
+    bursts = [key for key in recent if now - asked[key].missed < KEEP_SECONDS]
+    return [*recent, *bursts][:most]
+
+
+def _has_shares(now: float, asked: Asked | None) -> bool:
+    return asked is not None and now - asked.shares < KEEP_SECONDS
 
 
 class Pattern(NamedTuple):
@@ -113,6 +139,8 @@ class Pattern(NamedTuple):
     """Of a container that asked; see `rehearsal.spec_for`."""
     folder: str
     """Where run directories are made."""
+    shares: bool
+    """Whether it had volumes."""
 
 
 class Spare:
@@ -180,6 +208,7 @@ class Spare:
             "cpus": self.shape.cpus,
             "ready": self.kept.ready,
             "pid": self.qemu,
+            "shares": self.kept.shares,
             "own_memory": processes.own_memory(self.qemu) if self.qemu else 0,
         }
 
@@ -195,7 +224,7 @@ class Spares:
         self._parent = cgroup_parent
         self._most = most
         self._busy = busy
-        self._asked: dict[str, float] = {}
+        self._asked: dict[str, Asked] = {}
         self._failed: dict[str, float] = {}
         self._patterns: dict[str, Pattern] = {}
         self._spares: dict[str, Spare] = {}
@@ -203,27 +232,36 @@ class Spares:
         self._turning: asyncio.Task[None] | None = None
         self._watching: set[asyncio.Task[None]] = set()
 
-    def asked(self, pattern: Pattern) -> None:
-        """A machine of a template was started."""
+    def asked(self, pattern: Pattern, *, missed: bool) -> None:
+        """A machine of a template was started, `missed` without a spare."""
         if not self._most:
             return
-        key = pattern.frozen.key
-        self._asked[key] = time.monotonic()
+        key, now = pattern.frozen.key, time.monotonic()
+        before = self._asked.get(key)
+        found = (before or Asked(now))._replace(at=now)
+        if pattern.shares:
+            found = found._replace(shares=now)
+        if missed and before:
+            found = found._replace(missed=now)
+        self._asked[key] = found
         self._patterns[key] = pattern
         if self._turning is None or self._turning.done():
             self._turning = asyncio.get_running_loop().create_task(self._turn())
 
-    def take(self, key: str) -> Spare | None:
-        """A spare of this template that is ready, from now on nobody else's."""
+    def take(self, key: str, *, shares: bool) -> Spare | None:
+        """A spare of this template that is ready, from now on nobody else's; `shares`: for a
+        container with volumes."""
         for spare in self._spares.values():
-            if spare.kept.key == key and spare.kept.ready and not spare.ended.is_set():
+            kept = spare.kept
+            fits = kept.key == key and (kept.shares or not shares)
+            if fits and kept.ready and not spare.ended.is_set():
                 spare.given = True
                 return self._spares.pop(spare.kept.id)
         return None
 
     def rows(self) -> list[dict[str, Any]]:
-        """What there is: `id`, `template`, `memory` and `cpus` of the machine, `ready`, `pid` of
-        its QEMU (0 while it is made), and `own_memory`, the bytes that it shares with nobody."""
+        """What there is: `id`, `template`, `memory` and `cpus` of the machine, `ready`, `shares`,
+        `pid` of its QEMU (0 while it is made), and `own_memory`, bytes shared with nobody."""
         return [spare.row() for spare in self._spares.values()]
 
     def forget(self, keys: set[str]) -> None:
@@ -259,16 +297,18 @@ class Spares:
             for id_ in found.drop:
                 self._drop(self._spares[id_])
             if found.make:
-                await self._make(found.make)
-            self._asked = {key: at for key, at in self._asked.items() if now - at < KEEP_SECONDS}
+                await self._make(found.make, shares=found.shares)
+            self._asked = {
+                key: each for key, each in self._asked.items() if now - each.at < KEEP_SECONDS
+            }
 
-    async def _make(self, key: str) -> None:
+    async def _make(self, key: str, *, shares: bool) -> None:
         pattern = self._patterns[key]
         id_ = secrets.token_hex(32)
         run_dir = os.path.join(pattern.folder, id_)
         ram = os.dup(pattern.frozen.ram)  # The template may be let go of meanwhile.
         try:
-            conf, steps = await asyncio.to_thread(self._prepare, id_, run_dir, pattern, ram)
+            conf, steps = await asyncio.to_thread(self._prepare, id_, run_dir, pattern, ram, shares)
             head = {
                 "op": "spare",
                 "version": wire.VERSION,
@@ -277,7 +317,7 @@ class Spares:
                 "limits": _LIMITS,
             }
             mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            kept = Kept(id_, key, False, time.monotonic())
+            kept = Kept(id_, key, False, time.monotonic(), shares)
             self._spares[id_] = spare = Spare(kept, pattern.shape, run_dir, ram, mine)
             ram = -1
             watching = asyncio.get_running_loop().create_task(self._watch(spare))
@@ -294,7 +334,9 @@ class Spares:
             if ram >= 0:
                 os.close(ram)
 
-    def _prepare(self, id_: str, run_dir: str, pattern: Pattern, ram: int) -> tuple[Conf, bytes]:
+    def _prepare(
+        self, id_: str, run_dir: str, pattern: Pattern, ram: int, shares: bool
+    ) -> tuple[Conf, bytes]:
         self._disks.prepare()
         os.makedirs(run_dir, 0o700)
         writable = Path(run_dir, DISK)
@@ -304,6 +346,10 @@ class Spares:
             shape=pattern.shape, accel=pattern.accel, layers=str(self._disks.rehearsal()),
             writable=str(writable), below=[], blank=str(self._disks.blank),
         )  # fmt: skip
+        if shares:
+            folder = os.path.join(run_dir, EXPORT)
+            os.mkdir(folder, 0o700)
+            conf = conf._replace(shares=[(folder, True)])
         return conf, rehearsal.plan_for(pattern.spec)
 
     def _group(self, id_: str) -> str:

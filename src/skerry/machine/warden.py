@@ -600,9 +600,9 @@ class Warden:
                     shares.unplug(self._machine.monitor, self._sharer)
                     self._sharer = -1
                 (base, state), (devices, memory) = self._came_from, target
-                base = self._ram if shared else base
+                base = self._ram if own else base
                 files = saving.Files(
-                    self._machine.pid, base, state, conf.shape[0], memory, devices, shared,
+                    self._machine.pid, base, state, conf.shape[0], memory, devices, own,
                     self._more,
                 )  # fmt: skip
                 if live:
@@ -622,7 +622,8 @@ class Warden:
 
         version = self._machine.monitor.execute("query-version")
         major = said.number(version["qemu"]["major"], 1000)
-        live = not shared and saving.copies_live(conf.accel[0], major)
+        own = self._ram >= 0
+        live = not own and saving.copies_live(conf.accel[0], major)
         work = saving.Saving(self._machine.monitor, self._disk, self._saved, done)
         self._saving = work
         if target:
@@ -633,7 +634,7 @@ class Warden:
                 # While the guest gets ready.
                 try:
                     os.ftruncate(target[1], conf.shape[0])
-                    if not shared:
+                    if not own:
                         copy_extents(self._came_from[0], target[1], conf.shape[0])
                 except (SkerryError, OSError) as fault:
                     work.give_up(SystemFault(f"cannot copy the machine's memory: {fault}"))

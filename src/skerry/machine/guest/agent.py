@@ -256,6 +256,8 @@ class Agent:
             system.forget_network(card)
         self._cards.clear()
         socket.sethostname(_NOBODY)
+        if head.get("shares"):
+            system.detach_shares()
         system.let_go_of_disks()
         gc.collect()
         gc.freeze()

@@ -225,6 +225,11 @@ def attach_shares() -> None:
     raise FileNotFoundError("the host's folders did not come")
 
 
+def detach_shares() -> None:
+    """Let go of the host's folders, whose device goes."""
+    mounts.umount("/volumes", 0)
+
+
 def detach_disks() -> None:
     """Write everything back and let go of the writable disk."""
     libc.sync()

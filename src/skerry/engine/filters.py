@@ -12,6 +12,7 @@ from skerry.engine.roster import Roster
 Filters = Mapping[str, frozenset[str]]
 
 STATUSES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
+HEALTHS = ("none", "starting", "healthy", "unhealthy")
 KNOWN = frozenset(
     """ancestor before exited expose health id is-task isolation label name network publish since
     status volume""".split()
@@ -87,6 +88,13 @@ class Selection:
                 )
         self._filters = filters
         self._images = images
+        for health in filters.get("health", ()):
+            if health not in HEALTHS:
+                raise InvalidInput(
+                    f"invalid filter 'health={health:.60}': invalid value for health "
+                    f"({health:.60}): must be one of {', '.join(HEALTHS)}"
+                )
+        self._task = truth("is-task", filters)
         for key in ("publish", "expose"):
             for text in filters.get(key, ()):
                 _ports(text)
@@ -163,7 +171,7 @@ class Selection:
                 held = {"bridge" if mode == "default" else mode, *saved.network}
                 return not held.isdisjoint(wanted)
             case "is-task":
-                return "false" in wanted
+                return not self._task
             case "isolation":
                 return bool(wanted & {"default", "container", ""})
             case _:

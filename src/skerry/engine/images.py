@@ -239,7 +239,7 @@ def _accepts(image: Image, filters: Filters, created: int) -> bool:
     labels = image.config.get("Labels") or {}
     for key, wanted in filters.items():
         if key == "dangling":
-            if bool(wanted & {"true", "1"}) != (not image.tags):
+            if truth(key, filters) != (not image.tags):
                 return False
         elif key == "label":
             if not all(label_matches(labels, each) for each in wanted):

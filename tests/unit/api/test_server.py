@@ -208,8 +208,11 @@ async def test_filters_in_both_notations(http: aiohttp.ClientSession) -> None:
     for filters in ({"label": ["k=v"]}, {"label": {"k=v": True}}, {"name": ["^one$"]}):
         listed = await get(http, f"/containers/json?all=1&filters={json.dumps(filters)}")
         assert [line["Id"] for line in listed] == [id]
-    for wrong in ("{", '{"a": 1}', '{"nothing": ["x"]}', '{"status": ["odd"]}'):
+    for wrong in ("{", '{"a": 1}', '{"nothing": ["x"]}', '{"status": ["odd"]}',
+                  '{"health": ["odd"]}', '{"is-task": ["odd"]}'):  # fmt: skip
         assert "filter" in (await get(http, f"/containers/json?filters={wrong}", 400))["message"]
+    odd = urllib.parse.quote('{"dangling": ["odd"]}')
+    assert "odd" in (await get(http, f"/images/json?filters={odd}", 400))["message"]
 
 
 async def test_events_of_the_past(http: aiohttp.ClientSession) -> None:

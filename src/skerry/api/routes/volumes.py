@@ -68,7 +68,7 @@ def _accepts(call: Call, volume: Volume, filters: dict[str, frozenset[str]]) -> 
                 good = "local" in wanted
             case "dangling":
                 unused = not call.engine.volumes.in_use(volume.name)
-                good = unused == bool(wanted & {"true", "1"})
+                good = unused == truth(key, filters)
             case _:
                 raise InvalidInput(f"invalid filter '{key}'")
         if not good:

@@ -198,12 +198,20 @@ def test_copies_share_no_tls_session(
     engine.skerry("rmi", "tls:1")
 
 
-def test_what_a_label_asks_for_must_make_sense(client: Engine, box: Container) -> None:
+def test_what_a_label_asks_for_is_refused_or_told(
+    client: Engine, engine: Skerry, box: Container
+) -> None:
+    """Before there is a copy when it makes no sense, and when it fails in a copy."""
     del box  # which clears up
     options: dict[str, Any] = {"labels": {after_fork.SIGNAL: "HUNG"}}
     client.containers.create("busybox", ["true"], name="odd", **options)
     with pytest.raises(InvalidInput, match="invalid signal: HUNG"):
         client.client.post("/skerry/fork?container=odd&count=1")
+    options = {"labels": {after_fork.COMMAND: "echo no; exit 3"}, "network": "none"}
+    client.containers.start("busybox", "sleep 1000", name="bad", init=True, **options)
+    done = engine.skerry("fork", "bad", check=False)
+    assert (done.returncode, done.stdout) == (1, "bad-1\n")
+    assert done.stderr == f"skerry: bad-1: label {after_fork.COMMAND}: exit code 3: no\n"
 
 
 def _kept_as_an_image(client: Engine, copy: Container) -> None:

@@ -306,15 +306,16 @@ class AsyncSandbox:
 
         def take(answer: list[dict[str, Any]]) -> None:
             for each in answer:
+                trouble = each["Error"] or each["Warning"]
                 if each["Id"]:
                     copy = AsyncSandbox(self._wanted.image, host=self._client.host)
                     copy._wanted = self._wanted
                     copy._container = AsyncContainer(copy._client, each["Id"])
                     self._copies.append(copy)
-                    if not each["Error"]:
+                    if not trouble:
                         copies.append(copy)
-                if each["Error"]:
-                    copies.failures.append(ForkFailure(each["Name"], each["Error"]))
+                if trouble:
+                    copies.failures.append(ForkFailure(each["Name"], trouble))
 
         await _settled(self._client, requests.fork(self.id, count, name, True), take)
         return copies

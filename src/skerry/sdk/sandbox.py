@@ -332,21 +332,23 @@ class Sandbox:
     def fork(self, count: int = 1, *, name: str = "") -> Copies:
         """Running copies that go on from here; they are closed with this sandbox at the latest.
 
-        A copy that fails is in the answer's `failures`; the others are there all the same.
+        A copy that fails, or in which something fails that its container wants done there, is in
+        the answer's `failures`; the others are there all the same.
         """
         copies = Copies([], [])
 
         def take(answer: list[dict[str, Any]]) -> None:
             for each in answer:
+                trouble = each["Error"] or each["Warning"]
                 if each["Id"]:
                     copy = Sandbox(self._wanted.image, host=self._client.host)
                     copy._wanted = self._wanted
                     copy._adopt(each["Id"])
                     self._copies.append(copy)
-                    if not each["Error"]:
+                    if not trouble:
                         copies.append(copy)
-                if each["Error"]:
-                    copies.failures.append(ForkFailure(each["Name"], each["Error"]))
+                if trouble:
+                    copies.failures.append(ForkFailure(each["Name"], trouble))
 
         _settled(self._client, requests.fork(self.id, count, name, True), take)
         return copies

@@ -171,7 +171,7 @@ def import_(context: Context, parsed: Parsed) -> int:
 
 
 def fork(context: Context, parsed: Parsed) -> int:
-    """Print the name of each copy; 1 when one of them failed."""
+    """Print the name of each copy; 1 when one of them failed, or what was to be done in it."""
     count = parsed.number("number", 1)
     target = "/skerry/fork" + query(
         container=parsed.arguments[0],
@@ -188,6 +188,7 @@ def fork(context: Context, parsed: Parsed) -> int:
             out(made["Name"])
             if made["Warning"]:
                 err(f"skerry: {visible(made['Name'])}: {visible(made['Warning'])}")
+                code = 1
     return code
 
 

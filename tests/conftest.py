@@ -8,17 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 # `bench` holds the engines under comparison; the tests start them the same way.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import footprint, images
 from bench.daemons import Dockerd, Skerry, remove_folder, short_folder
-
-# How long an example takes says what else the machine does, not whether the code is right.
-settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("untimed")
 
 BundleFactory = Callable[..., Path]
 

@@ -71,8 +71,15 @@ class State:
         if restarted:
             asleep = list(footprint.processes(self._engine.folders).values())
             assert not [each for each in asleep if "sleep 60" in each]
+
         # What the first container left was perhaps still being removed.
-        until(lambda: all(now <= self._kept[name] for name, now in self._folders().items()))
+        def more() -> list[str]:
+            kept, now = self._kept, self._folders()
+            return [f"{name}/{each}" for name in now for each in now[name] - kept[name]]
+
+        with contextlib.suppress(AssertionError):
+            until(lambda: not more())
+        assert not more(), "left in the root: " + " ".join(more())
 
 
 def images(engine: Skerry) -> set[str]:

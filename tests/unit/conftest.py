@@ -7,10 +7,15 @@ from contextlib import AsyncExitStack
 
 import pytest
 from aiohttp import web
+from hypothesis import HealthCheck, settings
 
 from skerry.registry.auth import Credential, Credentials, anonymous
 from skerry.registry.client import Client, Limits
 from skerry.registry.config import Registries, RegistrySettings
+
+# How long an example takes says what else the machine does, not whether the code is right.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

@@ -33,6 +33,7 @@ from skerry.build.steps import Perform, Steps, Work
 from skerry.build.tree import Tree
 from skerry.build.trees import Context, by_name
 from skerry.engine.engine import Engine
+from skerry.engine.threads import blocking
 from skerry.store.commit import timestamp
 from skerry.store.steps import Step
 
@@ -289,17 +290,17 @@ class Solver:
             )
         id = new_id()
         snapshots = self._store.snapshots
-        overlay = await asyncio.to_thread(snapshots.prepare_on, id, below)
         try:
+            overlay = await blocking(lambda: snapshots.prepare_on(id, below))
             try:
                 await perform(id, overlay)
             except StepFailed:
                 if self._options.keep_failed and isinstance(operation, Run):
-                    layer = await asyncio.to_thread(self._commit, overlay, False)
+                    layer = await blocking(lambda: self._commit(overlay, compress=False))
                     layers = (*state.layers, layer) if layer else state.layers
                     self.failed = self.failed or Failed(step, state, operation, layers)
                 raise
-            layer = await asyncio.to_thread(self._commit, overlay, True)
+            layer = await blocking(lambda: self._commit(overlay, compress=True))
         finally:
             snapshots.remove(id)
         return Step(
@@ -314,7 +315,7 @@ class Solver:
             config={key: state.config[key] for key in _KEPT if state.config.get(key)},
         )
 
-    def _commit(self, overlay: Overlay, compress: bool) -> str:
+    def _commit(self, overlay: Overlay, *, compress: bool) -> str:
         return committing.commit(self._store, overlay.upper, compress=compress)
 
 

@@ -362,7 +362,9 @@ class IsolationSuite:
         task = world.task("echo here > /tmp/mark; sleep 100")
         await world.start(task)
         end, output = await world.exec(
-            task, "until cat /tmp/mark; do sleep 0.01; done 2>/dev/null; hostname; exit 5"
+            # The file is there a moment before its line.
+            task,
+            "until grep -s here /tmp/mark; do sleep 0.01; done; hostname; exit 5",
         )
         assert end.code == 5
         assert output[1].startswith(b"here\n")

@@ -438,6 +438,8 @@ def test_usage_and_prune(build: Build, engine: Skerry) -> None:
     build("-q", text="FROM busybox\nRUN echo for-the-prune > /p\n")
     assert "for-the-prune" in engine.skerry("builder", "du").stdout
     assert engine.skerry("builder", "prune", check=False).returncode == 1
+    assert "Deleted build cache objects" in engine.skerry("system", "prune", "-f").stdout
+    assert "for-the-prune" not in engine.skerry("builder", "du").stdout
     engine.skerry("builder", "prune", "-af")
     assert engine.skerry("builder", "du", "-q").stdout == ""
 

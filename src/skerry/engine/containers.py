@@ -1,5 +1,6 @@
 """The containers: make, find, list, rename, change, remove. What makes them run is `lifecycle`."""
 
+import asyncio
 import logging
 import os
 import shutil
@@ -435,6 +436,8 @@ class Containers:
                 continue
             ids.append(container.id)
             freed += size
+        # Now and here, or whoever empties it next would report the same bytes once more.
+        freed = max(freed, await asyncio.to_thread(self._store.gc.empty_trash))
         self._events.emit("container", "prune", "", {"reclaimed": str(freed)})
         return Removed(ids, freed)
 

@@ -52,13 +52,17 @@ def prune_networks(context: Context, parsed: Parsed) -> int:
 
 
 def prune_system(context: Context, parsed: Parsed) -> int:
-    """Containers, then images, then what nothing refers to."""
+    """Containers, then images, then what nothing refers to, then what builds keep."""
     images = "images without at least one container" if parsed.on("all") else "dangling images"
     lines = ["This will remove:", "  - all stopped containers"]
     if parsed.on("volumes"):
         lines.append("  - all anonymous volumes that no container uses")
     lines.append("  - all networks that no container uses")
     lines += [f"  - all {images}", "  - all layers and blobs that nothing refers to"]
+    # Records of builds have neither labels nor the names that other filters ask for.
+    cache = set(parse_filters(parsed.many("filter"))) <= {"until"}
+    if cache:
+        lines.append("  - all build cache" if parsed.on("all") else "  - unused build cache")
     if not agree(parsed, "\n".join(lines)):
         return 0
     total = _containers(context, parsed)
@@ -66,6 +70,8 @@ def prune_system(context: Context, parsed: Parsed) -> int:
         total += _volumes(context, parsed)
     _networks(context, parsed)
     total += _images(context, parsed)
+    if cache:
+        total += _build_cache(context, parsed)
     out(f"Total reclaimed space: {size_decimal(total, 4)}")
     return 0
 
@@ -99,6 +105,16 @@ def _images(context: Context, parsed: Parsed) -> int:
             if change.get(what):
                 lines.append(f"{shown}: {change[what]}")
     _list("Deleted Images:", lines)
+    return int(answer.get("SpaceReclaimed") or 0)
+
+
+def _build_cache(context: Context, parsed: Parsed) -> int:
+    everything = query(
+        all=True if parsed.on("all") else None,
+        filters=parse_filters(parsed.many("filter")) or None,
+    )
+    answer = context.client.post(f"/build/prune{everything}")
+    _list("Deleted build cache objects:", answer.get("CachesDeleted"))
     return int(answer.get("SpaceReclaimed") or 0)
 
 

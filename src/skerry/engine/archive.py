@@ -278,25 +278,31 @@ class Archive:
         owner: tuple[int, int] | None,
     ) -> None:
         """Unpack in the container's machine, which gets the plain archive over a pipe."""
-        assert isinstance(self._driver, Walls)
-        reading, writing = os.pipe2(os.O_CLOEXEC)
+        walls = self._driver
+        assert isinstance(walls, Walls)
 
-        def pump(stream: BinaryIO) -> None:
+        def pump(stream: BinaryIO, writing: int) -> None:
             with open(writing, "wb") as pipe, contextlib.suppress(BrokenPipeError):
                 for chunk in decompressed(file_chunks(stream), "archive", limit=Limits().size):
                     pipe.write(chunk)
 
-        wanted = Unpacking(reading, path, keep_kinds, owner)
         overlay = self._store.snapshots.overlay(container.id)
-        try:
-            async with body as stream:
-                _, failure = await asyncio.gather(
-                    blocking(partial(pump, stream), self._pumps),
-                    self._driver.unpack(container.id, overlay, self._run_dir(container.id), wanted),
-                    return_exceptions=True,
-                )
-        finally:
-            os.close(reading)
+
+        async def unpack(reading: int) -> None:
+            try:
+                wanted = Unpacking(reading, path, keep_kinds, owner)
+                await walls.unpack(container.id, overlay, self._run_dir(container.id), wanted)
+            finally:
+                # Nobody reads any more, and the pump may be waiting for somebody who does.
+                os.close(reading)
+
+        async with body as stream:
+            reading, writing = os.pipe2(os.O_CLOEXEC)
+            _, failure = await asyncio.gather(
+                blocking(partial(pump, stream, writing), self._pumps),
+                unpack(reading),
+                return_exceptions=True,
+            )
         if isinstance(failure, BaseException):
             raise failure
 

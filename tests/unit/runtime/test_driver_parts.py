@@ -1,7 +1,10 @@
 """Parts of the driver that need neither root nor a container."""
 
 import contextlib
+import os
+import signal
 import struct
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skerry.base.errors import Unsupported
-from skerry.runtime import tiny_init
+from skerry.base.isolation import Started
+from skerry.runtime import rundir, tiny_init
 from skerry.runtime.driver import leftovers, readings
 
 NET_DEV = """\
@@ -95,3 +99,25 @@ def test_facts_come_from_the_record_then_from_the_bundle(tmp_path: Path) -> None
     assert leftovers.facts_of(str(run), str(state), "config.json") == {}
     (run / "task.json").write_text('{"version": 1, "cgroup": "/c"}')
     assert leftovers.facts_of(str(run), str(state), "config.json")["cgroup"] == "/c"
+
+
+@pytest.mark.parametrize("group", [False, True])
+def test_a_signal_was_sent_though_its_process_is_reaped_at_once(
+    monkeypatch: pytest.MonkeyPatch, group: bool
+) -> None:
+    child = subprocess.Popen(["sleep", "100"], start_new_session=True)
+    started = Started(child.pid, rundir.start_time(child.pid))
+    killpg, send = os.killpg, signal.pidfd_send_signal
+
+    def kill_and_reap(pid: int, number: int) -> None:
+        killpg(pid, number)
+        child.wait(30)
+
+    def reap_and_send(pidfd: int, number: int) -> None:
+        if not group:
+            kill_and_reap(child.pid, number)
+        send(pidfd, number)
+
+    monkeypatch.setattr(os, "killpg", kill_and_reap)
+    monkeypatch.setattr(signal, "pidfd_send_signal", reap_and_send)
+    assert leftovers.send_signal(started, signal.SIGKILL, group=group) is group

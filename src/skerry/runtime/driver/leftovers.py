@@ -108,15 +108,17 @@ def send_signal(started: Started, number: int, *, group: bool = False) -> bool:
         pidfd = pidfd_open(started.pid)
     except KernelFault:
         return False
+    heard = False
     try:
         if rundir.start_time(started.pid) != started.start_time:
             return False
         if group:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(started.pid, number)
+                heard = True
         signal.pidfd_send_signal(pidfd, number)
     except ProcessLookupError:
-        return False
+        return heard  # With its group, and its keeper has reaped it since.
     except OSError as error:
         raise KernelFault(f"sending signal {number} to {started.pid}", error.errno or 0) from None
     finally:

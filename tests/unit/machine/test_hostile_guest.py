@@ -11,6 +11,7 @@ import subprocess
 import threading
 from collections import deque
 from collections.abc import Iterator
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,8 @@ class Guest:
 
 @pytest.fixture
 def guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Guest]:
+    # The monitor that is played here never quits.
+    monkeypatch.setattr(Hypervisor, "quit", partialmethod(Hypervisor.quit, 0.2))
     monkeypatch.setattr(module, "KILL_SECONDS", 0.1)
     monkeypatch.setattr(module, "_DYING_SECONDS", 0.2)
     made = Guest(tmp_path)

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 from urllib.parse import parse_qsl
 
 from skerry.base.errors import DigestMismatch, InvalidInput, NotFound, Unavailable, Unsupported
+from skerry.base.truths import FALSE, TRUE
 from skerry.store.trees import DIRECTORY, walk
 
 PROTOCOLS: Final = "https:http:git:ssh"
@@ -27,9 +28,6 @@ _QUERIES: Final = frozenset(
 )
 """The documentation of Docker's build context, "URL queries"."""
 _SWITCHES: Final = frozenset({"fetch-by-commit", "keep-git-dir", "submodules"})
-_YES: Final = frozenset({"", "1", "t", "T", "true", "TRUE", "True"})
-_NO: Final = frozenset({"0", "f", "F", "false", "FALSE", "False"})
-"""Go's strconv.ParseBool; a switch without a value is on."""
 _WHOLE: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _BEGINNING: Final = re.compile(r"[0-9a-f]{7,64}")
 _UNREACHED: Final = re.compile(
@@ -135,9 +133,9 @@ def _switch(text: str, fields: Mapping[str, str], key: str) -> bool | None:
     value = fields.get(key)
     if value is None:
         return None
-    if value not in _YES | _NO:
+    if value and value not in TRUE | FALSE:
         raise InvalidInput(f"{text:.200}: invalid {key} value: {value!r:.80}")
-    return value in _YES
+    return not value or value in TRUE  # A switch without a value is on.
 
 
 async def fetch(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from skerry.base.errors import InvalidInput
-from skerry.cli.options import FALSE, TRUE
+from skerry.base.truths import FALSE, TRUE
 from skerry.cli.values import parse_size
 
 TYPE_CHECKING = False

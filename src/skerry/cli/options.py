@@ -8,6 +8,7 @@ The same tables make the help, the manual (docs/cli.md) and the shell completion
 from __future__ import annotations
 
 from skerry.base.errors import InvalidInput
+from skerry.base.truths import FALSE, TRUE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from skerry.cli.context import Context
 
 SWITCH, TEXT, LIST, NUMBER = "switch", "text", "list", "number"
-TRUE = frozenset(("1", "t", "T", "true", "TRUE", "True"))
-FALSE = frozenset(("0", "f", "F", "false", "FALSE", "False"))
 
 
 class UsageError(InvalidInput):

@@ -30,6 +30,11 @@ def layout(rows: list[list[str]], *, padding: int = _PADDING, minimum: int = _MI
     return "".join(f"{line}\n" for line in lines)
 
 
+def label_text(labels: dict[str, str]) -> str:
+    """Labels as one column shows them."""
+    return ",".join(f"{key}={labels[key]}" for key in sorted(labels))
+
+
 def label_method(item: Fields) -> dict[str, Callable[..., Any]]:
     """`.Label "key"` of an item that has `labels`."""
     return {"Label": lambda name: item["labels"].get(name, "")}

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 
 from skerry.base.errors import InvalidInput, NotFound
+from skerry.base.truths import FALSE, TRUE
 from skerry.engine import port_bindings
 from skerry.engine.container import Container
 from skerry.engine.record import Record
@@ -25,18 +26,14 @@ def label_matches(labels: Mapping[str, str], wanted: str) -> bool:
     return key in labels and (not equals or labels[key] == value)
 
 
-_TRUE = frozenset("1 t T TRUE true True".split())
-_FALSE = frozenset("0 f F FALSE false False".split())
-
-
 def truth(key: str, filters: Filters, default: bool = False) -> bool:
     """A filter that is a truth value, once at most; InvalidInput otherwise."""
     values = filters.get(key, frozenset())
     if not values:
         return default
-    if len(values) > 1 or not values <= _TRUE | _FALSE:
+    if len(values) > 1 or not values <= TRUE | FALSE:
         raise InvalidInput(f"invalid filter '{key}=[{' '.join(sorted(values)):.60}]'")
-    return values <= _TRUE
+    return values <= TRUE
 
 
 def search(pattern: str, text: str) -> bool:

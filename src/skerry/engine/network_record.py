@@ -11,6 +11,7 @@ import msgspec
 
 from skerry.base.errors import Forbidden, InvalidInput, SystemFault
 from skerry.base.ids import NAME_PATTERN
+from skerry.base.truths import FALSE, TRUE
 from skerry.engine import validation
 from skerry.kernel.links import IPVLAN_FLAGS, IPVLAN_MODES, MACVLAN_MODES
 from skerry.network import ipam
@@ -138,9 +139,9 @@ def from_plain(data: dict[str, Any]) -> Network:
 
 def parse_flag(name: str, text: str) -> bool:
     """Go's ParseBool."""
-    if text in ("1", "t", "T", "true", "TRUE", "True"):
+    if text in TRUE:
         return True
-    if text in ("0", "f", "F", "false", "FALSE", "False"):
+    if text in FALSE:
         return False
     raise InvalidInput(f"invalid value for {name}: {text!r:.40} is not true or false")
 

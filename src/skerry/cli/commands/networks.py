@@ -6,7 +6,7 @@ from skerry.base.errors import InvalidInput, NotFound
 from skerry.cli import networks
 from skerry.cli.context import Context, each, out
 from skerry.cli.options import Command, Parsed, many, number, switch, text
-from skerry.cli.table import Listing, label_method
+from skerry.cli.table import Listing, label_method, label_text
 from skerry.cli.values import key_values, parse_filters
 from skerry.sdk.client import query, quote
 
@@ -101,7 +101,7 @@ def _row(network: dict[str, Any], *, whole: bool) -> dict[str, Any]:
         "IPv4": str(network.get("EnableIPv4") is not False).lower(),
         "IPv6": str(bool(network.get("EnableIPv6"))).lower(),
         "Internal": str(bool(network.get("Internal"))).lower(),
-        "Labels": ",".join(f"{key}={labels[key]}" for key in sorted(labels)),
+        "Labels": label_text(labels),
         "labels": labels,
         # As Go writes a time.
         "CreatedAt": network.get("Created", "").replace("T", " ").replace("Z", " +0000 UTC"),

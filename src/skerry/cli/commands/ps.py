@@ -5,7 +5,7 @@ from __future__ import annotations
 from skerry.cli.context import Context, visible
 from skerry.cli.human import ago, local_time, size_decimal
 from skerry.cli.options import Command, Parsed, many, number, switch, text
-from skerry.cli.table import Listing, ellipsis, label_method
+from skerry.cli.table import Listing, ellipsis, label_method, label_text
 from skerry.cli.values import parse_filters
 from skerry.sdk.client import query
 
@@ -75,7 +75,7 @@ def fields(container: dict[str, Any], *, whole: bool) -> dict[str, Any]:
         "CreatedAt": local_time(container["Created"]),
         "ID": container["Id"] if whole else container["Id"][:12],
         "Image": _image(container, whole=whole),
-        "Labels": ",".join(f"{key}={labels[key]}" for key in sorted(labels)),
+        "Labels": label_text(labels),
         "LocalVolumes": str(sum(mount.get("Driver") == "local" for mount in mounts)),
         "Mounts": ",".join(source if whole else ellipsis(source, 15) for source in sources),
         "Names": ",".join(names),

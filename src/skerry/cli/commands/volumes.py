@@ -8,7 +8,7 @@ from skerry.base.errors import InvalidInput
 from skerry.cli.commands.archives import OUTPUT, check_output, read_file, save_response
 from skerry.cli.context import Context, each, out
 from skerry.cli.options import Command, Parsed, many, switch, text
-from skerry.cli.table import Listing, label_method
+from skerry.cli.table import Listing, label_method, label_text
 from skerry.cli.values import key_values, parse_filters
 from skerry.sdk.client import query, quote
 
@@ -58,7 +58,7 @@ def _row(volume: dict[str, Any]) -> dict[str, Any]:
     labels = volume.get("Labels") or {}
     return {
         **{name: volume.get(name, "") for name in ("Driver", "Name", "Mountpoint", "Scope")},
-        "Labels": ",".join(f"{key}={labels[key]}" for key in sorted(labels)),
+        "Labels": label_text(labels),
         # What `system df -v` counts.
         **dict.fromkeys(("Links", "Size", "Status"), "N/A"),
         "labels": labels,

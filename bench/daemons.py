@@ -5,6 +5,7 @@ The tests use the same classes as the benchmarks: what is measured is what is te
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -12,7 +13,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -183,10 +184,16 @@ class Skerry(Daemon):
 
     name = "skerry"
 
-    def __init__(self, home: Path | None = None) -> None:
+    def __init__(
+        self, home: Path | None = None, settings: Mapping[str, object] | None = None
+    ) -> None:
+        """`settings` is what its engine.json says."""
         super().__init__(home)
         self.root = self.home / "root"
         self.run_root = self.run_home
+        if settings:
+            self.root.mkdir()
+            (self.root / "engine.json").write_text(json.dumps(settings))
 
     def command(self) -> list[str]:
         return [

@@ -1,13 +1,12 @@
 """Machines beside plain QEMU: the first byte of a program, the boot of the kit, an exec."""
 
 import asyncio
-import contextlib
 import json
 import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from bench import images
@@ -70,13 +69,8 @@ def vm_run(world: World, runs: int) -> Outcome:
     )
 
 
-@contextlib.contextmanager
-def _engine_without_spares(_: World) -> Iterator[Skerry]:
-    with Skerry() as engine:
-        engine.stop()
-        (engine.root / "engine.json").write_text(json.dumps({"vm-spares": 0}))
-        engine.start()
-        yield engine
+def _engine_without_spares(_: World) -> Skerry:
+    return Skerry(settings={"vm-spares": 0})
 
 
 def _await_spares(engine: Skerry, count: int = 2) -> None:

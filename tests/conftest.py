@@ -106,9 +106,11 @@ def engine() -> Iterator[Skerry]:
     """Our engine in its own roots, with `busybox` in its store, for the whole session.
 
     `engine.socket`, `engine.host`, `engine.pid`, `engine.docker("ps")`, `engine.skerry("ps")`.
+    It makes no spare machines: minutes after the tests of machines they would come and go beside
+    tests that count what is left behind.
     """
     _need_root()
-    with Skerry() as running:
+    with Skerry(settings={"vm-spares": 0}) as running:
         yield running
 
 

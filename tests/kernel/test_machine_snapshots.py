@@ -86,14 +86,40 @@ def test_a_restore_goes_on_where_it_was(client: Engine, engine: Skerry, box: Con
     assert os.listdir(engine.root / "frozen")
 
 
+DRAW = """BEGIN {
+    gen = "/run/skerry/generation"; uuid = "/proc/sys/kernel/random/uuid"; out = "/dev/shm/drawn"
+    for (n = 0; n < 200000 && after < 20; n++) {
+        g = "none"; getline g < gen; close(gen)
+        getline u < uuid; close(uuid)
+        print g, u > out; fflush(out)
+        if (!n) first = g
+        after += g != first
+    }
+    print "end" > out
+}"""
+"""Draws random numbers without a pause, and notes in which copy it believed to be before each."""
+
+
 def test_copies_are_machines_of_their_own(client: Engine, box: Container) -> None:
     key = "/etc/ssh/ssh_host_ed25519_key"
     sh(box, f"echo 1234 > /etc/machine-id; mkdir -p /etc/ssh; echo old > {key}")
     hook = "/etc/skerry/after-fork.d/10-note"
     sh(box, f"printf '#!/bin/sh\\nhostname > /hooked\\n' > {hook}; chmod +x {hook}")
+    drawn_at = "/dev/shm/drawn"
+    sh(box, f"awk '{DRAW}' > /dev/null 2>&1 & until [ -s /dev/shm/drawn ]; do sleep 0.1; done")
     made = client.client.post("/skerry/fork?container=counter&count=3")
+    sh(box, "killall awk")
     assert not any(each["Error"] or each["Warning"] for each in made), made
     copies = [client.containers.get(each["Id"]) for each in made]
+    drawn = [
+        sh(each, f"until grep end {drawn_at}; do sleep 0.1; done; cat {drawn_at}")
+        for each in copies
+    ]
+    rows = [[row.split() for row in text.splitlines() if " " in row] for text in drawn]
+    # Where they were copied stands the same in each: none ran before it was another.
+    assert len({sum(word == each[0][0] for word, _ in each) for each in rows}) == 1
+    own = [number for each in rows for word, number in each if word != each[0][0]]
+    assert len(own) == len(set(own)) == 60
     for path in ("/etc/machine-id", key, "/etc/hostname"):
         assert len({sh(each, f"cat {path}") for each in (box, *copies)}) == 4, path
     random = "head -c 4096 /dev/urandom | md5sum"

@@ -118,8 +118,9 @@ class Cgroup:
         """
         return -1
 
-    def freeze(self) -> None:
-        """Stop every process below; returns once they have stopped. Idempotent."""
+    def freeze(self, seconds: float = FREEZE_SECONDS) -> None:
+        """Stop every process below; returns once they have stopped. Idempotent. SystemFault, thawed
+        again, when one does not within the time."""
         raise NotImplementedError
 
     def thaw(self) -> None:

@@ -102,15 +102,15 @@ class CgroupV1(Cgroup):
                 return directory
         return self._directories[0] if self._directories else ""
 
-    def freeze(self) -> None:
-        """See Cgroup.freeze. SystemFault, thawed again, when a process cannot be stopped."""
+    def freeze(self, seconds: float = FREEZE_SECONDS) -> None:
+        """See Cgroup.freeze."""
         directory = self.directory_of("freezer")
         if not directory:
             raise Unsupported(
                 "cannot pause: the cgroup controller freezer is not available",
                 hint="mount it: mount -t cgroup -o freezer freezer /sys/fs/cgroup/freezer",
             )
-        deadline = time.monotonic() + FREEZE_SECONDS
+        deadline = time.monotonic() + seconds
         pause = 0.0002
         while True:
             # Written again each time: a process forked meanwhile can leave it at FREEZING.

@@ -206,10 +206,10 @@ class CgroupV2(Cgroup):
         finally:
             os.close(fd)
 
-    def freeze(self) -> None:
-        """See Cgroup.freeze. SystemFault, thawed again, when a process cannot be stopped."""
+    def freeze(self, seconds: float = FREEZE_SECONDS) -> None:
+        """See Cgroup.freeze."""
         self._set("cgroup.freeze", "1")
-        if not self._wait_for("frozen 1", FREEZE_SECONDS):
+        if not self._wait_for("frozen 1", seconds):
             self.thaw()
             raise SystemFault(
                 f"cannot freeze cgroup {self.path}",

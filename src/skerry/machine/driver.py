@@ -297,7 +297,7 @@ class MachineDriver(RuntimeDriver):
         await asyncio.to_thread(self.disks.writable, disk)
         overlay = os.open(disk, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         if memory < 0:
-            answer = await self.ask(container_id, "save", fds=(overlay,))
+            answer = await self.ask(container_id, "save", fds=(overlay,), seconds=SAVE_SECONDS)
             return SavedInfo(float(answer["pause_ms"]), [], False, {})
         size = self._shape_of(container_id).memory
         # Into memory, as the machine may stand still meanwhile; what takes long comes afterwards.

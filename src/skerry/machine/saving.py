@@ -3,7 +3,9 @@
 Theory. The steps, each of which returns at once so that the warden goes on with its other work:
 
 1. The agent is asked to hold its line, so that nothing is on the way when the machine is copied;
-   the warden holds its own end. Programs go on, their output waits.
+   the warden holds its own end. Where step 2 stands still anyway, the container is frozen first,
+   and thawed only when the machine has gone on, or a copy has become another system: no program
+   runs in a copy before its kernel has a seed of its own. Else programs go on, their output waits.
 2. On KVM, and on TCG from QEMU 9.0: a migration into a file. It carries memory while the machine
    runs, and stops it when little is left. `pause-before-switchover` has it wait for us, with the
    machine stopped.
@@ -11,6 +13,7 @@ Theory. The steps, each of which returns at once so that the warden goes on with
    dirty bitmap coherency with TCG memory access"). There we copy the memory ourselves (`memory`):
    its base while the machine runs, then, with the machine stopped, what it has written since its
    start; QEMU only says what its devices are like (xen-save-devices-state, which is in every QEMU).
+   Its base is copied before step 1, so that the container does not stand meanwhile.
    Before that go the sections of memory that the machine itself came from: `stream.with_devices`.
 3. While it stands, the writable disk gets a fresh overlay: what was written so far is never written
    again. This comes from QEMU's blockdev-snapshot.
@@ -29,11 +32,16 @@ from typing import Any, NamedTuple
 
 from skerry.base.errors import GuestFault, MachineFault, SkerryError, SystemFault, Unavailable
 from skerry.machine import memory, room, stream
+from skerry.machine.patience import Patience
 from skerry.machine.qemu import WRITABLE_SERIAL
 from skerry.machine.qmp import Monitor
 
 POLL_SECONDS = 0.002
 HOLD_SECONDS = 10.0
+"""What a guest may take to hold still, without the time in which its host gives it no processor."""
+HOLD_MOST_SECONDS = 120.0
+SYNC_SECONDS = 120.0
+"""The same where it writes back to its disk what programs have written."""
 SAVE_SECONDS = 120.0
 DOWNTIME_MS = 30
 """How long the last part of the memory may take: QEMU goes on copying until it believes so."""
@@ -84,7 +92,8 @@ class Saving:
         self._node = node
         self._number = number
         self._done = done
-        self._deadline = time.monotonic() + HOLD_SECONDS
+        self._deadline = time.monotonic() + SAVE_SECONDS
+        self._patience: Patience | None = None
         self._stopped_at = 0.0
         self._migrating = False
         self._standing = False
@@ -93,6 +102,12 @@ class Saving:
         self._more = 0
         self.node = node
         """The disk that is written to afterwards."""
+
+    def wait_for_guest(self, waited: Callable[[], dict[str, float]], *, saves_memory: bool) -> None:
+        """It is being asked to hold still, or else to write back what it has of its disk; what
+        comes next is called when it has answered. `waited` is of `patience`, for QEMU."""
+        seconds = HOLD_SECONDS if saves_memory else SYNC_SECONDS
+        self._patience = Patience(seconds, HOLD_MOST_SECONDS, waited)
 
     def begin(self, target: int, disk: int, files: "Files") -> None:
         """Start the migration into the file `target`; `disk` is the empty overlay. Of `files` only
@@ -170,7 +185,7 @@ class Saving:
 
     def _step(self) -> None:
         if not self._migrating:
-            if time.monotonic() > self._deadline:
+            if self._patience is not None and self._patience.over():
                 raise MachineFault("the guest does not hold still to be saved")
             return
         found = self._monitor.execute("query-migrate")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from skerry.machine import cards
 from skerry.machine.channel import CHUNK
 
-CLOCK, SEED, HOSTNAME, FILE, CARDS, IOCTL, TOLD, MODULE = range(1, 9)
+CLOCK, SEED, HOSTNAME, FILE, CARDS, IOCTL, TOLD, MODULE, THAW = range(1, 10)
 _MAGIC = b"tsk1"
 _TASK = struct.Struct(">BBH")
 _NUMBER = struct.Struct(">I")
@@ -52,8 +52,14 @@ def clock(nanoseconds: int) -> list[Task]:
     return [Task(CLOCK, nanoseconds.to_bytes(8, "big"))]
 
 
+def go(nanoseconds: int) -> list[Task]:
+    """Let a container go on whose machine was saved."""
+    return [*clock(nanoseconds), Task(THAW, b"")]
+
+
 def wake(head: dict[str, Any]) -> list[Task] | None:
-    """Of a copy's first message; None when it says something that only the agent can do."""
+    """Of a copy's first message; None when it says something that only the agent can do. Its
+    programs stand still (when it was `frozen`) until it has all that makes it another system."""
     identity, links = head["identity"], head["cards"]
     if head["renew"] or head.get("shares") or any(_has_v6(card) for card in links):
         return None
@@ -71,7 +77,8 @@ def wake(head: dict[str, Any]) -> list[Task] | None:
         made += [_request(request) for request in (cards.down(card["name"]), *cards.settings(card))]
         if card.get("gateway"):
             made.append(_request(cards.default_route(card["gateway"])))
-    return [*made, Task(TOLD, f"{head['generation']}\n".encode())]
+    made.append(Task(TOLD, f"{head['generation']}\n".encode()))
+    return [*made, Task(THAW, b"")]
 
 
 def known(links: Iterable[dict[str, Any]]) -> bytes:

@@ -65,6 +65,7 @@ from skerry.machine.clone import Cloned, clone, identity
 from skerry.machine.conf import Conf
 from skerry.machine.dns import Forwarder
 from skerry.machine.memory import copy_extents
+from skerry.machine.patience import waited
 from skerry.runtime import rundir, wire
 from skerry.runtime.loop import READ, Loop
 from skerry.runtime.starter import Ends
@@ -542,7 +543,7 @@ class Warden:
         self._disks.append(os.dup(disk))
         self._saved += 1
         told: dict[str, Any] = {}
-        shared, began = bool(conf.shares and target), time.monotonic()
+        shared, still_since = bool(conf.shares and target), 0.0
 
         def done(found: dict[str, Any] | None, error: SkerryError | GuestFault | None) -> None:
             for fd in (disk, *target):
@@ -560,7 +561,8 @@ class Warden:
                 except MachineFault as fault:
                     over({}, None, error or fault)
             elif target:
-                self._line.say({"op": "go", "seq": 0})
+                self._line.say({"op": "go", "seq": 0}, tasks.pack(0, tasks.go(time.time_ns())))
+                stood(found)
             self._tell(_clock())
             if not shared:
                 over({}, found, error)
@@ -568,6 +570,10 @@ class Warden:
             deferred, self._deferred = self._deferred, []
             for asker, asked in deferred:
                 self._handle(asker, asked)
+
+        def stood(found: dict[str, Any] | None) -> None:
+            if found and still_since:
+                found["pause_ms"] = round((time.monotonic() - still_since) * 1000, 1)
 
         def over(
             answer: dict[str, Any],
@@ -577,9 +583,8 @@ class Warden:
             if "error" in answer:
                 fault = said.guests_error(answer["error"])
                 self._fail(f"the host's folders did not come back after it was saved: {fault}")
-            if shared and found:
-                # Its programs stood all the while.
-                found["pause_ms"] = round((time.monotonic() - began) * 1000, 1)
+            if shared:
+                stood(found)
             if error is not None:
                 said.say(sock, {"reply": seq, "error": wire.error_to_wire(error)})
             else:
@@ -587,6 +592,7 @@ class Warden:
                 said.answer(sock, seq, {**about, **(found or {})}, b"")
 
         def held(answer: dict[str, Any]) -> None:
+            nonlocal still_since
             if self._saving is not work:
                 return
             try:
@@ -596,6 +602,10 @@ class Warden:
                     work.only_disk(disk)
                     return
                 told.update({key: answer.get(key) for key in ("renew", "hooks")})
+                if freeze:
+                    # At most since it was asked, whatever the guest says.
+                    now, frozen = time.monotonic(), said.number(answer.get("frozen_us"), 1 << 40)
+                    still_since = max(asked, now - frozen / 1e6)
                 if shared:
                     shares.unplug(self._machine.monitor, self._sharer)
                     self._sharer = -1
@@ -625,19 +635,25 @@ class Warden:
         own = self._ram >= 0
         live = not own and saving.copies_live(conf.accel[0], major)
         work = saving.Saving(self._machine.monitor, self._disk, self._saved, done)
+        freeze = shared or not live
+        if target and not live:
+            # While the guest goes on.
+            try:
+                os.ftruncate(target[1], conf.shape[0])
+                if not own:
+                    copy_extents(self._came_from[0], target[1], conf.shape[0])
+            except (SkerryError, OSError) as fault:
+                work.give_up(SystemFault(f"cannot copy the machine's memory: {fault}"))
+                return
+        asked = time.monotonic()
+        pid = self._machine.pid
+        work.wait_for_guest(lambda: waited(pid), saves_memory=bool(target))
         self._saving = work
         if target:
-            self._ask({"op": "hold", "shares": shared}, b"", Waiting(None, 0, held))
+            hold = {"op": "hold", "shares": shared, "freeze": freeze}
+            self._ask(hold, b"", Waiting(None, 0, held))
             # Nothing goes out after that: when the answer comes, nothing is on the way.
             self._line.hold()
-            if not live:
-                # While the guest gets ready.
-                try:
-                    os.ftruncate(target[1], conf.shape[0])
-                    if not own:
-                        copy_extents(self._came_from[0], target[1], conf.shape[0])
-                except (SkerryError, OSError) as fault:
-                    work.give_up(SystemFault(f"cannot copy the machine's memory: {fault}"))
         else:
             # What programs have written so far lies in the guest's memory.
             self._ask({"op": "sync"}, b"", Waiting(None, 0, held))

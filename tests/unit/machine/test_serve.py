@@ -57,7 +57,7 @@ class Reader:
     def understood(self, whole: bytes) -> bool:
         # Copied, so that a read beyond its end is a read beyond the buffer's.
         data = ctypes.create_string_buffer(whole, len(whole))
-        known = serving.Known(1, 1, 1, 1, 1, (len(self._table), len(CARDS)), self._table, CARDS)
+        known = serving.Known(1, 1, 1, 1, 1, 1, (len(self._table), len(CARDS)), self._table, CARDS)
         seq, list_ = ctypes.c_uint32(), View()
         return bool(
             self._code.understood(
@@ -90,6 +90,8 @@ def allowed(kind: int, data: bytes) -> bool:
         case tasks.MODULE:
             plain = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-."
             return 1 <= len(data) <= 64 and data[:1] != b"." and not data.strip(plain)
+        case tasks.THAW:
+            return not data
     return False
 
 
@@ -118,7 +120,7 @@ def a_list() -> st.SearchStrategy[list[Task]]:
         st.sampled_from([CARDS, b"\x05hosts127.0.0.1", b"\x0bresolv.conf", b"ext4.ko", bytes(8)]),
         st.sampled_from([bytes(44), bytes(124), b"a/b", b"..", b"\xff", b"\x05host"]),
     )
-    return st.lists(st.builds(Task, st.integers(0, 9), data), max_size=4)
+    return st.lists(st.builds(Task, st.integers(0, 10), data), max_size=4)
 
 
 @built
@@ -143,6 +145,23 @@ def test_any_bytes_are_a_frame_or_not_for_it(reader: Reader, data: bytes) -> Non
     assert found == (-1 if not ours else 12 + length if len(data) >= max(12, 12 + length) else 0)
 
 
+CARD = {
+    "slot": "52:54:00:12:34:56",
+    "name": "eth0",
+    "mac": "02:00:00:00:00:01",
+    "mtu": 1500,
+    "addresses": ["192.0.2.2/24"],
+    "gateway": "192.0.2.1",
+}
+WAKE = {
+    "identity": {"seed": "ab" * 64, "time_ns": 10**18, "hostname": "copy"},
+    "files": {"hosts": "127.0.0.1 copy\n", "resolv.conf": ""},
+    "cards": [CARD],
+    "renew": {},
+    "generation": "cd" * 16,
+}
+
+
 class Place(NamedTuple):
     """Both ends of a line, a file and a poll descriptor that nothing happens on."""
 
@@ -152,8 +171,8 @@ class Place(NamedTuple):
     server: serving.Server
     events: select.epoll
 
-    def stand(self, said: bytes = b"") -> tuple[int, bytes]:
-        may = serving.May(-1, -1, CARDS)
+    def stand(self, said: bytes = b"", *, freezer: int = -1) -> tuple[int, bytes]:
+        may = serving.May(-1, -1, CARDS, freezer)
         return self.server.stand(
             self.there.fileno(), self.events.fileno(), may, said, random=-1,
             files={"hosts": self.file},
@@ -194,6 +213,27 @@ def test_what_it_knows_is_done_and_answered(place: Place) -> None:
     assert said[:5] == b"first"
     (frame,) = Decoder().feed(said[5:])
     assert parse_message(frame.data).head == {"reply": 5}
+
+
+@built
+def test_programs_go_on_when_all_else_is_done(place: Place, tmp_path: Path) -> None:
+    wanted = tasks.wake(WAKE)
+    assert wanted is not None
+    kinds = [kind for kind, _ in wanted]
+    assert kinds[-1] == tasks.THAW
+    assert kinds.count(tasks.THAW) == kinds.count(tasks.SEED) == 1
+    assert [kind for kind, _ in tasks.go(1)][-1] == tasks.THAW
+    freezer = os.open(tmp_path / "cgroup.freeze", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        os.write(freezer, b"1")
+        place.here.sendall(message([HOSTS, Task(99, b""), Task(tasks.THAW, b"")]))
+        assert place.stand(freezer=freezer)[0] == serving.HANDED
+        assert os.pread(freezer, 9, 0) == b"1"
+        place.here.sendall(message([HOSTS, Task(tasks.THAW, b"")]) + b"\x02")
+        assert place.stand(freezer=freezer)[0] == serving.SERVED
+        assert os.pread(freezer, 9, 0) == b"0"
+    finally:
+        os.close(freezer)
 
 
 @built
@@ -247,23 +287,6 @@ def test_a_failure_is_answered_with_its_number(place: Place, tmp_path: Path) -> 
     (frame,) = Decoder().feed(place.here.recv(4096))
     error = parse_message(frame.data).head["error"]
     assert (error["type"], error["action"], error["errno"]) == ("KernelFault", "write a file", 22)
-
-
-CARD = {
-    "slot": "52:54:00:12:34:56",
-    "name": "eth0",
-    "mac": "02:00:00:00:00:01",
-    "mtu": 1500,
-    "addresses": ["192.0.2.2/24"],
-    "gateway": "192.0.2.1",
-}
-WAKE = {
-    "identity": {"seed": "ab" * 64, "time_ns": 10**18, "hostname": "copy"},
-    "files": {"hosts": "127.0.0.1 copy\n", "resolv.conf": ""},
-    "cards": [CARD],
-    "renew": {},
-    "generation": "cd" * 16,
-}
 
 
 @built

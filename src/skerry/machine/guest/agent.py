@@ -158,7 +158,7 @@ class Agent:
                 return self._hold(head)
             case "go":
                 self._line.release()
-                self._all_programs().put_back()
+                self._all_programs().go_on()
                 return {}
             case "clock":
                 system.set_clock(int(head["time_ns"]))
@@ -267,9 +267,10 @@ class Agent:
 
     def _hold(self, head: dict[str, Any]) -> dict[str, Any]:
         """Before the machine is saved: after the answer nothing is on the way in either direction,
-        and with `shares` the container is frozen and the host's folders are out of it.
+        with `freeze` the container stands still, and with `shares` the host's folders are out of it
+        as well.
 
-        Tells which files a copy needs to have of its own.
+        Tells which files a copy needs to have of its own, and how long the container has stood.
         """
         main = self._running()
         if self._told < 0:
@@ -279,8 +280,9 @@ class Agent:
             with suppress(OSError):  # The container may have filled its tmpfs.
                 self._fresh = identity.make_fresh(self._told)
         found = identity.found(main.pid)
-        if head.get("shares"):
-            self._all_programs().take_out()
+        if head.get("freeze"):
+            shares = bool(head.get("shares"))
+            found["frozen_us"] = self._all_programs().stand_still(shares=shares)
         return found
 
     def _begin_to_hold(self, answer: dict[str, Any]) -> None:
@@ -302,14 +304,12 @@ class Agent:
         links = [card for card in self._cards.values() if card.get("mac")]
         outcome, read = self._server.stand(
             self._line.fd, self._loop.fileno(),
-            serving.May(self._told, self._fresh, tasks.known(links)),
+            serving.May(self._told, self._fresh, tasks.known(links), self._all_programs().freezer),
             said, random=system.random_device(), files=serving.open_files(),
         )  # fmt: skip
         # Whatever it was, what is read or written now is the agent's to keep account of.
         self._holding = None
         self._served = outcome == serving.SERVED
-        if self._served:
-            self._fresh = -1
         if read:
             self._line.feed(read)
 
@@ -322,9 +322,11 @@ class Agent:
         kept = main.streams
         waiting = self._line.begin_anew(kept)
         if self._served:
+            self._fresh = -1
             self._cards.update((card["slot"], card) for card in head["cards"])
         else:
             self._renew(main, head)
+        self._all_programs().go_on()
         self._line.release()
         return {"waiting": waiting}
 
@@ -338,7 +340,6 @@ class Agent:
             with suppress(OSError):
                 fresh, self._fresh = self._fresh, -1
                 identity.tell(self._told, fresh, str(head["generation"]))
-        self._all_programs().put_back()
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import struct
+import time
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -24,6 +25,8 @@ from skerry.runtime.steps import Plan, process_from_wire
 # termios.h
 _TIOCSWINSZ = 0x5414
 _CONSOLE_SECONDS = 10.0
+_FREEZE_SECONDS = 30.0
+"""A program may wait for a disk of a busy host."""
 
 
 class Program(NamedTuple):
@@ -58,6 +61,8 @@ class Programs:
         self._sources: dict[str, str] = {}
         """Where the container has what of /volumes."""
         self._taken_out: list[volumes.Gone] | None = None
+        self.freezer = -1
+        """cgroup.freeze of a container that stands still."""
         self.main: Program | None = None
         """The container's first program while it runs."""
 
@@ -95,18 +100,36 @@ class Programs:
         self.main = self._launch(head, start, terminal=terminal, main=True)
         return {"pid": self.main.pid}
 
-    def take_out(self) -> None:
-        """Freeze the container and take the host's folders out of it; see `volumes`."""
-        if self.main is not None:
-            group = self.running_group()
-            self._taken_out = volumes.take_out(self.main.pid, group, self._sources)
+    def stand_still(self, *, shares: bool) -> int:
+        """Freeze the container until `go_on`, and with `shares` take the host's folders out of it
+        (`volumes`). How long that took, in microseconds."""
+        group = self.running_group()
+        began = time.monotonic()
+        group.freeze(_FREEZE_SECONDS)
+        try:
+            if shares and self.main is not None:
+                self._taken_out = volumes.take_out(self.main.pid, group, self._sources)
+            path = f"{group.directory_of('freezer')}/cgroup.freeze"
+            self.freezer = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        except BaseException:
+            group.thaw()
+            raise
+        return int((time.monotonic() - began) * 1_000_000)
 
-    def put_back(self) -> None:
-        """Those folders, whose device is coming again, if they were taken out."""
+    def go_on(self) -> None:
+        """Give it those folders again, whose device is coming, if they were taken out, and have it
+        run."""
         gone, self._taken_out = self._taken_out, None
-        if gone is not None and self.main is not None:
-            system.attach_shares()
-            volumes.put_back(self.main.pid, self.running_group(), gone)
+        freezer, self.freezer = self.freezer, -1
+        try:
+            if gone is not None and self.main is not None:
+                system.attach_shares()
+                volumes.put_back(self.main.pid, gone)
+        finally:
+            if freezer >= 0:
+                with suppress(OSError):  # It may have been killed.
+                    os.write(freezer, b"0")
+                os.close(freezer)
 
     def exec(self, head: dict[str, Any], body: bytes) -> dict[str, Any]:
         """Run a further program in it."""

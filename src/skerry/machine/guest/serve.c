@@ -29,7 +29,7 @@
 #endif
 
 enum { END = 2, HEADER = 12, CHUNK = 32 * 1024, BUFFER = 96 * 1024, PREFIX = 8 };
-enum task { CLOCK = 1, SEED, HOSTNAME, FILE_, CARDS, IOCTL, TOLD, MODULE, KINDS };
+enum task { CLOCK = 1, SEED, HOSTNAME, FILE_, CARDS, IOCTL, TOLD, MODULE, THAW, KINDS };
 enum outcome { HANDED = 1, EVENT, SERVED };
 enum { NOT_FOR_US = 1 }; /* Beside 0, and errors, which are negative. */
 enum { EINTR = 4, EAGAIN = 11, EIO = 5, POLLIN = 1, POLLOUT = 4, CLOCK_REALTIME = 0 };
@@ -43,6 +43,7 @@ struct known {
     int32_t inet;         /* A socket for interface requests; -1: there is no IOCTL. */
     int32_t told, fresh;  /* identity.tell's folder and file; -1: TOLD writes nothing. */
     int32_t early;        /* Whether modules may be loaded. */
+    int32_t freezer;      /* cgroup.freeze of a container that stands still; -1: none does. */
     uint32_t length[2];
     const uint8_t *files; /* uint32 descriptor | uint8 length | name, ... */
     const uint8_t *cards; /* What CARDS must say. */
@@ -213,6 +214,8 @@ static int allowed(const struct known *known, struct task_view task)
         return data.left && data.left <= MOST_TOLD && (known->told < 0 || known->fresh >= 0);
     case MODULE:
         return known->early && plain_name(data);
+    case THAW:
+        return !data.left;
     }
     return 0;
 }
@@ -282,6 +285,11 @@ static long tell(const struct known *known, struct view data)
     return 0; /* It may have filled the place. */
 }
 
+static long thaw(int freezer)
+{
+    return freezer < 0 ? 0 : write_all(freezer, (struct view){(const uint8_t *)"0", 1}, 0);
+}
+
 static long load_module(struct view name)
 {
     static const char folder[] = "/modules/";
@@ -318,6 +326,8 @@ static long act(const struct known *known, struct task_view task)
         return tell(known, data);
     case MODULE:
         return load_module(data);
+    case THAW:
+        return thaw(known->freezer);
     }
     return 0;
 }
@@ -387,7 +397,7 @@ static long answer(int port, uint32_t seq, long error, int kind)
 {
     static const char *const names[KINDS] = {
         "", "set the clock", "seed the random numbers", "set the hostname", "write a file", "",
-        "configure a network card", "", "load a module",
+        "configure a network card", "", "load a module", "let the container go on",
     };
     struct text text = {.length = HEADER + 4};
     ADD(&text, "{\"reply\":");
@@ -555,7 +565,7 @@ static void hand_over(int port, size_t length)
 
 void first(void)
 {
-    static const struct known known = {-1, -1, -1, -1, 1, {0, 0}, NULL, NULL};
+    static const struct known known = {-1, -1, -1, -1, 1, -1, {0, 0}, NULL, NULL};
     mount_basics();
     load_early();
     int port = open_port();

@@ -26,6 +26,7 @@ class Known(ctypes.Structure):
         ("told", ctypes.c_int32),
         ("fresh", ctypes.c_int32),
         ("early", ctypes.c_int32),
+        ("freezer", ctypes.c_int32),
         ("lengths", ctypes.c_uint32 * 2),
         ("files", ctypes.c_char_p),
         ("cards", ctypes.c_char_p),
@@ -39,6 +40,8 @@ class May(NamedTuple):
     fresh: int
     cards: bytes
     """See `tasks.known`."""
+    freezer: int = -1
+    """cgroup.freeze of a container that stands still."""
 
 
 class Server:
@@ -65,7 +68,7 @@ class Server:
         `files` are open files by their names."""
         table = table_of(files)
         known = Known(
-            *(random, self._inet.fileno(), may.told, may.fresh, 0),
+            *(random, self._inet.fileno(), may.told, may.fresh, 0, may.freezer),
             (len(table), len(may.cards)),
             *(table, may.cards),
         )

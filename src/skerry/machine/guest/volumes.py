@@ -96,10 +96,9 @@ def mapped(maps: str, devices: set[str]) -> str:
 
 
 def take_out(init: int, group: Cgroup, sources: dict[str, str]) -> list[Gone]:
-    """Freeze the container and unmount the host's folders, for `put_back`; `sources` maps the
-    places that were asked for to folders of the agent's. Conflict, with all as it was, when a
+    """Unmount the host's folders in a container that stands still, for `put_back`; `sources` maps
+    the places that were asked for to folders of the agent's. Conflict, with all as it was, when a
     program uses one."""
-    group.freeze()
     taken: list[Gone] = []
     try:
         found = _table(init)
@@ -120,19 +119,15 @@ def take_out(init: int, group: Cgroup, sources: dict[str, str]) -> list[Gone]:
         for each in reversed(_table(os.getpid())):
             mounts.umount(each.target)
     except BaseException:
-        put_back(init, group, taken)
+        put_back(init, taken)
         raise
     return taken
 
 
-def put_back(init: int, group: Cgroup, taken: list[Gone]) -> None:
-    """Mount them again, of the device that is mounted at /volumes by now, and let the container go
-    on."""
-    try:
-        for each in taken:
-            _mount(init, each)
-    finally:
-        group.thaw()
+def put_back(init: int, taken: list[Gone]) -> None:
+    """Mount them again, of the device that is mounted at /volumes by now."""
+    for each in taken:
+        _mount(init, each)
 
 
 def _mount(init: int, each: Gone) -> None:

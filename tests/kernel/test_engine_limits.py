@@ -33,7 +33,11 @@ def alone() -> Iterator[Skerry]:
 def files(*names: str) -> list[str]:
     """Where a container sees control files of its own group."""
     if LAYOUT.version == 2:
-        v2 = {"memory.limit_in_bytes": "memory.max", "pids.max": "pids.max"}
+        v2 = {
+            "memory.limit_in_bytes": "memory.max",
+            "memory.memsw.limit_in_bytes": "memory.swap.max",
+            "pids.max": "pids.max",
+        }
         return [f"/sys/fs/cgroup/{v2[name]}" for name in names]
     return [f"/sys/fs/cgroup/{name.partition('.')[0]}/{name}" for name in names]
 
@@ -47,6 +51,13 @@ def test_limits_from_the_command_line_to_the_kernel(alone: Skerry) -> None:
     alone.skerry("run", "-d", "--name", "one", *limits, "busybox", "sleep", "1000")
     alone.skerry("update", "-m", "96m", "--memory-swap", "96m", "one")
     assert alone.skerry("exec", "one", "cat", *seen).stdout.split() == [str(96 << 20), "20"]
+    # Neither the limit of swap nor any other changes along.
+    alone.skerry("update", "--cpus", "0.5", "--pids-limit", "-1", "one")
+    swap = files("memory.memsw.limit_in_bytes")
+    most = "0" if LAYOUT.version == 2 else str(96 << 20)
+    assert alone.skerry("exec", "one", "cat", *swap, *seen).stdout.split() == [
+        *(most, str(96 << 20), "max"),
+    ]
     alone.skerry("exec", "one", "sh", "-c", "echo x >/dev/null")
     alone.skerry("pause", "one")
     (state,) = json.loads(alone.skerry("inspect", "one").stdout)

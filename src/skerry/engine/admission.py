@@ -4,8 +4,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from skerry.base.errors import InvalidInput
-from skerry.engine import etc, facts, log_options, resources, restart, security, spec, walls
+from skerry.engine import (
+    etc,
+    facts,
+    host_facts,
+    log_options,
+    resources,
+    restart,
+    security,
+    spec,
+    walls,
+)
 from skerry.engine.signals import parse_signal
+from skerry.kernel.cgroups import Layout
 
 SHORTEST = 1_000_000
 """Nanoseconds of the shortest pause between two checks of health."""
@@ -71,6 +82,38 @@ def _check_modes(config: Mapping[str, Any], host: Mapping[str, Any]) -> None:
         uts="host" if host.get("UTSMode") == "host" else "",
     )
     spec.check_sysctls(host, shared)
+
+
+_DISCARDED = {
+    "MemorySwappiness": "memory swappiness capabilities or the cgroup is not mounted. "
+    "Memory swappiness discarded.",
+    "OomKillDisable": "OomKillDisable. OomKillDisable discarded.",
+    "BlkioWeight": "Block I/O weight or the cgroup is not mounted. Weight discarded.",
+    "BlkioWeightDevice": "Block I/O weight_device or the cgroup is not mounted. "
+    "Weight-device discarded.",
+}
+"""What is no limit, so that a container without it is as safe; in Docker's words."""
+_UNSET: tuple[object, ...] = (None, -1, [])
+"""Zero is a swappiness; the other fields come without their zero values."""
+
+
+def discard(host: dict[str, Any], layout: Layout) -> list[str]:
+    """Take out of `host` what these control groups cannot do; returns the warnings."""
+    asked = [field for field in _DISCARDED if host.get(field) not in _UNSET]
+    if not asked:
+        return []
+    can = host_facts.limits(layout)
+    v1 = layout.version != 2 and walls.wall_of(host) != walls.VM
+    possible = {
+        "MemorySwappiness": v1,
+        "OomKillDisable": can.oom_kill_disable and v1,
+        "BlkioWeight": can.blkio_weight,
+        "BlkioWeightDevice": can.blkio_weight,
+    }
+    lost = [field for field in asked if not possible[field]]
+    for field in lost:
+        del host[field]
+    return [f"Your kernel does not support {_DISCARDED[field]}" for field in lost]
 
 
 def warnings(host: Mapping[str, Any]) -> list[str]:

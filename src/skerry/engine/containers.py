@@ -106,6 +106,7 @@ class Containers:
         image = self._store.images.get(reference)
         merged = merging.merge(config, image.config)
         host = dict(host)
+        discarded = admission.discard(host, self._host.layout)
         admission.check(merged, host, self._host)
         try:
             places, notes = await self._endpoints.check(merged, host, network or {})
@@ -125,7 +126,7 @@ class Containers:
             network=places,
             mounts=mounts.requested(merged, host, inherited),
         )
-        return await self.add(saved), [*admission.warnings(host), *notes]
+        return await self.add(saved), [*discarded, *admission.warnings(host), *notes]
 
     async def add(self, saved: record.Record, base: str = "") -> Container:
         """Make a container of a complete record, above its image or a frozen layer of that."""
@@ -303,6 +304,8 @@ class Containers:
     async def update(self, reference: str, changes: Mapping[str, Any]) -> list[str]:
         """Change limits and the restart policy; at once when it runs."""
         container = self.find(reference)
+        changes = dict(changes)
+        discarded = admission.discard(changes, self._host.layout)
         async with container.lock:
             if wall_of(container.record.host) != VM:
                 resources.check_update(container.id, container.record.host, changes)
@@ -315,9 +318,7 @@ class Containers:
             if host.get("AutoRemove") and policy.name != "no":
                 raise InvalidInput("Restart policy cannot be updated because AutoRemove is enabled")
             if container.running:
-                limits = resources.linux_resources(
-                    {key: value for key, value in host.items() if key in changes or key == "Memory"}
-                )
+                limits = resources.changed_resources(host, changes)
                 if limits:
                     await self._driver.update(container.id, limits)
             before, container.record.host = container.record.host, host
@@ -327,7 +328,7 @@ class Containers:
                 container.record.host = before
                 raise
         self._lifecycle.emit(container, "update")
-        return admission.warnings(changes)
+        return [*discarded, *admission.warnings(changes)]
 
     def select(
         self,

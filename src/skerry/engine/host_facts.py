@@ -160,7 +160,8 @@ def limits(layout: Layout) -> Limits:
         cpu_shares=has("cpu", "cpu.shares"),
         cpu_set="cpuset" in here,
         pids="pids" in here,
-        blkio_weight=has("blkio", "blkio.bfq.weight") or has("blkio", "blkio.weight"),
+        # The root group has no weight itself; bfq's counters show that the groups below have one.
+        blkio_weight=has("blkio", "blkio.bfq.io_serviced") or has("blkio", "blkio.weight"),
         blkio_throttle=has("blkio", "blkio.throttle.read_bps_device"),
         huge_pages="hugetlb" in here,
         devices="devices" in here,

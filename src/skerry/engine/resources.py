@@ -15,6 +15,12 @@ MEMORY_FLOOR = 6 << 20
 _MOST_NUMBERS = 8192
 """Processors that a kernel may be built for (CONFIG_NR_CPUS)."""
 
+_TOGETHER = (
+    frozenset({"Memory", "MemorySwap"}),
+    frozenset({"NanoCpus", "CpuPeriod", "CpuQuota"}),
+)
+"""Fields whose values the kernel, or we, take for their defaults where they are missing."""
+
 RLIMITS = frozenset(
     """as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime
     sigpending stack""".split()
@@ -149,6 +155,19 @@ def linux_resources(host: Mapping[str, Any]) -> dict[str, Any]:
         result["pids"] = {"limit": pids}
     if block := _block_io(host):
         result["blockIO"] = block
+    return result
+
+
+def changed_resources(host: Mapping[str, Any], changes: Iterable[str]) -> dict[str, Any]:
+    """`linux.resources` for a container that runs: of its new settings, `host`, those that are
+    named, each with what it is meant beside."""
+    named = set(changes)
+    for together in _TOGETHER:
+        if named & together:
+            named |= together
+    result = linux_resources({key: value for key, value in host.items() if key in named})
+    if "PidsLimit" in named and host.get("PidsLimit", 0) < 0:
+        result["pids"] = {"limit": -1}
     return result
 
 

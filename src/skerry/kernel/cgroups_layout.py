@@ -105,18 +105,22 @@ def _below(path: str, root: str) -> str | None:
 
 
 def _tree(names: tuple[str, ...], path: str, mounts: list[_Mount]) -> Hierarchy | None:
-    """The mount that shows the caller's group, else any mount of the tree."""
+    """The mount that shows the caller's group, else any mount of the tree; of several the one in
+    the usual place: others may be copies in some container's root, or covered."""
     fstype = "cgroup" if names else "cgroup2"
     wanted = set(names)
-    outside = None
+    inside = outside = None
     for mount in mounts:
         if mount.fstype != fstype or not wanted <= mount.options:
             continue
         own = _below(path, mount.root)
-        if own is not None:
+        if own is None:
+            outside = outside or Hierarchy(names, mount.point, "/")
+        elif f"{mount.point}/".startswith(f"{V2_MOUNT}/"):
             return Hierarchy(names, mount.point, own)
-        outside = outside or Hierarchy(names, mount.point, "/")
-    return outside
+        else:
+            inside = inside or Hierarchy(names, mount.point, own)
+    return inside or outside
 
 
 def parse_layout(mountinfo: str, cgroup: str, v2_controllers: str = "") -> Layout:

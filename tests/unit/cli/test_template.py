@@ -35,6 +35,7 @@ CONTAINER: dict[str, Any] = {
         ("{{(index .Mounts 0).Source}}", "/a"),
         ("{{range .Mounts}}{{.Source}};{{end}}", "/a;/b;"),
         ("{{range $i, $m := .Mounts}}{{$i}}={{$m.Source}} {{end}}", "0=/a 1=/b "),
+        ("<{{.Config.Labels.nope}}{{.Config.Labels.k}}>", "<v>"),
         ("{{range $k, $v := .Config.Labels}}{{$k}}:{{$v}},{{end}}", "a.b:c,k:v,"),
         ("{{range .Empty}}x{{else}}none{{end}}", "none"),
         ("{{range .Mounts}}{{if .RW}}{{continue}}{{end}}{{.Source}}{{break}}{{end}}", "/b"),

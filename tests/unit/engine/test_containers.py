@@ -11,6 +11,7 @@ from skerry.base.errors import Conflict, InvalidInput, NotFound
 from skerry.base.isolation import Attach, Exit
 from skerry.engine import attach
 from skerry.engine.engine import Engine
+from skerry.kernel.cgroups import Hierarchy, Layout
 
 Create = Callable[..., Any]
 
@@ -110,9 +111,37 @@ async def test_update_of_a_running_container(engine: Engine, driver: Any, create
     with pytest.raises(InvalidInput):
         await engine.containers.update(container.id, {"Memory": 1})
     assert container.record.host["Memory"] == 64 << 20
-    await engine.containers.update(container.id, {"MemorySwap": -1})
-    await engine.containers.update(container.id, {"PidsLimit": 6})
-    await engine.containers.update(container.id, {"Memory": 96 << 20})
+    for changes, expected in (
+        ({"CpuPeriod": 50_000}, {"cpu": {"period": 50_000}}),
+        ({"CpuQuota": 10_000}, {"cpu": {"period": 50_000, "quota": 10_000}}),
+        ({"MemorySwap": -1}, {"memory": {"limit": 64 << 20, "swap": -1}}),
+        ({"PidsLimit": -1}, {"pids": {"limit": -1}}),
+        ({"Memory": 96 << 20}, {"memory": {"limit": 96 << 20, "swap": -1}}),
+    ):
+        await engine.containers.update(container.id, changes)
+        assert driver.calls[-1] == ("update", expected)
+
+
+async def test_what_the_kernel_cannot_do_and_is_no_limit_is_discarded(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unified = Layout("unified", (), Hierarchy(("memory",), "/nowhere", "/"))
+    monkeypatch.setattr(engine.host, "layout", unified)
+    wanted = {
+        "Memory": 64 << 20,
+        "MemorySwappiness": 0,
+        "OomKillDisable": True,
+        "BlkioWeightDevice": [{"Path": "/dev/null", "Weight": 100}],
+    }
+    container, warnings = await engine.containers.create({"Image": "busybox"}, wanted)
+    assert container.record.host == {"Memory": 64 << 20}
+    assert len(warnings) == 4  # The last tells of the network.
+    assert warnings[1] == "Your kernel does not support OomKillDisable. OomKillDisable discarded."
+    assert await engine.containers.update(container.id, {"BlkioWeight": 300}) == [
+        "Your kernel does not support Block I/O weight or the cgroup is not mounted. "
+        "Weight discarded."
+    ]
+    assert "BlkioWeight" not in container.record.host
 
 
 async def test_remove(engine: Engine, driver: Any, create: Create) -> None:

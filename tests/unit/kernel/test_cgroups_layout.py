@@ -48,6 +48,12 @@ def test_unified_stays_in_charge_beside_a_stray_v1_tree() -> None:
     assert layout.mount_of("net_cls") == ""
 
 
+def test_of_several_mounts_the_usual_place_counts() -> None:
+    for order in (("/a", "/sys/fs/cgroup", "/b"), ("/sys/fs/cgroup", "/a")):
+        text = "".join(f"30 24 0:26 / {at} rw - cgroup2 cgroup rw\n" for at in order)
+        assert parse_layout(text, "0::/x\n").unified == Hierarchy((), "/sys/fs/cgroup", "/x")
+
+
 def test_the_group_is_seen_from_the_mount() -> None:
     mounts = "30 22 0:26 /docker/abc /sys/fs/cgroup rw - cgroup2 cgroup rw\n"
     layout = parse_layout(mounts, "0::/docker/abc/init\n", "pids")

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 MAX_OUTPUT = 64 * 1024 * 1024
 """Characters that one value may become."""
 _NOTHING: Any = object()
+_TEXTS = frozenset("Annotations Attributes DriverOpts Labels Options Sysctls".split())
+"""Fields of Docker's types that are maps of texts: what one lacks is the empty text."""
 
 
 class Row:
@@ -226,6 +228,8 @@ class _Evaluation:
         names = node[3]
         for at, name in enumerate(names):
             last = at == len(names) - 1
+            if at and names[at - 1] in _TEXTS and isinstance(value, dict) and name not in value:
+                return ""
             value = self._field(value, name, node, arguments if last else [])
         return value
 

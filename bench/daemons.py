@@ -192,7 +192,7 @@ class Skerry(Daemon):
         self.root = self.home / "root"
         self.run_root = self.run_home
         if settings:
-            self.root.mkdir()
+            self.root.mkdir(0o700)
             (self.root / "engine.json").write_text(json.dumps(settings))
 
     def command(self) -> list[str]:

@@ -24,8 +24,8 @@ RUNTIME = REPOSITORY / ".venv/bin/skerry-runtime"
 DOCKER = shutil.which("docker") or "docker"
 BUSYBOX_IMAGE = "busybox:latest"
 
-START_TIMEOUT = 60.0
-STOP_TIMEOUT = 20.0
+START_TIMEOUT = 120.0
+STOP_TIMEOUT = 60.0
 
 
 class MissingPiece(RuntimeError):
@@ -156,7 +156,7 @@ class Daemon:
         self,
         *args: str,
         check: bool = True,
-        timeout: float = 60,
+        timeout: float = 180,
         stdin: bytes = b"",
     ) -> subprocess.CompletedProcess[str]:
         """Run the docker CLI against this daemon, output captured as text."""
@@ -212,7 +212,7 @@ class Skerry(Daemon):
         self,
         *args: str,
         check: bool = True,
-        timeout: float = 60,
+        timeout: float = 180,
         stdin: bytes = b"",
     ) -> subprocess.CompletedProcess[str]:
         """Run our command line against this engine, output captured as text."""

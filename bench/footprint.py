@@ -56,7 +56,7 @@ def settle(
     earlier: Footprint,
     folders: Iterable[Path],
     run_roots: Iterable[Path] = (),
-    seconds: float = 10,
+    seconds: float = 60,
 ) -> list[str]:
     """Wait until nothing is beyond `earlier`; what still is after `seconds` is returned."""
     folders, run_roots = list(folders), list(run_roots)

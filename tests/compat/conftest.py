@@ -22,7 +22,7 @@ import pytest
 from bench import footprint
 from bench.daemons import DOCKER, Daemon, Skerry
 
-DEADLINE = 20.0
+DEADLINE = 120.0
 
 
 @pytest.fixture(scope="session")

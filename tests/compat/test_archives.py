@@ -271,7 +271,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             ["docker-registry", "serve", str(folder / "config.yml")], stdout=log, stderr=log
         )
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while not answers(address):
             assert time.monotonic() < deadline, (folder / "log").read_text()
             time.sleep(0.05)

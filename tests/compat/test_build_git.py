@@ -19,10 +19,10 @@ from bench.daemons import Skerry
 
 from .certificates import SERVER, Authority
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.root]
 TOKEN = "t0ken"
 TEXT = "FROM scratch\nCOPY . /\n"
-DEADLINE = 60.0
+DEADLINE = 120.0
 
 
 class Trusting(Skerry):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from bench.daemons import SKERRY, Dockerd
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.root]
 
 Both = Callable[..., tuple[subprocess.CompletedProcess[str], subprocess.CompletedProcess[str]]]
 
@@ -26,7 +26,7 @@ def both(dockerd: Dockerd) -> Both:
             capture_output=True,
             text=True,
             input=stdin,
-            timeout=60,
+            timeout=120,
             check=False,
         )
         return theirs, ours

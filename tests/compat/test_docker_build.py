@@ -17,7 +17,7 @@ from bench.daemons import Daemon, Skerry
 from bench.transfer import DebianRegistry
 from tests.kernel.building import Client
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(120), pytest.mark.usefixtures("leaves_nothing")]
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("leaves_nothing")]
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.root, pytest.mark.usefixtures("leaves_nothing"), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("leaves_nothing")]
 
 Docker = Any
 Complaint = Callable[..., tuple[int, str]]
@@ -43,7 +43,7 @@ class TestStreams:
     def test_logs_follow(self, docker: Docker, name: str, background: Any) -> None:
         words = ("sh", "-c", "for i in 1 2 3 4 5; do echo $i; sleep 0.1; done")
         docker("run", "-d", "--network", "none", "--name", name, "busybox", *words)
-        out, _ = background("logs", "-f", name).communicate(timeout=20)
+        out, _ = background("logs", "-f", name).communicate(timeout=120)
         assert out.split() == [b"1", b"2", b"3", b"4", b"5"]
 
     def test_run_on_a_terminal(self, terminal: Any) -> None:
@@ -104,7 +104,7 @@ class TestStreams:
         attached.stdin.write(b"hello\n")
         attached.stdin.flush()
         assert attached.stdout.readline() == b"got hello\n"
-        out, _ = attached.communicate(b"bye\n", timeout=20)
+        out, _ = attached.communicate(b"bye\n", timeout=120)
         assert (out, attached.returncode) == (b"", 11)
 
     def test_attached_run_forwards_signals(
@@ -118,7 +118,7 @@ class TestStreams:
         running = background(*RUN, "--name", name, "busybox", *words)
         assert running.stdout.readline() == b"ready\n"
         running.send_signal(signal.SIGTERM)
-        out, _ = running.communicate(timeout=20)
+        out, _ = running.communicate(timeout=120)
         assert (out, running.returncode) == (b"term\n", 12)
 
 

@@ -11,12 +11,12 @@ import docker
 import docker.errors
 import pytest
 
-pytestmark = [pytest.mark.root, pytest.mark.usefixtures("leaves_nothing"), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("leaves_nothing")]
 
 
 @pytest.fixture(scope="module")
 def client(daemon: Any) -> Iterator[docker.DockerClient]:
-    made = docker.DockerClient(base_url=daemon.host, timeout=30)
+    made = docker.DockerClient(base_url=daemon.host, timeout=120)
     yield made
     made.close()
 
@@ -182,7 +182,7 @@ class TestContainers:
         )
         made.start()
         link = made.attach_socket(params={"stdin": 1, "stdout": 1, "stream": 1})
-        link._sock.settimeout(20)
+        link._sock.settimeout(120)
         link._sock.sendall(b"ping\n")
         seen = b""
         while seen.count(b"ping") < 2:
@@ -223,7 +223,7 @@ class TestExec:
     def test_socket_and_inspect(self, client: docker.DockerClient, running: Any) -> None:
         made = client.api.exec_create(running.id, "cat", stdin=True, tty=True)["Id"]
         link = client.api.exec_start(made, socket=True, tty=True)
-        link._sock.settimeout(20)
+        link._sock.settimeout(120)
         link._sock.sendall(b"ping\n")
         assert b"ping" in link._sock.recv(100)
         assert client.api.exec_inspect(made)["Running"] is True

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from bench.daemons import Skerry
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.root]
 FOLDER = Path(__file__).parent / "npm"
 MODULES = FOLDER / "node_modules"
 
@@ -24,7 +24,9 @@ def _installed() -> None:
 
 def run(engine: Skerry, *command: str) -> str:
     env = engine.environment() | {"DOCKER_SOCKET": engine.socket, "NODE_PATH": str(MODULES)}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        command, env=env, capture_output=True, text=True, check=False, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -16,7 +16,6 @@ from bench.transfer import DebianRegistry
 
 pytestmark = [
     pytest.mark.root,
-    pytest.mark.timeout(120),
     pytest.mark.skipif(
         shutil.which("docker-registry") is None, reason="needs the Debian package docker-registry"
     ),

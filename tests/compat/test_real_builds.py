@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from bench.daemons import Skerry
 
-pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 EXAMPLES = Path(__file__).parents[2] / "examples/builds"
 AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
@@ -80,14 +80,14 @@ def _state(engine: Skerry, name: str) -> dict[str, Any]:
 
 
 def fetched(port: int, path: str) -> bytes:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=120) as answer:
         data: bytes = answer.read()
         return data
 
 
 def client(*command: str, **environment: str) -> str:
     done = subprocess.run(
-        command, check=True, capture_output=True, timeout=60, env=os.environ | environment
+        command, check=True, capture_output=True, timeout=120, env=os.environ | environment
     )
     return done.stdout.decode().strip()
 

@@ -78,7 +78,7 @@ class Registry:
         self._log = folder / "log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while True:
             try:
                 host, _, port = self.name.partition(":")

@@ -21,7 +21,7 @@ import pytest
 from bench.daemons import DOCKER, PYTHON, REPOSITORY
 
 pytestmark = pytest.mark.root
-DEADLINE = 30.0
+DEADLINE = 120.0
 _PARTS = ("layer.v1.tar", "config.v1+json")
 
 
@@ -188,7 +188,7 @@ class Pusher(threading.Thread):
                 return
 
     def _ask(self, method: str, path: str, body: bytes = b"", kind: str = "") -> tuple[int, bytes]:
-        peer = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=10)
+        peer = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=120)
         with contextlib.closing(peer):
             peer.request(method, path, body, {"Content-Type": kind} if kind else {})
             answer = peer.getresponse()

@@ -14,7 +14,7 @@ from bench.daemons import Skerry
 from bench.registry import free_port
 from tests.compat.test_registry_server import Server, layout, push_and_kill, run, server
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.root]
 __all__ = ["layout", "server"]
 
 
@@ -110,7 +110,6 @@ class Hub:
         self._serving.close()
 
 
-@pytest.mark.timeout(180)
 def test_kill_of_the_engine_loses_nothing_acknowledged() -> None:
     engine = Skerry()
     hub = Hub(engine)

@@ -173,7 +173,7 @@ def test_both_read_one_spec(pair: tuple[Runtime, Runtime]) -> None:
     for writer in pair:
         folder = writer.folder / "spec"
         folder.mkdir()
-        subprocess.run([writer.program, "spec", "-b", str(folder)], check=True, timeout=30)
+        subprocess.run([writer.program, "spec", "-b", str(folder)], check=True, timeout=120)
         config = json.loads((folder / "config.json").read_text())
         config["process"] |= {"terminal": False, "args": ["/bin/true"]}
         config["root"]["path"] = str(writer.rootfs)

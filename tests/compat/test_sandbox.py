@@ -17,7 +17,7 @@ from skerry import AsyncSandbox, Sandbox
 from skerry.base import errors
 from skerry.sdk.sandbox import STDERR, STDOUT
 
-pytestmark = [pytest.mark.root, pytest.mark.usefixtures("no_leaks"), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("no_leaks")]
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ with {made} as box:
     for script, code in ((f"import skerry; x = {made}.open(); x.fork()", 0), (interrupted, -2)):
         done = subprocess.run(
             [str(PYTHON), "-c", f"{handler}; {script}"],
-            check=False, timeout=50, capture_output=True, text=True,
+            check=False, timeout=120, capture_output=True, text=True,
         )  # fmt: skip
         assert (done.returncode, done.stdout) == (code, ""), done.stderr
         assert Sandbox.leftovers(engine.host) == []
@@ -223,10 +223,10 @@ with {made} as box:
 def test_a_lifetime_ends_it_without_us(engine: Skerry) -> None:
     opened = f"skerry.Sandbox('busybox', host={engine.host!r}, lifetime=0.5).open()"
     script = f"import skerry, os; {opened}; os._exit(9)"
-    done = subprocess.run([str(PYTHON), "-c", script], check=False, timeout=30)
+    done = subprocess.run([str(PYTHON), "-c", script], check=False, timeout=120)
     assert done.returncode == 9
     gone = threading.Event()
-    for _ in range(400):
+    for _ in range(2400):
         if not Sandbox.leftovers(engine.host):
             gone.set()
             break
@@ -236,7 +236,7 @@ def test_a_lifetime_ends_it_without_us(engine: Skerry) -> None:
 
 def test_the_names_cost_nothing_until_used() -> None:
     script = "import sys, skerry; assert 'skerry.sdk' not in sys.modules; skerry.Sandbox"
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
     with pytest.raises(AttributeError):
         _ = skerry.nosuch  # type: ignore[attr-defined]
 

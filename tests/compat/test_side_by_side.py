@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.root]
 
 SLEEP = ("run", "-d", "--init", "--network", "none", "--name")
 

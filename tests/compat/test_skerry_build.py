@@ -21,7 +21,6 @@ from .conftest import Terminal
 pytestmark = [
     pytest.mark.root,
     pytest.mark.usefixtures("builder_began", "no_leaks"),
-    pytest.mark.timeout(60),
 ]
 Build = Callable[..., subprocess.CompletedProcess[str]]
 

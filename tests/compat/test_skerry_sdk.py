@@ -13,12 +13,12 @@ from bench.daemons import Skerry
 from skerry.base import errors
 from skerry.sdk import AsyncEngine, Container, Engine
 
-pytestmark = [pytest.mark.root, pytest.mark.usefixtures("no_leaks"), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("no_leaks")]
 
 
 @pytest.fixture
 def client(engine: Skerry) -> Iterator[Engine]:
-    with Engine(engine.host, timeout=30) as client:
+    with Engine(engine.host, timeout=120) as client:
         yield client
 
 
@@ -126,7 +126,7 @@ def test_images_and_system(client: Engine, sleeper: Container) -> None:
 
 
 def test_events(client: Engine, engine: Skerry) -> None:
-    with Engine(engine.host, timeout=30) as watcher:
+    with Engine(engine.host, timeout=120) as watcher:
         events = watcher.events(filters={"type": ["container"]})
         client.containers.run("busybox", "true")
         actions = []

@@ -45,7 +45,7 @@ TARGETS = (
 def listening(port: int) -> socket.socket:
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.bind(("0.0.0.0", port))
-    sock.settimeout(60)
+    sock.settimeout(120)
     return sock
 
 
@@ -98,7 +98,7 @@ def heard(sock: socket.socket) -> list[str]:
     except BlockingIOError:
         return found
     finally:
-        sock.settimeout(60)
+        sock.settimeout(120)
 
 
 def guest(bridge: str, socks: dict[str, socket.socket], *, internal: bool) -> Any:

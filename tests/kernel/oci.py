@@ -15,7 +15,7 @@ from bench.daemons import RUNTIME
 
 Spec = dict[str, Any]
 Change = Callable[[Spec], None]
-TIMEOUT = 30.0
+TIMEOUT = 120.0
 
 
 class Runtime:

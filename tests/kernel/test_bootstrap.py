@@ -310,7 +310,6 @@ def test_debian_from_a_mirror_that_is_none(store: Store, mirror: Mirror, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_debian_is_the_same_image_every_time(store: Store) -> None:
     if not shutil.which("mmdebstrap"):
         pytest.skip("needs mmdebstrap")

@@ -17,7 +17,7 @@ from tests.kernel.building import Client, Connection, Result, archive, content, 
 from skerry.store.tar_reader import FILE, Entry
 from skerry.store.tar_writer import header
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(120), pytest.mark.usefixtures("no_leaks")]
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("no_leaks")]
 
 
 @pytest.fixture(scope="module")

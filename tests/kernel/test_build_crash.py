@@ -18,7 +18,7 @@ from bench import footprint
 from bench.daemons import Skerry
 from tests.kernel.building import Client, Connection
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.root]
 
 SEED = int(os.environ.get("SKERRY_TEST_SEED", "0")) or random.randrange(1, 10**6)
 ROUNDS = 4
@@ -33,7 +33,7 @@ COPY --from=a /x /x
 """
 
 
-def until(condition: Callable[[], Any], seconds: float = 20) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 120) -> Any:
     """Poll until the condition gives something true."""
     deadline = time.monotonic() + seconds
     while True:

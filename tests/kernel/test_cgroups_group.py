@@ -171,7 +171,7 @@ def test_a_fork_bomb_is_killed(group: Cgroup) -> None:
                 os.fork()
 
     inside(group, bomb)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while len(group.pids()) < 30 and time.monotonic() < deadline:
         time.sleep(0.005)
     group.kill_all()
@@ -293,7 +293,7 @@ def test_check_before_update(group: Cgroup) -> None:
     need("memory")
     group.create()
     inside(group, lambda: take_memory(24 * MIB))
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while group.stats()["memory"]["usage"] < 24 * MIB and time.monotonic() < deadline:
         time.sleep(0.005)
     resources = {"memory": {"limit": 8 * MIB, "checkBeforeUpdate": True}}

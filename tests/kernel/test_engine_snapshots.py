@@ -19,7 +19,7 @@ from skerry.base.errors import Conflict, InvalidInput, NotFound, SkerryError
 from skerry.sdk import Container, Engine
 from skerry.sdk.file_words import content_of
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.root]
 
 SEED = int(os.environ.get("SKERRY_TEST_SEED", "0")) or random.randrange(1, 10**6)
 ROUNDS = 4
@@ -27,7 +27,7 @@ ROUNDS = 4
 
 @pytest.fixture
 def client(engine: Skerry) -> Iterator[Engine]:
-    with Engine(engine.host, timeout=30) as made:
+    with Engine(engine.host, timeout=120) as made:
         yield made
 
 
@@ -234,7 +234,7 @@ def test_killed_at_any_instant(own_engine: Skerry) -> None:
     engine.stop()
     before = footprint.take(engine.folders)
     engine.start()
-    with Engine(engine.host, timeout=30) as client:
+    with Engine(engine.host, timeout=120) as client:
         start = client.containers.start
         start("busybox", "sleep 1000", name="history", init=True, network="none")
         sh(client.containers.get("history"), "echo 0 > /a; echo 0 > /b")
@@ -247,9 +247,9 @@ def test_killed_at_any_instant(own_engine: Skerry) -> None:
         engine.process.wait()
         worker.join(60)
         engine.start()
-        with Engine(engine.host, timeout=30) as client:
+        with Engine(engine.host, timeout=120) as client:
             _check(client, engine)
-    with Engine(engine.host, timeout=30) as client:
+    with Engine(engine.host, timeout=120) as client:
         for each in client.containers.list(all=True):
             each.remove(force=True)
         assert listed(client) == []
@@ -262,7 +262,7 @@ def test_killed_at_any_instant(own_engine: Skerry) -> None:
 def _work(host: str, number: float) -> None:
     """Change, keep, go back, copy, until the engine is gone."""
     try:
-        with Engine(host, timeout=30) as client:
+        with Engine(host, timeout=120) as client:
             box = client.containers.get("history")
             for step in range(50):
                 sh(box, f"echo {number}{step} > /a; echo {number}{step} > /b")
@@ -320,7 +320,7 @@ def test_a_snapshot_travels_as_a_file(client: Engine, own_engine: Skerry, box: C
     sh(box, "rm /same; echo more >> /data; rm -r /home; mkdir /home")
     take(client, "two")
     data = export(client, "history:two")
-    with Engine(own_engine.host, timeout=30) as other:
+    with Engine(own_engine.host, timeout=120) as other:
         for image in other.images.list():
             image.remove(force=True)
         made = import_(other, data)

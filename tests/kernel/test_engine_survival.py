@@ -16,7 +16,7 @@ import pytest
 from bench import footprint
 from bench.daemons import PYTHON, Skerry
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.root]
 
 PARENT = f"/skerry-survival-{os.getpid()}"
 ROUNDS = 6
@@ -28,7 +28,7 @@ class Connection(http.client.HTTPConnection):
     """HTTP on a unix socket."""
 
     def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=30)
+        super().__init__("localhost", timeout=120)
         self.path = path
 
     def connect(self) -> None:
@@ -52,7 +52,7 @@ def call(path: str, method: str, url: str, body: Any = None) -> tuple[int, Any]:
         connection.close()
 
 
-def until(condition: Callable[[], Any], seconds: float = 20) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 120) -> Any:
     """Poll until the condition gives something true."""
     deadline = time.monotonic() + seconds
     while True:
@@ -209,7 +209,7 @@ def test_one_engine_per_root(own_engine: Skerry) -> None:
         ],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     assert second.returncode == 1

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from bench.daemons import Skerry, mounts_below
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.root]
 Docker = Callable[..., str]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.root]
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def told() -> Any:
     done = subprocess.run(
         ["unshare", "-n", "-m", sys.executable, str(here.with_name("fenced.py"))],
         env=os.environ | {"PYTHONPATH": str(here.parents[2] / "src")},
-        capture_output=True, text=True, timeout=100, check=False,
+        capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

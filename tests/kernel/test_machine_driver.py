@@ -14,7 +14,7 @@ from skerry.machine.driver import MachineDriver
 from skerry.machine.shape import MIB, Shape
 from skerry.machine.templates import Templates
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.root]
 
 
 class MachineWorld(ContainerWorld):

@@ -22,7 +22,7 @@ from tests.kernel import machine_kit
 
 from skerry.machine import orderly
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.root]
 
 VM = ("--runtime", "skerry-vm")
 PATIENCE = 180.0
@@ -52,7 +52,7 @@ def docker(machines: Skerry) -> Iterator[Callable[..., str]]:
 Docker = Callable[..., str]
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
+def until(condition: Callable[[], Any], what: str, seconds: float = 120) -> Any:
     deadline = time.monotonic() + seconds
     while True:
         if found := condition():
@@ -120,7 +120,7 @@ def test_networks_names_and_ports_are_shared_with_containers(docker: Docker) -> 
         assert page.strip() == docker("exec", "thin", "hostname").strip()
         fetch = ("exec", "thin", "wget", "-qO-", f"http://{address}/")
         assert docker(*fetch).strip() == "thick-host"
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=120) as answer:
             assert answer.read().strip() == b"thick-host"
         _networks_change_while_it_runs(docker, f"http://127.0.0.1:{port}/")
         docker("rm", "-f", "thin", "thick")
@@ -151,7 +151,7 @@ def _networks_change_while_it_runs(docker: Docker, published: str) -> None:
         assert "eth0" not in seen
         assert seen.count("default via") == 1
         assert docker(*ask).strip() == "thick-host"
-        with urllib.request.urlopen(published, timeout=60) as answer:
+        with urllib.request.urlopen(published, timeout=120) as answer:
             assert answer.read().strip() == b"thick-host"
         docker("network", "connect", "shared", "thick")
         assert docker("exec", "thin", "wget", "-qO-", "http://thick/").strip()

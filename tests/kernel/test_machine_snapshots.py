@@ -22,7 +22,7 @@ from skerry.engine import after_fork
 from skerry.sdk import Container, Engine
 from skerry.store import snapshot_archive
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.root]
 
 COUNT = "n=0; while sleep 0.1; do n=$((n+1)); echo $n > /dev/shm/count; done"
 """A program whose state is in memory alone: after a fresh start it would count from 0 again."""
@@ -259,10 +259,10 @@ def published(client: Engine, container: Container, port: int = 80) -> int:
 
 
 def fetch(port: int) -> str:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while True:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=20) as answer:
                 return str(answer.read().decode().strip())
         except OSError:
             assert time.monotonic() < deadline
@@ -486,5 +486,5 @@ def _qemu_of(client: Engine, box: Container) -> int:
 
 
 def _keep(host: str, name: str = "one") -> None:
-    with contextlib.suppress(SkerryError, OSError), Engine(host, timeout=60) as client:
+    with contextlib.suppress(SkerryError, OSError), Engine(host, timeout=120) as client:
         client.client.post(f"/skerry/snapshots?container={name}")

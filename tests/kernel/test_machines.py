@@ -16,7 +16,7 @@ from skerry.engine.vms import cables
 from skerry.machine.full import fence
 from skerry.sdk import Engine
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.root]
 
 
 def test_a_disc_boots_to_its_login_and_lives_every_state(vm: Machines, medium: Path) -> None:
@@ -41,7 +41,7 @@ def test_a_disc_boots_to_its_login_and_lives_every_state(vm: Machines, medium: P
             service.accept()
         # The same probe arrives when the rule is away: it is the rule that keeps it off.
         fence.remove(fence.name(str(vm.engine.root), vm("inspect", "tiny", "-f", "{{.id}}")))
-        service.settimeout(60)
+        service.settimeout(120)
         vm.types("tiny", f"{probe}\n")
         service.accept()[0].close()
 
@@ -232,7 +232,7 @@ def test_discs_are_exchanged_while_it_runs(vm: Machines, medium: Path) -> None:
 def joins_the_screen(path: str) -> str:
     """As a VNC client does (RFC 6143, section 7); the desktop's name."""
     with socket.socket(socket.AF_UNIX) as sock, sock.makefile("rwb") as screen:
-        sock.settimeout(60)
+        sock.settimeout(120)
         sock.connect(path)
         assert screen.read(12) == b"RFB 003.008\n"
         screen.write(b"RFB 003.008\n")
@@ -283,7 +283,7 @@ def test_hostile_images_reach_nothing(vm: Machines, tmp_path: Path) -> None:
 
 def read(port: int) -> str:
     """A page that the guest serves, through a forwarded port."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=120) as answer:
         return str(answer.read().decode())
 
 

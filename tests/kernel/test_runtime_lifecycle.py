@@ -71,7 +71,7 @@ class TestLifeCycle:
         done = subprocess.run(
             ["env", *ignore, "--block-signal=TERM", runtime.program, *words],
             capture_output=True,
-            timeout=60,
+            timeout=120,
             check=True,
         )
         # Here and with runc.
@@ -175,7 +175,7 @@ class TestLifeCycle:
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            timeout=30,
+            timeout=120,
             check=False,
         )
         assert done.returncode == 0
@@ -573,7 +573,7 @@ class TestTerminal:
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(path)
         listener.listen(1)
-        listener.settimeout(20)
+        listener.settimeout(120)
 
         def change(spec: Spec) -> None:
             spec["process"]["terminal"] = True
@@ -587,7 +587,7 @@ class TestTerminal:
             [runtime.program, "--root", str(runtime.root), *options],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            timeout=30,
+            timeout=120,
             check=False,
         )
         assert done.returncode == 0
@@ -658,7 +658,7 @@ class TestExec:
             [runtime.program, "--root", str(runtime.root), "exec", *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            timeout=30,
+            timeout=120,
             check=False,
         )
         assert done.returncode == 0
@@ -725,7 +725,7 @@ class TestDescriptors:
         command = [runtime.program, "--root", str(runtime.root), "run", "--preserve-fds", "1"]
         command += ["-b", str(bundle), runtime.new_id()]
         script = f"import os; os.dup2({write}, 3); os.execv({command[0]!r}, {command!r})"
-        subprocess.run([sys.executable, "-c", script], pass_fds=[write], timeout=30, check=True)
+        subprocess.run([sys.executable, "-c", script], pass_fds=[write], timeout=120, check=True)
         os.close(write)
         assert os.read(read, 100) == b"hello\n"
         os.close(read)
@@ -811,7 +811,7 @@ class TestCgroups:
         assert json.loads(watcher.stdout.readline())["type"] == "stats"
         runtime.call("kill", name, "KILL")
         watcher.stdout.read()
-        assert watcher.wait(20) == 0
+        assert watcher.wait(120) == 0
 
     def test_out_of_memory(self, runtime: Runtime) -> None:
         limit = {"memory": {"limit": 16 << 20, "swap": 16 << 20}}
@@ -917,7 +917,7 @@ class TestWithoutRoot:
                 extra_groups=[],
                 cwd=short_tmp,
                 text=True,
-                timeout=30,
+                timeout=120,
                 check=False,
             )
 
@@ -930,7 +930,7 @@ class TestWithoutRoot:
             group=user,
             extra_groups=[],
             cwd=short_tmp,
-            timeout=30,
+            timeout=120,
             check=False,
         )
         assert made.returncode == 0
@@ -950,7 +950,7 @@ def test_seccomp_notifications_reach_the_agent(runtime: Runtime, short_tmp: Path
     agent = socket.socket(socket.AF_UNIX)
     agent.bind(path)
     agent.listen(1)
-    agent.settimeout(20)
+    agent.settimeout(120)
     seccomp = {
         "defaultAction": "SCMP_ACT_ALLOW",
         "listenerPath": path,

@@ -38,7 +38,7 @@ class Runtime:
     def call(self, *args: str) -> subprocess.CompletedProcess[str]:
         """Run the program; output as text."""
         command = [str(PROGRAM), "--root", str(self.root), *args]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
     def must(self, *args: str) -> str:
         """Run it and fail the test when it fails."""
@@ -126,7 +126,7 @@ def test_a_running_container(runtime: Runtime, bundle: Any) -> None:
     stats = json.loads(runtime.must("events", "--stats", runtime.name))
     assert stats["data"]["pids"]["current"] >= 1
     runtime.must("kill", runtime.name, "KILL")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while runtime.group.pids() and time.monotonic() < deadline:
         time.sleep(0.01)
     runtime.must("delete", runtime.name)

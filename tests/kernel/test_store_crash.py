@@ -57,7 +57,6 @@ def check(store: Store) -> None:
     assert store.gc.usage().total == int(du.split()[0])
 
 
-@pytest.mark.timeout(120)
 def test_killed_at_any_instant(tmp_path: Path) -> None:
     if not os.path.exists("/bin/busybox"):
         pytest.skip("needs busybox-static")

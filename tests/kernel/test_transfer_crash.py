@@ -19,7 +19,6 @@ from bench.transfer import DebianRegistry, Layer
 
 pytestmark = [
     pytest.mark.root,
-    pytest.mark.timeout(180),
     pytest.mark.skipif(
         shutil.which("docker-registry") is None, reason="needs the Debian package docker-registry"
     ),
@@ -61,7 +60,7 @@ def interrupted(engine: Skerry, chance: random.Random, *words: str) -> None:
     # Any instant will do; this spreads them over the whole transfer.
     time.sleep(chance.uniform(0.02, 0.4))
     engine.stop(signal.SIGKILL)
-    client.wait(30)
+    client.wait(120)
     engine.start()
 
 

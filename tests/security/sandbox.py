@@ -177,7 +177,7 @@ class Sandbox:
             text=True,
         )
         self._processes.append(process)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while self.status(name) != "running":
             if process.poll() is not None or time.monotonic() > deadline:
                 process.kill()
@@ -199,10 +199,10 @@ class Sandbox:
     def close(self) -> None:
         for name in self._made:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self.runtime("delete", "--force", name, timeout=20)
+                self.runtime("delete", "--force", name, timeout=120)
         for process in self._processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(10)
+                process.wait(120)
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
             process.communicate()

@@ -227,9 +227,9 @@ def test_a_hostile_archive_stays_inside(engine: Skerry, victim: str, tmp_path: P
 
 def request(engine: Skerry, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
     """One raw request to the engine; status 0 when it hung up."""
-    connection = http.client.HTTPConnection("localhost", timeout=20)
+    connection = http.client.HTTPConnection("localhost", timeout=120)
     connection.sock = socket.socket(socket.AF_UNIX)
-    connection.sock.settimeout(20)
+    connection.sock.settimeout(120)
     connection.sock.connect(engine.socket)
     kind = "application/x-tar" if path.endswith("/tmp") else "application/json"
     try:

@@ -28,7 +28,7 @@ import time
 found = {}
 own = {os.stat(p).st_ino for p in ("/usr/bin/python3", "/bin/busybox")}
 busybox = os.stat("/bin/busybox")
-end = time.monotonic() + 60
+end = time.monotonic() + 120
 while not os.path.exists("/tmp/stop") and time.monotonic() < end:
     for pid in os.listdir("/proc"):
         if not pid.isdigit() or int(pid) == os.getpid():
@@ -73,7 +73,7 @@ def test_the_interpreter_cannot_be_overwritten_from_inside(
 
 
 def wait_for(file: Path) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not file.exists():
         assert time.monotonic() < deadline, f"{file} never came"
         time.sleep(0.05)
@@ -125,7 +125,7 @@ def test_an_entering_process_shows_no_descriptor_and_no_memory(sandbox: Sandbox)
     watcher = """
     import time
     own, seen = os.getpid(), {}
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while not os.path.exists("/tmp/stop") and time.monotonic() < end:
         for pid in os.listdir("/proc"):
             if pid.isdigit() and int(pid) != own:
@@ -178,7 +178,7 @@ def test_a_terminal_takes_no_input_from_inside(sandbox: Sandbox) -> None:
             stdin=slave,
             stdout=slave,
             stderr=slave,
-            timeout=30,
+            timeout=120,
             check=False,
         )
         assert done.returncode == 0
@@ -234,7 +234,7 @@ def test_no_module_is_imported_inside(sandbox: Sandbox, tmp_path: Path, command:
     name, folder = sandbox.bundle([command])
     runtime = [sandbox.program, "--root", str(sandbox.state)]
     for how in (["run", "-b", str(folder), name], ["exec", container, command]):
-        subprocess.run([*strace, *runtime, *how], capture_output=True, timeout=60, check=False)
+        subprocess.run([*strace, *runtime, *how], capture_output=True, timeout=120, check=False)
         paths = paths_after_entering(trace)
         assert paths, how
         assert not [p for p in paths if "python" in p or "skerry" in p or p.endswith(".py")]

@@ -174,7 +174,7 @@ def test_the_images_console_is_no_mount_target_outside(
             stdin=slave,
             stdout=slave,
             stderr=slave,
-            timeout=30,
+            timeout=120,
             check=False,
         )
         assert "Traceback" not in os.read(master, 4096).decode(errors="replace")

@@ -18,7 +18,6 @@ from skerry.machine.full.confine import Confined
 
 pytestmark = [
     pytest.mark.root,
-    pytest.mark.timeout(120),
     pytest.mark.skipif(os.uname().machine != "x86_64", reason="system calls of x86-64"),
     pytest.mark.skipif(not Path("/usr/bin/python3").exists(), reason="the probe is in Python"),
 ]
@@ -49,7 +48,7 @@ def forked():
 
 def joins(address):
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(60)
+        sock.settimeout(120)
         sock.connect(address)
 
 def sends(address):
@@ -156,7 +155,7 @@ def probe(wanted: Confined, prey: Prey, folder: Path) -> dict[str, Any]:
     wanted["root"] = str(folder / "jail")
     done = subprocess.run(
         [sys.executable, "-ISE", "-c", RUNNER, SOURCE, json.dumps(wanted)],
-        capture_output=True, timeout=100, check=False,
+        capture_output=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr.decode()
     found: dict[str, Any] = json.loads(done.stderr)
@@ -238,7 +237,7 @@ def test_the_probe_reaches_all_of_it_without_the_wall(prey: Prey) -> None:
     found = json.loads(
         subprocess.run(
             [PYTHON, "-ISE", "-c", PROBE, json.dumps(prey.given)],
-            stderr=subprocess.PIPE, timeout=100, check=True,
+            stderr=subprocess.PIPE, timeout=120, check=True,
         ).stderr
     )  # fmt: skip
     assert [found["files"][str(path)] for path in prey.files] == ["OK", "OK"]

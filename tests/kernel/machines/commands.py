@@ -59,7 +59,7 @@ class Machines:
         return text[: text.rindex(mark)].rpartition(f"{mark[4:]}\n")[2]
 
 
-def until(condition: Callable[[], Any], seconds: float = 20) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 120) -> Any:
     """Poll until the condition gives something true."""
     deadline = time.monotonic() + seconds
     while True:

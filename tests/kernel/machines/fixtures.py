@@ -25,7 +25,7 @@ def medium(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def remains(machines: Machines, before: footprint.Footprint) -> list[str]:
     """What is there now and was not before, the engine itself apart: it may be a later one."""
     engine = machines.engine
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while True:
         now = footprint.take(engine.folders, [engine.run_root])
         left = [

@@ -125,7 +125,7 @@ async def _answers(path: str, *sent: bytes) -> bytes:
         for part in sent:
             writer.write(part)
             await writer.drain()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             return await reader.readuntil(b"\r\n\r\nOK")
     finally:
         writer.close()
@@ -175,5 +175,5 @@ async def test_a_client_that_leaves_ends_the_reading(
     writer.write(HEAD % made.id.encode() + chunked([b"half"]))
     await writer.drain()
     writer.close()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         assert "cut off" in str(await ended)

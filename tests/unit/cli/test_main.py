@@ -25,7 +25,7 @@ def cli(*words: str, stdin: bytes = b"", **env: str) -> subprocess.CompletedProc
         [sys.executable, "-ISE", "-c", PROGRAM, str(SOURCE), *words],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
         input=stdin.decode(),
         env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", **env},
@@ -158,7 +158,7 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
     canned = Canned(tmp_path / "e.sock", "200 OK", body + b"]")
     shell = f'{sys.executable} -ISE -c "{PROGRAM}" {SOURCE} -H {canned.host} images | head -1'
     done = subprocess.run(
-        ["sh", "-c", shell], capture_output=True, text=True, timeout=60, check=False
+        ["sh", "-c", shell], capture_output=True, text=True, timeout=120, check=False
     )
     canned.close()
     assert done.stdout.startswith("REPOSITORY")

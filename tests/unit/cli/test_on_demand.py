@@ -28,7 +28,7 @@ path = words[words.index("--host") + 1].removeprefix("unix://")
 listener = socket.socket(socket.AF_UNIX)
 listener.bind(path)
 listener.listen(8)
-listener.settimeout(20)
+listener.settimeout(120)
 listener.accept()
 os.unlink(path)
 """

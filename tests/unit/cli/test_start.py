@@ -131,6 +131,6 @@ def test_an_interrupt_ends_a_command_that_a_shell_put_into_the_background() -> N
         "main.entry = lambda: os.kill(os.getpid(), 2); start.entry()"
     )
     command = ["env", "--ignore-signal=INT", sys.executable, "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == -2
     assert "KeyboardInterrupt" in done.stderr

@@ -18,7 +18,7 @@ class Ends:
 
     def __init__(self) -> None:
         self.engine, self.client = socket.socketpair(socket.AF_UNIX)
-        self.engine.settimeout(10)
+        self.engine.settimeout(120)
         self.input_read, self.input_write = os.pipe()
 
     def close(self) -> None:

@@ -54,7 +54,7 @@ async def test_past_and_future() -> None:
     await asyncio.sleep(0)
     bus.emit("container", "start", "1", {})
     bus.emit("container", "die", "1", {})
-    await asyncio.wait_for(listening, 5)
+    await asyncio.wait_for(listening, 120)
     assert heard == ["create", "start", "die"]
 
 

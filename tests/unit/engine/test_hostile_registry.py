@@ -377,6 +377,6 @@ async def test_a_hostile_registry(servers: Any, store: Store, what: str, way: st
     else:
         lines = victim.copying.to_image(Source(REGISTRY, target), "mine:v1")
     with pytest.raises(SkerryError, match=CASES[what].reason) as caught:
-        await asyncio.wait_for(drained(lines), 60)
+        await asyncio.wait_for(drained(lines), 120)
     assert name in caught.value.message and "app" in caught.value.message
     assert victim.everything() == before

@@ -60,7 +60,7 @@ async def test_an_end_that_cannot_be_written_is_told_and_written_later(
         written.set()
 
     monkeypatch.setattr(records, "put", again)
-    await asyncio.wait_for(written.wait(), 30)
+    await asyncio.wait_for(written.wait(), 120)
     assert records.get("container", container.id)["state"]["exit_code"] == 3
 
 

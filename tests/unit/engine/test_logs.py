@@ -138,7 +138,7 @@ async def test_a_follower_sees_everything_once_across_rotations(
         log.write("stdout", b"%d\n" % number)
         await asyncio.sleep(0.001 if number % 10 else 0.02)
     writing = False
-    await asyncio.wait_for(following, 10)
+    await asyncio.wait_for(following, 120)
     log.close()
     first = 0 if tail < 0 else 1
     assert seen == [f"{number}\n" for number in range(first, 60)]

@@ -112,7 +112,7 @@ class Guest:
         """Ask the warden, as the engine does."""
         sock = rundir.connect(self.run_dir, module.SOCKET)
         assert sock is not None
-        sock.settimeout(60)
+        sock.settimeout(120)
         fds = head.pop("fds", ())
         wire.send(sock, {"seq": 5, **head}, b"{}", fds)
         return sock

@@ -33,7 +33,7 @@ def answer_one(server: socket.socket) -> None:
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
-        sock.settimeout(60)
+        sock.settimeout(120)
         monkeypatch.setattr(resolver, "_PORT", sock.getsockname()[1])
         yield sock
 

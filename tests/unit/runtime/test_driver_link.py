@@ -16,7 +16,7 @@ from skerry.runtime.driver.streams import stream_pair
 
 def pair() -> tuple[socket.socket, socket.socket]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    theirs.settimeout(20)
+    theirs.settimeout(120)
     return ours, theirs
 
 
@@ -135,7 +135,7 @@ async def test_answers_find_their_questions() -> None:
 async def test_a_stream_half_closes_and_ends() -> None:
     stream, fd = stream_pair()
     with socket.socket(fileno=fd) as other:
-        other.settimeout(20)
+        other.settimeout(120)
         await stream.write(b"in")
         await stream.close_stdin()
         assert other.recv(10) == b"in"

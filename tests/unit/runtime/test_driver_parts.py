@@ -111,7 +111,7 @@ def test_a_signal_was_sent_though_its_process_is_reaped_at_once(
 
     def kill_and_reap(pid: int, number: int) -> None:
         killpg(pid, number)
-        child.wait(30)
+        child.wait(120)
 
     def reap_and_send(pidfd: int, number: int) -> None:
         if not group:

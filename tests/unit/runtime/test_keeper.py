@@ -24,7 +24,7 @@ from skerry.runtime import attached, rundir, wire
 from skerry.runtime.keeper import keep
 from skerry.runtime.starter import Ends, Launched, OnCloned, Programs
 
-DEADLINE = 20.0
+DEADLINE = 120.0
 NR_WRITE = {"x86_64": "1 ", "aarch64": "64 "}.get(os.uname().machine, "?")
 
 

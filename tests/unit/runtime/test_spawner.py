@@ -43,7 +43,7 @@ def unable(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
 def ask(spawner_end: socket.socket, body: bytes = b"", padding: bytes = b"") -> socket.socket:
     """Send a request; the control socket, on which a keeper would speak."""
     mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    mine.settimeout(20)
+    mine.settimeout(120)
     with theirs:
         datagram, memfd = wire.pack({"op": "start"}, body)
         fds = [theirs.fileno()] + ([memfd] if memfd is not None else [])

@@ -92,7 +92,7 @@ async def test_a_client_that_says_nothing_is_dropped(serve: Any, words: bytes) -
     peer = await serve(limits=Limits(idle=0.2))
     reader, writer = await asyncio.open_connection("127.0.0.1", int(peer.url.rpartition(":")[2]))
     writer.write(words)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         with pytest.raises((ConnectionError, EOFError)):
             await reader.readexactly(1)
     writer.close()
@@ -106,7 +106,7 @@ async def test_a_cut_upload_goes_on(serve: Any) -> None:
     head = f"PATCH {place} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
     writer.write(head.encode() + data[:20_000])
     await writer.drain()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         assert b" 408 " in await reader.readline()
     writer.close()
     status = await peer("GET", place)

@@ -233,11 +233,18 @@ def test_what_a_label_asks_for_is_refused_or_told(
     client.containers.create("busybox", ["true"], name="odd", **options)
     with pytest.raises(InvalidInput, match="invalid signal: HUNG"):
         client.client.post("/skerry/fork?container=odd&count=1")
-    options = {"labels": {after_fork.COMMAND: "echo no; exit 3"}, "network": "none"}
+    ports = {"PortBindings": {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": ""}]}}
+    options = {"labels": {after_fork.COMMAND: "echo no; exit 3"}, "host_config": ports}
     client.containers.start("busybox", "sleep 1000", name="bad", init=True, **options)
     done = engine.skerry("fork", "bad", check=False)
     assert (done.returncode, done.stdout) == (1, "bad-1\n")
     assert done.stderr == f"skerry: bad-1: label {after_fork.COMMAND}: exit code 3: no\n"
+    # Nobody is led to it before it has done what it had to.
+    copy = client.containers.get("bad-1")
+    found = client.client.get("/containers/bad-1/json")["NetworkSettings"]["Ports"]
+    assert not any(found.values())
+    copy.restart(timeout=0)
+    assert published(client, copy) != published(client, client.containers.get("bad"))
 
 
 def _kept_as_an_image(client: Engine, copy: Container) -> None:

@@ -114,6 +114,13 @@ class Connections:
             raise
         self._networks.tell(network, "connect", container.id)
 
+    async def publish(self, container: Container) -> None:
+        """Open the ports of one that was started without, if it still runs."""
+        async with container.lock:
+            sandbox = self._sandboxes.get(container.id)
+            if container.running and sandbox is not None:
+                self._sandboxes.put(await self._move_ports(container, sandbox, sandbox))
+
     async def _move_ports(self, container: Container, before: Sandbox, after: Sandbox) -> Sandbox:
         """Published ports follow the default route; returns what there is then."""
         wanted = self._plan.ports(container.record, after)

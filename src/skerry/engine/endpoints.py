@@ -84,8 +84,9 @@ class Endpoints:
 
     # Starting and ending
 
-    async def prepare(self, container: Container) -> Joined | None:
-        """Make a container's sandbox, None when it needs none. Nothing stays after an error."""
+    async def prepare(self, container: Container, *, publish: bool = True) -> Joined | None:
+        """Make a container's sandbox, None when it needs none. Nothing stays after an error.
+        Without `publish` its ports are left to `connections.publish`."""
         saved = container.record
         wanted = endpoint_config.names(saved)
         if not wanted or not await self._networks.possible():
@@ -106,7 +107,7 @@ class Endpoints:
                 fabric.build,
                 sandbox,
                 self._sandboxes.segments(sandbox),
-                self._plan.ports(saved, sandbox),
+                self._plan.ports(saved, sandbox) if publish else [],
                 self._sandboxes.write,
             )
         except BaseException as error:

@@ -171,20 +171,22 @@ class Forks:
         if fork.error:
             return fork
         container = self._roster.find(fork.id)
-        try:
-            if info is None:
-                await self._lifecycle.start(container)
-            else:
-                own = await asyncio.to_thread(identity.contents, info.renew)
-                await self._lifecycle.start(container, saved._replace(renew=own))
-        except (SkerryError, GuestFault) as error:
-            return fork._replace(error=error.message)
         folder = info.hooks if info else self._has_hooks(container)
         wanted = after_fork.wanted(_labels(container), folder=folder)
+        try:
+            machine = None
+            if info is not None:
+                own = await asyncio.to_thread(identity.contents, info.renew)
+                machine = saved._replace(renew=own)
+            await self._lifecycle.start(container, machine, publish=not any(wanted))
+        except (SkerryError, GuestFault) as error:
+            return fork._replace(error=error.message)
         return fork._replace(warning=await self._carry_out(container, wanted))
 
     async def _carry_out(self, container: Container, wanted: after_fork.Wanted) -> str:
-        """What went wrong, in words."""
+        """What went wrong, in words. Ports lead to the copy once all was done, and only then."""
+        if not any(wanted):
+            return ""
         for name, command in wanted.commands:
             try:
                 code, output = await self._execs.probe(
@@ -201,6 +203,10 @@ class Forks:
                 await self._lifecycle.send(container, wanted.signal)
         except (SkerryError, GuestFault) as error:
             return f"label {after_fork.SIGNAL}: {error.message}"
+        try:
+            await self._lifecycle.publish(container)
+        except (SkerryError, GuestFault) as error:
+            return f"publishing its ports: {error.message}"
         return ""
 
     def _has_hooks(self, container: Container) -> bool:

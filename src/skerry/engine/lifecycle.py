@@ -76,6 +76,7 @@ class Lifecycle:
         self._roster = roster
         self._host = host
         self._endpoints = endpoints
+        self.publish = endpoints.connections.publish
         self.remove: Callable[[Container], Awaitable[None]]
         self.volumes: Volumes
         self.health_probe: Callable[[Container, list[str], float], Awaitable[tuple[int, str]]]
@@ -161,8 +162,11 @@ class Lifecycle:
         else:
             self.ended(container, exit)
 
-    async def start(self, container: Container, saved: Saved | None = None) -> None:
+    async def start(
+        self, container: Container, saved: Saved | None = None, *, publish: bool = True
+    ) -> None:
         """Run it; returns once the program was executed. With `saved` it goes on in that machine.
+        Without `publish` its ports stay closed until they are opened (`Connections.publish`).
 
         NotModified when it runs, Conflict when it is paused or being removed, InvalidInput and
         GuestFault for what cannot be run.
@@ -178,14 +182,16 @@ class Lifecycle:
             container.record.manually_stopped = False
             container.record.restart_count = 0
             container.restart_pause = 0.0
-            await self._start(container, saved)
+            await self._start(container, saved, publish=publish)
 
-    async def _start(self, container: Container, saved: Saved | None = None) -> None:
+    async def _start(
+        self, container: Container, saved: Saved | None = None, *, publish: bool = True
+    ) -> None:
         container.exit_on_next = False
         try:
             await self.volumes.hold(container.record.mounts, container.id)
             with contextlib.ExitStack() as held:
-                await self._launch(container, held, saved)
+                await self._launch(container, held, saved, publish=publish)
             self.volumes.told(container, "mount")
         except (SkerryError, GuestFault) as error:
             self._start_failed(container, error)
@@ -212,14 +218,19 @@ class Lifecycle:
                 pending.resolve(stream)
 
     async def _launch(
-        self, container: Container, held: contextlib.ExitStack, machine: Saved | None
+        self,
+        container: Container,
+        held: contextlib.ExitStack,
+        machine: Saved | None,
+        *,
+        publish: bool,
     ) -> None:
         """Plan and execute; on return the state says running and is saved."""
         saved = container.record
         state_dir = self.state_dir(container.id)
         overlay = self._store.snapshots.overlay(container.id)
         run_dir = self.run_dir(container.id)
-        joined = await self._endpoints.prepare(container)
+        joined = await self._endpoints.prepare(container, publish=publish)
         found = facts.gather(
             saved, self._roster, self._host, overlay, state_dir, run_dir, held, joined
         )

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bench.daemons import PYTHON, REPOSITORY, START_TIMEOUT, STOP_TIMEOUT, MissingPiece
 from bench.measure import Case, Outcome, Target, interleave
+from bench.ports import free_port
 from bench.world import World
 
 CLIENTS = 8
@@ -80,13 +81,6 @@ def servers(home: Path) -> Iterator[dict[str, int]]:
         for process in running:
             process.wait(STOP_TIMEOUT)
         shutil.rmtree(folder)
-
-
-def free_port() -> int:
-    """One that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait(name: str, port: int) -> None:

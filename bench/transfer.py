@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from bench import unpack
 from bench.daemons import DOCKER, Daemon, MissingPiece, remove_folder, short_folder
 from bench.measure import Case, Outcome, Target, interleave, spawn
+from bench.ports import free_port
 from bench.world import World
 
 LAYERS = 8
@@ -47,9 +48,7 @@ class DebianRegistry:
         if program is None:
             raise MissingPiece("docker-registry is not installed")
         self.home = short_folder("sr-")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         self.name = f"127.0.0.1:{self.port}"
         config = self.home / "config.json"
         storage = {"filesystem": {"rootdirectory": str(self.home / "data")}}
@@ -72,7 +71,7 @@ class DebianRegistry:
             )
 
     def __enter__(self) -> "DebianRegistry":
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while True:
             try:
                 socket.create_connection(("127.0.0.1", self.port), timeout=2).close()

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 from bench.daemons import Dockerd, Skerry, short_folder
+from bench.ports import free_port
 
 from skerry.sdk import Engine
 
@@ -257,9 +258,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if not shutil.which("docker-registry"):
         pytest.skip("needs docker-registry")
     folder = tmp_path_factory.mktemp("registry")
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     settings = {
         "version": "0.1",
         "storage": {"filesystem": {"rootdirectory": str(folder / "data")}},

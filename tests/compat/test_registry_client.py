@@ -12,6 +12,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
+from bench.ports import free_port
 
 from skerry.base.digests import sha256
 from skerry.base.errors import (
@@ -50,13 +51,6 @@ storage:
 http: {{addr: "127.0.0.1:{port}", secret: test}}
 {more}
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Registry:

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import pytest
 from bench.daemons import DOCKER, PYTHON, REPOSITORY
+from bench.ports import free_port
 
 pytestmark = pytest.mark.root
 DEADLINE = 120.0
@@ -29,9 +30,7 @@ class Server:
     """`skerry registry serve` in a process of its own."""
 
     def __init__(self, storage: Path, *options: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         self.place = f"127.0.0.1:{self.port}"
         self.storage = storage
         self._options = options

@@ -11,7 +11,7 @@ from pathlib import Path
 import oras.client
 import pytest
 from bench.daemons import Skerry
-from bench.registry import free_port
+from bench.ports import free_port
 from tests.compat.test_registry_server import Server, layout, push_and_kill, run, server
 
 pytestmark = [pytest.mark.root]

@@ -10,6 +10,7 @@ from pathlib import Path
 import docker
 import pytest
 from bench.daemons import DOCKER, PYTHON, Skerry
+from bench.ports import free_port
 
 from .certificates import CLIENT, SERVER, Authority
 
@@ -22,8 +23,7 @@ class Remote(Skerry):
 
     def __init__(self, *options: str) -> None:
         super().__init__()
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        self.address = f"127.0.0.1:{free_port()}"
         self.options = options
 
     def command(self) -> list[str]:

@@ -6,12 +6,14 @@ import os
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bench.daemons import Skerry
+from bench.ports import free_port
 from tests.kernel.building import Client, Connection, Result, archive, content, names
 
 from skerry.store.tar_reader import FILE, Entry
@@ -421,17 +423,16 @@ def repository(tmp_path: Path) -> Iterator[tuple[str, str]]:
     (folder / "sub" / "f").write_text("from git")
     git("add", "-A")
     git("commit", "-qm", "x")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     words = ["git", "daemon", "--export-all", f"--base-path={folder.parent}", "--reuseaddr"]
     daemon = subprocess.Popen([*words, "--listen=127.0.0.1", f"--port={port}"])
     try:
-        for _ in range(200):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            threading.Event().wait(0.02)
+        deadline = time.monotonic() + 120
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
+            assert time.monotonic() < deadline, "git daemon does not listen"
+            time.sleep(0.02)
         yield f"git://127.0.0.1:{port}/repo.git", git("rev-parse", "HEAD")
     finally:
         daemon.terminate()

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import tarfile
 import time
@@ -18,6 +17,7 @@ from typing import Any
 import docker as dockerpy
 import pytest
 from bench.daemons import Skerry
+from bench.ports import free_port
 from tests.kernel import machine_kit
 
 from skerry.machine import orderly
@@ -101,7 +101,7 @@ def test_networks_names_and_ports_are_shared_with_containers(docker: Docker) -> 
     docker("network", "create", "shared")
     try:
         docker("run", "-d", "--name", "thin", "--net", "shared", "busybox", "sh", "-c", serve)
-        port = _free_port()
+        port = free_port()
         docker(
             *("run", "-d", "--name", "thick", *VM, "--net", "shared", "-p", f"127.0.0.1:{port}:80"),
             *("-h", "thick-host", "busybox", "sh", "-c", serve),
@@ -126,12 +126,6 @@ def test_networks_names_and_ports_are_shared_with_containers(docker: Docker) -> 
         docker("rm", "-f", "thin", "thick")
     finally:
         docker("network", "rm", "shared", check=False)
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def _networks_change_while_it_runs(docker: Docker, published: str) -> None:

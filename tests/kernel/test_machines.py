@@ -9,6 +9,7 @@ import zlib
 from pathlib import Path
 
 import pytest
+from bench.ports import free_port
 from tests.kernel.machines.commands import Machines, check_disks, first_bytes, until
 
 from skerry.base.errors import NotFound
@@ -285,12 +286,6 @@ def read(port: int) -> str:
     """A page that the guest serves, through a forwarded port."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=120) as answer:
         return str(answer.read().decode())
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def picture(vm: Machines, name: str) -> tuple[int, int, set[bytes]]:

@@ -211,12 +211,26 @@ class Images:
                 hint="known are busybox, debian:SUITE and alpine:VERSION",
             )
 
+        given = {"--include": include, "--mirror": mirror, "--key": key}
+        for option in ("--include",) if kind == "alpine" else tuple(given):
+            if kind != "debian" and given[option]:
+                raise InvalidInput(f"{option} means nothing for {kind}")
+        left = threading.Event()
+
         def work(tell: Callable[[Any], None]) -> None:
             base = self._store.bootstrap
             if kind == "busybox":
                 id = base.busybox(tag=tag, progress=tell)
             elif kind == "debian":
-                id = base.debian(version or "bookworm", include, tag=tag, progress=tell)
+                id = base.debian(
+                    version or "bookworm",
+                    include,
+                    mirror=mirror or None,
+                    key=key or None,
+                    tag=tag,
+                    progress=tell,
+                    wanted=lambda: not left.is_set(),
+                )
             else:
                 id = base.alpine(
                     version or "latest", mirror or None, key=key or None, tag=tag, progress=tell
@@ -227,7 +241,7 @@ class Images:
             tell({"status": f"Status: Made image {image.tags[0] if image.tags else image.id}"})
             tell({"aux": {"ID": image.id}})
 
-        return report(work)
+        return report(work, left)
 
 
 def _runs_as(has: Platform, wanted: Platform) -> bool:
@@ -271,8 +285,11 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
     )
 
 
-async def report(work: Callable[[Callable[[Any], None]], None]) -> AsyncIterator[Progress]:
-    """Run blocking work in a thread and yield what it tells; its error is raised at the end."""
+async def report(
+    work: Callable[[Callable[[Any], None]], None], left: threading.Event | None = None
+) -> AsyncIterator[Progress]:
+    """Run blocking work in a thread and yield what it tells; its error is raised at the end. When
+    nobody listens any more the work goes on, but `left` is set."""
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[Progress | None] = asyncio.Queue()
     failure: list[BaseException] = []
@@ -291,8 +308,12 @@ async def report(work: Callable[[Callable[[Any], None]], None]) -> AsyncIterator
 
     thread = threading.Thread(target=run, name="skerry-work", daemon=True)
     thread.start()
-    while (line := await queue.get()) is not None:
-        yield line
+    try:
+        while (line := await queue.get()) is not None:
+            yield line
+    finally:
+        if left is not None:
+            left.set()
     thread.join()
     if failure:
         raise failure[0]

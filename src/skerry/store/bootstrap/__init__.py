@@ -1,6 +1,6 @@
 """Base images made on the spot, without a registry."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from skerry.store.bootstrap import alpine, busybox, debian
@@ -31,15 +31,18 @@ class Bootstrap:
         include: Iterable[str] = (),
         *,
         mirror: str | None = None,
+        key: str | None = None,
         tag: str = "",
         progress: Report | None = None,
+        wanted: Callable[[], bool] = lambda: True,
     ) -> str:
         """`debian:<suite>` by mmdebstrap or debootstrap, minimal variant.
 
-        `mirror` is a URL, or the host's own apt sources when it is not given.
+        `mirror` is a URL, or the host's own apt sources when it is not given; `key` the path of an
+        OpenPGP public key to trust in place of Debian's own. Given up when it is not `wanted`.
         """
-        request = debian.Request(suite, tuple(include), mirror or "")
-        return debian.make(self._images, tag or f"debian:{suite}", request, progress)
+        request = debian.Request(suite, tuple(include), mirror or "", key or "")
+        return debian.make(self._images, tag or f"debian:{suite}", request, progress, wanted)
 
     def alpine(
         self,

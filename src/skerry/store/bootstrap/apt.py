@@ -21,9 +21,11 @@ class Sources(NamedTuple):
     rolling: bool
     """A suite without updates and security suites of its own, such as sid."""
 
-    def lines(self) -> list[str]:
-        """As lines of sources.list."""
-        return self._lines(self.main, self.security)
+    def lines(self, ring: str = "") -> list[str]:
+        """As lines of sources.list; `ring` is the path of the keyring that signs all of them."""
+        signed = f"deb [signed-by={ring}] " if ring else "deb "
+        lines = self._lines(self.main, self.security)
+        return [line.replace("deb ", signed, 1) for line in lines]
 
     def public(self) -> list[str]:
         """The same with Debian's public addresses: what the image itself shall use."""

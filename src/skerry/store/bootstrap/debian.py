@@ -8,12 +8,15 @@ the same packages give the same image whenever it is made.
 
 import os
 import re
+import select
 import shutil
 import subprocess
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from skerry.base.errors import InvalidInput, SystemFault, Unsupported
+from skerry.base.errors import InvalidInput, SystemFault, Unavailable, Unsupported
+from skerry.store.bootstrap import signature
 from skerry.store.bootstrap.apt import Sources, host_sources, proxies
 from skerry.store.bootstrap.base import Report, make_image, tell, write_file
 from skerry.store.trees import remove_tree
@@ -56,26 +59,40 @@ _REMOVED: Final = (
     "var/lib/systemd/random-seed",
 )
 _DAY: Final = 86400
+_LOOK: Final = 0.5
+"""Seconds between looks whether the image is still wanted."""
 
 
 class Request(NamedTuple):
-    """What to make. An empty mirror means the host's."""
+    """What to make. An empty mirror means the host's, an empty key those of Debian."""
 
     suite: str
     include: tuple[str, ...]
     mirror: str
+    key: str = ""
+    """Path of the OpenPGP public key that signs the mirror."""
 
 
-def make(images: "Images", tag: str, request: Request, progress: Report | None) -> str:
-    """The image's id. Unsupported without the tools, SystemFault with their last words."""
+def make(
+    images: "Images",
+    tag: str,
+    request: Request,
+    progress: Report | None,
+    wanted: Callable[[], bool] = lambda: True,
+) -> str:
+    """The image's id. Unsupported without the tools, SystemFault with their last words,
+    Unavailable when it is not `wanted` any more."""
     _check(request)
+    keyring = signature.keyring_of(request.key) if request.key else b""
     sources = host_sources(request.suite, rolling=request.suite in _ROLLING)
     if request.mirror:
         sources = sources._replace(main=request.mirror, security="")
     with images.leases.hold(), images.scratch.folder("debian") as folder:
         tree = os.path.join(folder, "rootfs")
         os.chmod(folder, 0o755)
-        _run(_command(request, sources, tree), sources, progress)
+        ring = _write_keyring(folder, keyring) if keyring else ""
+        command = _command(request, sources, tree, ring)
+        _run(command, sources.lines(ring), progress, wanted)
         created = _newest(tree)
         _clean(tree, sources, created)
         with open(os.path.join(tree, "etc/debian_version"), encoding="utf-8") as file:
@@ -109,7 +126,16 @@ def _check(request: Request) -> None:
         raise Unsupported("making a debian image needs root", hint="run the engine as root")
 
 
-def _command(request: Request, sources: Sources, tree: str) -> list[str]:
+def _write_keyring(folder: str, keyring: bytes) -> str:
+    """Where apt, which is another user, can read it."""
+    path = os.path.join(folder, "keyring.gpg")
+    with open(path, "wb") as file:
+        file.write(keyring)
+    os.chmod(path, 0o644)
+    return path
+
+
+def _command(request: Request, sources: Sources, tree: str, ring: str) -> list[str]:
     """A command line that ends with the engine and leaves no mount of its own behind."""
     include = ",".join(sorted(request.include))
     if shutil.which("mmdebstrap"):
@@ -119,6 +145,7 @@ def _command(request: Request, sources: Sources, tree: str) -> list[str]:
         tool += [request.suite, tree, "-"]
     elif shutil.which("debootstrap"):
         tool = ["debootstrap", "--variant=minbase"]
+        tool += [f"--keyring={ring}"] if ring else []
         tool += [f"--include={include}"] if include else []
         tool += [request.suite, tree, sources.main]
     else:
@@ -130,7 +157,12 @@ def _command(request: Request, sources: Sources, tree: str) -> list[str]:
     return ["setpriv", "--pdeathsig", "KILL", "--", *wrapper, "--mount-proc", "--", *tool]
 
 
-def _run(command: list[str], sources: Sources, progress: Report | None) -> None:
+def _run(
+    command: list[str],
+    sources: list[str],
+    progress: Report | None,
+    wanted: Callable[[], bool],
+) -> None:
     environment = {
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
         "LC_ALL": "C.UTF-8",
@@ -148,19 +180,38 @@ def _run(command: list[str], sources: Sources, progress: Report | None) -> None:
     ) as process:
         assert process.stdin and process.stdout
         with suppress(BrokenPipeError):
-            process.stdin.write("".join(f"{line}\n" for line in sources.lines()).encode())
+            process.stdin.write("".join(f"{line}\n" for line in sources).encode())
             process.stdin.close()
-        for raw in process.stdout:
-            line = raw.decode("utf-8", "replace").rstrip()
+        for line in _lines(process.stdout.fileno(), process.kill, wanted):
             last = [*last[-7:], line]
             if line.startswith("I: "):
                 tell(progress, line.removeprefix("I: "))
+    if not wanted():
+        raise Unavailable("make a Debian tree: whoever asked for it has gone")
     if process.returncode:
         errors = [line for line in last if line.startswith("E: ")] or last[-3:]
         raise SystemFault(
             f"make a Debian tree: {' '.join(errors)[:1000] or command[0] + ' failed'}",
             hint="check the suite's name, the packages and that the mirror can be reached",
         )
+
+
+def _lines(fd: int, kill: Callable[[], None], wanted: Callable[[], bool]) -> Iterator[str]:
+    """What is written, until nobody has the pipe's other end any more; `kill` sees to that once
+    it is not wanted."""
+    rest = b""
+    while True:
+        if not wanted():
+            kill()
+        elif not select.select([fd], [], [], _LOOK)[0]:
+            continue
+        piece = os.read(fd, 65536)
+        *whole, rest = (rest + piece).split(b"\n")
+        yield from (line.decode("utf-8", "replace").rstrip() for line in whole)
+        if not piece:
+            if rest:
+                yield rest.decode("utf-8", "replace").rstrip()
+            return
 
 
 def _newest(tree: str) -> int:

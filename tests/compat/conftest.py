@@ -110,12 +110,24 @@ def until(daemon: Daemon) -> Callable[..., None]:
 
 
 @pytest.fixture
-def sleeper(docker: Docker, name: str, until: Callable[..., None]) -> str:
+def listening(docker: Docker, until: Callable[..., None]) -> Callable[[str], None]:
+    """`listening(name)`: wait until a `sleeper` that was just started heeds signals.
+
+    The kernel drops them for a PID 1 that has not yet said that it wants them; docker-init says so
+    before it forks.
+    """
+
+    def wait(name: str) -> None:
+        until(lambda: len(docker("top", name).splitlines()) == 3, "docker-init's child")
+
+    return wait
+
+
+@pytest.fixture
+def sleeper(docker: Docker, name: str, listening: Callable[[str], None]) -> str:
     """The name of a running container that does nothing and ends at once on SIGTERM."""
     docker("run", "-d", "--network", "none", "--init", "--name", name, "busybox", "sleep", "1000")
-    # The kernel drops signals for a PID 1 that has not yet said that it wants them; docker-init
-    # says so before it forks.
-    until(lambda: len(docker("top", name).splitlines()) == 3, "docker-init's child")
+    listening(name)
     return name
 
 

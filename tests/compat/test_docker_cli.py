@@ -77,10 +77,13 @@ class TestRun:
         assert said.strip()
         assert "Traceback" not in said
 
-    def test_killed_is_137_and_stopped_is_143(self, docker: Docker, sleeper: str) -> None:
+    def test_killed_is_137_and_stopped_is_143(
+        self, docker: Docker, sleeper: str, listening: Callable[[str], None]
+    ) -> None:
         docker("kill", sleeper)
         assert docker("wait", sleeper) == "137"
         docker("start", sleeper)
+        listening(sleeper)
         docker("stop", sleeper)
         assert docker("wait", sleeper) == "143"
 

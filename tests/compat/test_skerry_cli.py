@@ -55,6 +55,9 @@ def name(engine: Skerry, request: pytest.FixtureRequest) -> Iterator[str]:
 def sleeper(skerry: Cli, name: str) -> str:
     """The name of a running container that ends at once on SIGTERM."""
     skerry("run", "-d", "--init", "--name", name, "busybox", "sleep", "1000")
+    # The kernel drops signals for a PID 1 that has not yet said that it wants them; tini says so
+    # before it forks.
+    until(lambda: len(skerry("top", name).splitlines()) == 3, "tini's child")
     return name
 
 
@@ -252,7 +255,8 @@ class TestRun:
         while process.poll() is None:
             process.send_signal(signal.SIGINT)
             time.sleep(0.05)
-        assert process.returncode == 130
+        # A fourth one may come while it ends: the same to a shell.
+        assert process.returncode in (130, -signal.SIGINT)
         assert skerry("inspect", "-f", "{{.State.Status}}", name) == "running"
 
     def test_output_to_a_closed_pipe_is_no_error(self, engine: Skerry) -> None:
@@ -316,10 +320,10 @@ class TestTerminal:
         while b"raw" not in seen:
             seen += os.read(leader, 1000)
         assert termios.tcgetattr(follower) != before
-        for _ in range(3):
+        # Three are enough, but those that come together count as one.
+        while process.poll() is None:
             process.send_signal(signal.SIGTERM)
             time.sleep(0.05)
-        process.wait(DEADLINE)
         assert termios.tcgetattr(follower) == before
         os.close(leader)
         os.close(follower)
@@ -613,7 +617,7 @@ class TestSpace:
         shown = skerry("system", "df")
         assert re.search(r"^TYPE +TOTAL +ACTIVE +SIZE +RECLAIMABLE$", shown, re.MULTILINE)
         assert re.search(r"^Images +\d+ +1 ", shown, re.MULTILINE)
-        assert re.search(r"^Total +[\d.]+[kM]B", shown, re.MULTILINE)
+        assert re.search(r"^Total +[\d.]+[kMG]B", shown, re.MULTILINE)
         assert sleeper in skerry("system", "df", "-v")
 
     def test_prune(self, skerry: Cli, name: str) -> None:

@@ -210,7 +210,7 @@ def test_detach_keys_leave_the_program_running(engine: Skerry, docker: Docker) -
     os.write(parent, b"hello\n")
     seen = b""
     while seen.count(b"hello") < 2:
-        assert select.select([parent], [], [], 20)[0]
+        assert select.select([parent], [], [], 120)[0]
         seen += os.read(parent, 1000)
     os.write(parent, b"\x10\x11")
     until(lambda: process.poll() is not None)

@@ -1,5 +1,6 @@
 """The engine killed with `kill -9` at any moment: what runs goes on, what was half done goes."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -123,7 +124,8 @@ def test_an_end_while_nobody_looks_is_known_afterwards(own_engine: Skerry) -> No
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
     (flag / "go").unlink()
     own_engine.start()
-    assert state(own_engine, "kept")["Status"] == "exited"
+    # Its keeper may still be writing the record of the end.
+    until(lambda: state(own_engine, "kept")["Status"] == "exited")
     assert state(own_engine, "kept")["ExitCode"] == 7
     assert logs(own_engine, "kept") == "done\n"
     until(lambda: call(own_engine.socket, "GET", "/containers/removed/json")[0] == 404)
@@ -303,8 +305,9 @@ def leaked(engine: Skerry) -> list[str]:
     found = footprint.take([engine.home])
     own = {f"process {engine.pid} "}
     for task in Path(f"/proc/{engine.pid}/task").iterdir():
-        children = (task / "children").read_text().split()
-        own |= {f"process {child} " for child in children}
+        with contextlib.suppress(OSError):  # a thread may end meanwhile
+            children = (task / "children").read_text().split()
+            own |= {f"process {child} " for child in children}
     result = [line for line in found.processes if not line.startswith(tuple(own))]
     result += [line for line in found.mounts if engine.home.name in line]
     result += [str(path) for path in Path("/sys/fs/cgroup").glob(f"*{PARENT}/*/cgroup.procs")]
@@ -333,7 +336,7 @@ def test_killed_at_random_under_load(own_engine: Skerry) -> None:
     for client in clients:
         client.stop.set()
     for client in clients:
-        client.thread.join(60)
+        client.thread.join()
     crash(engine)
     problems = [problem for client in clients for problem in client.problems]
     assert not problems, (SEED, problems[:5])

@@ -41,6 +41,8 @@ def main() -> None:
         code = entry()
     except KeyboardInterrupt:
         code = 130
+    # One more Ctrl-C from here on would show a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         for stream in (sys.stdout, sys.stderr):
             if stream:

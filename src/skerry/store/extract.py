@@ -39,7 +39,8 @@ _XATTRS: Final = (
     "system.posix_acl_access",
     "system.posix_acl_default",
 )
-
+_ROOMY: Final = 1 << 10
+"""Bytes of extended attributes that any file system has room for in a file."""
 
 _ZEROS: Final = bytes(16 << 10)
 """Blocks of so many zeros, counted from the start of their file, become holes."""
@@ -371,6 +372,16 @@ class Extractor:
             try:
                 os.setxattr(fd, name, value)
             except OSError as error:
+                # ext4 has a block for all of a file's, and says that too as a full disk would.
+                big = error.errno == errno.E2BIG or (
+                    error.errno == errno.ENOSPC and sum(map(len, entry.xattrs.values())) > _ROOMY
+                )
+                if big:
+                    raise self._refuse(
+                        entry,
+                        f"extended attribute {name!r:.80} is too large for "
+                        "the file system of the root",
+                    ) from None
                 if error.errno not in (errno.ENOTSUP, errno.EPERM):
                     raise
             except ValueError as error:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skerry.base.errors import InvalidInput, LimitExceeded, SkerryError
+from skerry.base.errors import InvalidInput, LimitExceeded, SkerryError, SystemFault
 from skerry.store import Store
 from skerry.store import extract as extracting
 from skerry.store.extract import Extractor, Options
@@ -319,6 +319,19 @@ def test_user_attributes_yes_overlay_ones_no(
     extract(make_archive(make_member("f", b"", pax_headers=headers)), folder)
     assert os.listxattr(folder / "f") == ["user.note"]
     assert os.getxattr(folder / "f", "user.note") == b"kept"
+
+
+def test_attributes_beyond_the_file_system_are_no_full_disk(
+    folder: Path, make_archive: Make, make_member: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "setxattr", refuse)
+    for size, error in ((100, SystemFault), (5000, InvalidInput)):
+        headers = {"SCHILY.xattr.user.note": "v" * size}
+        with pytest.raises(error):
+            extract(make_archive(make_member("f", b"", pax_headers=headers)), folder)
 
 
 def test_owner_can_be_replaced(folder: Path, make_archive: Make, make_member: Make) -> None:

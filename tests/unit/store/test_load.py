@@ -42,8 +42,11 @@ def config_of(*layers: bytes) -> bytes:
     ).encode()
 
 
-def docker_archive(make_archive: Make, make_member: Make, layer: bytes) -> bytes:
-    """As `docker save` wrote before version 25: layers in folders, a link for a repeated one."""
+def docker_archive(
+    make_archive: Make, make_member: Make, layer: bytes, stored: bytes = b""
+) -> bytes:
+    """As `docker save` wrote before version 25: layers in folders, a link for a repeated one;
+    `stored` is the layer as it is in the archive."""
     config = config_of(layer, layer)
     manifest = [
         {
@@ -54,7 +57,7 @@ def docker_archive(make_archive: Make, make_member: Make, layer: bytes) -> bytes
     ]
     return make_archive(
         make_member("one/", kind=tarfile.DIRTYPE),
-        make_member("one/layer.tar", layer),
+        make_member("one/layer.tar", stored or layer),
         make_member("two/layer.tar", kind=tarfile.SYMTYPE, linkname="../one/layer.tar"),
         make_member(digest(config) + ".json", config),
         make_member("manifest.json", json.dumps(manifest).encode()),

@@ -33,6 +33,7 @@ from skerry.base.oci_image import (
 from skerry.base.platforms import suits, this_platform
 from skerry.base.references import parse_reference
 from skerry.store import tar_reader
+from skerry.store.compression import decompressed, file_chunks, is_compressed
 from skerry.store.formats.intake import MAX_NESTING, Choice, Extent, Intake, Packed
 from skerry.store.referrers import MAX_ABOUT, Artifact, blobs_of
 from skerry.store.tar_reader import Entry, TarReader
@@ -138,11 +139,20 @@ class Documents:
         layers = []
         for name in saved.layers:
             file = self._find(name)
-            layers.append(Descriptor(layer_type(file.head), file.digest, file.size))
+            kind = layer_type(file.head)
+            if kind == OCI_LAYER and is_compressed(file.head):
+                file = self._plain(file)  # No media type would tell other readers how to read it.
+            layers.append(Descriptor(kind, file.digest, file.size))
         # The archive has no manifest; an OCI one can be read by every tool that reads our root.
         about = Descriptor(OCI_CONFIG, config.digest, config.size)
         manifest = Manifest(2, about, layers, OCI_MANIFEST)
         return Packed(encode(manifest), OCI_MANIFEST, tuple(saved.repo_tags or ()))
+
+    def _plain(self, file: _File) -> _File:
+        unpacking = self._intake.images.layers.limits.unpacking
+        with self._intake.blobs.open(file.digest) as blob:
+            chunks = decompressed(file_chunks(blob), f"layer {file.digest}", unpacking=unpacking)
+            return _File(*self._intake.store(chunks))
 
 
 class Layout:

@@ -34,6 +34,8 @@ _MAX_BYTES = 4096 * _INSTRUCTION
 # Part of the name of a cached program: raised whenever equal input gives other bytes.
 _FORMAT = "1"
 
+# Asked once: uname(2) waits for whoever is just giving a container its hostname.
+_MACHINE = os.uname().machine
 _compiled: dict[tuple[str, str], bytes] = {}
 # The last few profiles as objects, by id(): writing one as text takes longer than all else here.
 # They are held, so that no id is another's meanwhile.
@@ -55,7 +57,7 @@ def compile_profile(seccomp: Mapping[str, Any], *, arch: str = "", cache_dir: st
     profile. InvalidInput for what the profile has wrong, Unsupported for a machine without table.
     A profile is not changed once it was given here: the same object gives the same program.
     """
-    machine = arch or os.uname().machine
+    machine = arch or _MACHINE
     known = _known.get((id(seccomp), machine))
     if known is not None:
         return known[1]

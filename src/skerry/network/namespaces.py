@@ -8,6 +8,7 @@ host's ends of its veth pairs.
 """
 
 import contextlib
+import functools
 import os
 import socket
 from collections.abc import Iterator
@@ -129,21 +130,39 @@ _SOURCE, _DESTINATION = 12, 16
 
 def _detour(ports: dict[int, int], *, again: bool) -> list[netlink.Message]:
     """Rules that lead 127.0.0.11:53 to these ports, by protocol, and answers back."""
-    table = nft.Table(nft.NFPROTO_IPV4, "skerry-resolver")
-    # A deletion waits for every processor (RCU), for which a start has no time.
-    messages = [table.add(), table.delete(), table.add()] if again else [table.add()]
-    messages.append(table.add_chain("output", kind="filter", hook="output", priority=-150))
-    messages.append(table.add_chain("prerouting", kind="filter", hook="prerouting", priority=-150))
-    ours = nft.equal(socket.inet_aton(RESOLVER))
+    messages = list(_frame(again))
     for protocol, port in ports.items():
-        for chain, address, offset, old, new in (
-            ("output", _DESTINATION, 2, DNS_PORT, port),
-            ("prerouting", _SOURCE, 0, port, DNS_PORT),
-        ):
-            rule = nft.payload(nft.NETWORK_HEADER, address, 4) + ours
-            rule += nft.meta("l4proto") + nft.equal(bytes((protocol,)))
-            rule += nft.payload(nft.TRANSPORT_HEADER, offset, 2) + nft.equal(old.to_bytes(2, "big"))
-            rule += nft.immediate(new.to_bytes(2, "big"))
-            rule += nft.set_port(offset, _CHECKSUMS[protocol])
-            messages.append(table.add_rule(chain, rule))
+        for chain, old, new in (("output", DNS_PORT, port), ("prerouting", port, DNS_PORT)):
+            seen, written = _ends(chain, protocol)
+            rule = seen + nft.equal(old.to_bytes(2, "big"))
+            rule += nft.immediate(new.to_bytes(2, "big")) + written
+            messages.append(_TABLE.add_rule(chain, rule))
     return messages
+
+
+_TABLE = nft.Table(nft.NFPROTO_IPV4, "skerry-resolver")
+
+
+@functools.cache
+def _frame(again: bool) -> tuple[netlink.Message, ...]:
+    """The table and its chains."""
+    # A deletion waits for every processor (RCU), for which a start has no time.
+    before = (_TABLE.add(), _TABLE.delete()) if again else ()
+    chains = (
+        _TABLE.add_chain(hook, kind="filter", hook=hook, priority=-150)
+        for hook in ("output", "prerouting")
+    )
+    return (*before, _TABLE.add(), *chains)
+
+
+@functools.cache
+def _ends(chain: str, protocol: int) -> tuple[bytes, bytes]:
+    """A rule without its ports: what comes before them, the old one loaded, and after them.
+
+    Put together once: it is the same in every namespace, and takes half of a resolver's time.
+    """
+    address, offset = (_DESTINATION, 2) if chain == "output" else (_SOURCE, 0)
+    seen = nft.payload(nft.NETWORK_HEADER, address, 4) + nft.equal(socket.inet_aton(RESOLVER))
+    seen += nft.meta("l4proto") + nft.equal(bytes((protocol,)))
+    seen += nft.payload(nft.TRANSPORT_HEADER, offset, 2)
+    return seen, nft.set_port(offset, _CHECKSUMS[protocol])

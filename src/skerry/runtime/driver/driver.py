@@ -9,6 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+import msgspec
+
 from skerry.base.errors import Conflict, GuestFault, SkerryError, Unavailable
 from skerry.base.isolation import Attach, ExecTask, Exit, LogOptions, Started, Stats, Task
 from skerry.base.oci_runtime import Spec
@@ -46,6 +48,25 @@ class _Known(NamedTuple):
     process: str
     """The OCI `process`, without its `args`, as JSON."""
     plan: ProcessPlan
+
+
+def _text(spec: dict[str, Any]) -> bytes:
+    """config.json. A name that is not UTF-8 is written in the standard library's way."""
+    try:
+        return msgspec.json.encode(spec)
+    except (UnicodeEncodeError, OverflowError):
+        return json.dumps(spec).encode()
+
+
+def _parsed(spec: dict[str, Any]) -> Spec:
+    """`spec`, checked, with the very object for seccomp, by which its program is known."""
+    profile = spec["linux"].get("seccomp")
+    if not isinstance(profile, dict):
+        return bundle.parse(_text(spec))
+    rest = {key: value for key, value in spec["linux"].items() if key != "seccomp"}
+    parsed = bundle.parse(_text({**spec, "linux": rest}))
+    parsed["linux"]["seccomp"] = profile
+    return parsed
 
 
 class RuntimeDriver:
@@ -89,9 +110,9 @@ class RuntimeDriver:
         given.update(root=root, linux=linux)
         if task.init:
             given = tiny_init.with_init(given, tiny_init.find_init())
-        text = json.dumps(given).encode()
+        text = _text(given)
         made = plan.plan(
-            bundle.parse(text),
+            _parsed(given),
             bundle=task.state_dir,
             container_id=task.id,
             layout=self._layout,

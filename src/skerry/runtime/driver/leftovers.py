@@ -5,7 +5,6 @@ All of it is idempotent.
 """
 
 import errno
-import json
 import os
 import select
 import shutil
@@ -13,6 +12,8 @@ import signal
 import time
 from contextlib import suppress
 from typing import Any
+
+import msgspec
 
 from skerry.base.errors import KernelFault, SkerryError, SystemFault
 from skerry.base.isolation import Exit, Started
@@ -24,15 +25,27 @@ _PATIENCE = 10.0
 _POLL = 0.002
 
 
+class _Linux(msgspec.Struct):
+    cgroups_path: str = msgspec.field(name="cgroupsPath", default="")
+
+
+class _Bundle(msgspec.Struct):
+    linux: _Linux = msgspec.field(default_factory=_Linux)
+
+
+_BUNDLE = msgspec.json.Decoder(_Bundle)
+"""Of config.json no more than where the cgroup is."""
+
+
 def facts_of(run_dir: str, state_dir: str, config: str) -> dict[str, Any]:
     """What `task.json` says, else what the bundle says; perhaps nothing."""
     with suppress(SkerryError):
         if task := rundir.read_json(run_dir, rundir.TASK):
             return task
-    with suppress(OSError, ValueError, AttributeError):
+    with suppress(OSError, msgspec.MsgspecError):
         with open(os.path.join(state_dir, config), "rb") as file:
-            path = json.load(file).get("linux", {}).get("cgroupsPath", "")
-        if isinstance(path, str) and path.startswith("/"):
+            path = _BUNDLE.decode(file.read()).linux.cgroups_path
+        if path.startswith("/"):
             return {"cgroup": path}
     return {}
 

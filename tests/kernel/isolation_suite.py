@@ -137,8 +137,8 @@ def unframed(data: bytes) -> dict[int, bytes]:
 
 
 def logged(task: Task) -> list[tuple[str, str]]:
-    """(stream, text) of the task's log entries."""
-    lines = Path(task.log.path).read_bytes().splitlines()
+    """(stream, text) of the task's log entries; one that is being written is left out."""
+    lines = Path(task.log.path).read_bytes().rpartition(b"\n")[0].splitlines()
     entries = [json.loads(line) for line in lines]
     return [(entry["stream"], entry["log"]) for entry in entries]
 

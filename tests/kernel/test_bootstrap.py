@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import http.server
 import io
+import json
 import os
 import platform
 import re
@@ -26,6 +27,9 @@ from skerry.base.errors import (
     SystemFault,
     Unavailable,
 )
+from skerry.engine.events import Events
+from skerry.engine.sbom import Sbom
+from skerry.engine.transfer import Transfer
 from skerry.store import Store, open_store
 
 pytestmark = pytest.mark.root
@@ -310,7 +314,7 @@ def test_debian_from_a_mirror_that_is_none(store: Store, mirror: Mirror, tmp_pat
 
 
 @pytest.mark.slow
-def test_debian_is_the_same_image_every_time(store: Store) -> None:
+async def test_debian_is_the_same_image_every_time(store: Store, tmp_path: Path) -> None:
     if not shutil.which("mmdebstrap"):
         pytest.skip("needs mmdebstrap")
     try:
@@ -327,10 +331,21 @@ def test_debian_is_the_same_image_every_time(store: Store) -> None:
     assert (root / "etc/hostname").read_bytes() == b""
     assert os.listdir(root / "var/lib/apt/lists") == []
     assert "deb.debian.org" in (root / "etc/apt/sources.list").read_text()
-    out = subprocess.run(
-        ["chroot", str(root), "dpkg", "-l", "less"], capture_output=True, check=False
-    )
-    assert out.returncode == 0
+    await _its_bill_of_materials_is_what_dpkg_query_says(store, root, tmp_path)
     store.images.remove("debian:bookworm")
     store.gc.collect()
     assert store.bootstrap.debian("bookworm", ["less"]) == first
+
+
+async def _its_bill_of_materials_is_what_dpkg_query_says(
+    store: Store, root: Path, folder: Path
+) -> None:
+    query = ["dpkg-query", "-W", "-f", "${db:Status-Status} ${Package} ${Version}\n"]
+    done = subprocess.run(["chroot", root, *query], capture_output=True, text=True, check=True)
+    lines = [line.split() for line in done.stdout.splitlines()]
+    wanted = sorted((name, version) for state, name, version in lines if state == "installed")
+    assert len(wanted) > 50
+    assert "less" in dict(wanted)
+    bills = Sbom(store, Transfer(store, Events(), str(folder)))
+    made = json.loads(await bills.make("debian:bookworm", "cyclonedx-json"))
+    assert sorted((each["name"], each["version"]) for each in made["components"]) == wanted

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.kernel.isolation_suite import BOTH, alive, read_until, until
+from tests.kernel.isolation_suite import BOTH, alive, logged, read_until, until
 from tests.kernel.test_driver import ContainerWorld
 from tests.kernel.test_driver import world as _world
 
@@ -296,7 +296,7 @@ async def test_output_goes_on_while_the_engine_is_away(world: ContainerWorld) ->
     log = Path(task.log.path)
     await until(lambda: b"line 20\\n" in log.read_bytes(), "the log has stopped")
     assert isinstance(await world.driver.recover(task.id, task.run_dir, world.on_exit), Started)
-    texts = [json.loads(line)["log"] for line in log.read_bytes().splitlines()]
+    texts = [text for _, text in logged(task)]
     assert texts == [f"line {number}\n" for number in range(1, len(texts) + 1)]
     await stream.close()
 

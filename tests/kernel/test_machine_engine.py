@@ -119,7 +119,7 @@ def test_networks_names_and_ports_are_shared_with_containers(docker: Docker) -> 
         page = docker("exec", "thick", "wget", "-qO-", f"http://{thin}/")
         assert page.strip() == docker("exec", "thin", "hostname").strip()
         fetch = ("exec", "thin", "wget", "-qO-", f"http://{address}/")
-        assert docker(*fetch).strip() == "thick-host"
+        until(lambda: docker(*fetch, check=False).strip() == "thick-host", "it does not serve")
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=120) as answer:
             assert answer.read().strip() == b"thick-host"
         _networks_change_while_it_runs(docker, f"http://127.0.0.1:{port}/")
@@ -179,7 +179,7 @@ def test_volumes_binds_and_tmpfs(docker: Docker, tmp_path: Path) -> None:
 
 
 def test_files_go_in_and_out_running_and_stopped(machines: Skerry, docker: Docker) -> None:
-    script = "mkdir /d; echo one > /d/made; rm /etc/group; exec sleep 1000"
+    script = "rm /etc/group; mkdir /d; echo one > /d/made; exec sleep 1000"
     docker("run", "-d", "--name", "files", *VM, "--net", "none", "busybox", "sh", "-c", script)
     until(lambda: docker("exec", "files", "cat", "/d/made", check=False), "it makes no file")
     changes = "A /d\nA /d/made\nC /etc\nD /etc/group\n"
@@ -374,10 +374,10 @@ def test_qemu_is_in_jail(docker: Docker) -> None:
 def test_a_machine_that_is_killed_is_reported_dead_and_leaves_a_whole_disk(
     machines: Skerry, docker: Docker, victim: str
 ) -> None:
-    script = "while :; do date > /f; sync; done"
+    script = "while :; do date > /f; sync; touch /synced; done"
     id_ = docker("run", "-d", *VM, "--net", "none", "busybox", "sh", "-c", script).strip()
     qemu, warden = qemu_of(docker, id_), warden_of(docker, id_)
-    until(lambda: docker("exec", id_, "cat", "/f", check=False), "it writes nothing")
+    until(lambda: docker("exec", id_, "ls", "/synced", check=False), "it writes nothing")
     os.kill(qemu if victim == "qemu" else warden, signal.SIGKILL)
     until(
         lambda: docker("inspect", "-f", "{{.State.Status}}", id_).strip() == "exited", "it goes on"

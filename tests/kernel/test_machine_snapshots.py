@@ -363,10 +363,10 @@ def test_a_machine_goes_on_in_another_engine(
     then = count(box)
     whole, thin = tmp_path / "whole.tar", tmp_path / "thin.tar"
     for path in (whole, thin):
-        engine.skerry("snapshot", "export", f"counter:{path.stem}", "-o", str(path), timeout=120)
+        engine.skerry("snapshot", "export", f"counter:{path.stem}", "-o", str(path), timeout=400)
     assert thin.stat().st_size < whole.stat().st_size < 200 << 20
     with Engine(other.host, timeout=200) as there:
-        other.skerry("snapshot", "import", str(whole), "--name", "moved", timeout=120)
+        other.skerry("snapshot", "import", str(whole), "--name", "moved", timeout=400)
         moved = there.containers.get("moved")
         assert moved.status != "running"
         there.client.post("/skerry/snapshots/moved:whole/restore")
@@ -379,10 +379,10 @@ def test_a_machine_goes_on_in_another_engine(
         # Once more on the way, and as a disk that is started afresh.
         there.client.post("/skerry/snapshots?container=moved&name=again&disk-only=1")
         again = tmp_path / "again.tar"
-        other.skerry("snapshot", "export", "moved:again", "-o", str(again), timeout=120)
+        other.skerry("snapshot", "export", "moved:again", "-o", str(again), timeout=400)
         moved.remove(force=True)
         for path, expected in ((thin, "kept"), (again, "kept\nmore")):
-            other.skerry("snapshot", "import", str(path), "--name", path.stem, timeout=120)
+            other.skerry("snapshot", "import", str(path), "--name", path.stem, timeout=400)
             fresh = there.containers.get(path.stem)
             fresh.start()
             assert sh(fresh, "cat /file") == expected
@@ -413,7 +413,7 @@ def _forged_ones_are_refused(other: Skerry, whole: Path, tmp_path: Path) -> None
         forged = tmp_path / "forged.tar"
         pieces = snapshot_archive.write(about, {**opened.files, **files})
         forged.write_bytes(b"".join(pieces))
-        done = other.skerry("snapshot", "import", str(forged), timeout=120, check=False)
+        done = other.skerry("snapshot", "import", str(forged), timeout=400, check=False)
         assert done.returncode != 0
         assert expected in done.stderr, done.stderr
 

@@ -78,7 +78,7 @@ def test_whoever_is_killed_the_guest_is_accounted_for(vm: Machines, medium: Path
     os.kill(dying, signal.SIGKILL)
     until(lambda: not Path(f"/proc/{dying}").exists())
     vm.engine.start()
-    assert vm.status("tiny") == "aborted"
+    until(lambda: vm.status("tiny") == "aborted")
     vm("start", "tiny")
     assert vm.status("tiny") == "running"
 

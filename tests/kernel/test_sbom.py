@@ -1,9 +1,8 @@
-"""Bills of materials of real images: layers put together, hostile trees, Debian's own list."""
+"""Bills of materials of real images: layers put together, hostile trees. Debian's own list is in
+`test_bootstrap`."""
 
 import json
 import os
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import pytest
 from tests.archives import archive_of
 
 from skerry.base.digests import sha256
-from skerry.base.errors import SkerryError
 from skerry.base.oci_image import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Descriptor, Manifest, encode
 from skerry.engine.events import Events
 from skerry.engine.sbom import Sbom, examine
@@ -109,22 +107,3 @@ def test_links_and_pipes_lead_nowhere(tmp_path: Path) -> None:
     finally:
         os.close(fd)
     assert [each.name for each in found] == ["musl"]
-
-
-@pytest.mark.slow
-async def test_debian_agrees_with_dpkg_query(store: Store, tmp_path: Path) -> None:
-    if shutil.which("mmdebstrap") is None:
-        pytest.skip("needs mmdebstrap")
-    try:
-        id_ = store.bootstrap.debian("bookworm", [])
-    except SkerryError as error:
-        pytest.skip(f"no mirror: {error.message}")
-    (diff_id,) = store.images.get(id_).layers
-    query = ["dpkg-query", "-W", "-f", "${db:Status-Status} ${Package} ${Version}\n"]
-    done = subprocess.run(
-        ["chroot", store.layers.path(diff_id), *query], capture_output=True, text=True, check=True
-    )
-    lines = [line.split() for line in done.stdout.splitlines()]
-    wanted = sorted((name, version) for state, name, version in lines if state == "installed")
-    assert len(wanted) > 50
-    assert sorted(await listed(store, tmp_path, id_)) == wanted

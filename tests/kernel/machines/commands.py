@@ -34,7 +34,7 @@ class Machines:
     def said(self, name: str) -> str:
         return self("logs", name)
 
-    def hears(self, name: str, pattern: str, seconds: float = 150) -> str:
+    def hears(self, name: str, pattern: str, seconds: float = 240) -> str:
         """Wait until the guest has written this to its serial line."""
         found = until(lambda: re.search(pattern, self.said(name)), seconds)
         return str(found.group())
@@ -50,7 +50,7 @@ class Machines:
         self.types(name, "root\n")
         self.hears(name, r"/root # ")
 
-    def runs(self, name: str, command: str, seconds: float = 60) -> str:
+    def runs(self, name: str, command: str, seconds: float = 150) -> str:
         """What a command writes, typed on the serial line of a guest that is logged in."""
         mark = os.urandom(4).hex()
         self.types(name, f"{command}; echo {mark[:4]}''{mark[4:]}\n")

@@ -13,7 +13,7 @@ CMD ?= sh -c 'echo "hello from $$(hostname), pid $$$$, on $$(uname -sr)"; ps'
 
 # What the engine needs from the system, and what its tests compare it with.
 APT_RUN := python3-venv gcc libc6-dev busybox-static mmdebstrap tini gpgv ca-certificates qemu-system-x86 qemu-system-common qemu-utils erofs-utils e2fsprogs ovmf
-APT_TEST := gpg git openssl openssh-client openssh-server runc docker.io docker-registry docker-compose curl podman skopeo umoci libseccomp2 xorriso grub-pc-bin grub-efi-amd64-bin mtools swtpm cpio iproute2 iperf3 nftables iptables kmod attr libcap2-bin redis-tools postgresql-client
+APT_TEST := gpg git openssl openssh-client openssh-server runc docker.io docker-registry docker-compose curl podman skopeo umoci libseccomp2 xorriso grub-pc-bin grub-efi-amd64-bin mtools swtpm cpio iproute2 iperf3 nftables iptables kmod attr libcap2-bin redis-tools postgresql-client zsh fish
 
 .PHONY: setup setup-dev clients run test check bench docs clean
 

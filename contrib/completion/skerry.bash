@@ -1038,43 +1038,43 @@ _skerry() {
   if declare -F _get_comp_words_by_ref >/dev/null; then
     _get_comp_words_by_ref -n : -c cur -w words -i current
   fi
-  local path="" kind="" word="" index=$first count=0
+  local place="" kind="" word="" index=$first count=0
   while [ $index -lt $current ]; do
     word="${words[$index]}"
     index=$((index + 1))
     case "$word" in
       -*=*) ;;
       -*)
-        kind="$(_skerry_value "$path $word")"
-        [ -z "$path" ] && case "$word" in -H|--host|--root|--run-root) kind=files ;; esac
+        kind="$(_skerry_value "$place $word")"
+        [ -z "$place" ] && case "$word" in -H|--host|--root|--run-root) kind=files ;; esac
         if [ -n "$kind" ]; then index=$((index + 1)); fi
         ;;
       *)
-        if [ -z "$path" ]; then path="$word"
-        elif [ -n "$(_skerry_group "$path")" ]; then path="$path $word"
+        if [ -z "$place" ]; then place="$word"
+        elif [ -n "$(_skerry_group "$place")" ]; then place="$place $word"
         else count=$((count + 1)); fi
         ;;
     esac
   done
   kind=""
   if [ $index -gt $current ]; then
-    kind="$(_skerry_value "$path $word")"
+    kind="$(_skerry_value "$place $word")"
     [ -n "$kind" ] || kind=files
-  elif [ -z "$path" ]; then kind=commands
-  elif [ -n "$(_skerry_group "$path")" ]; then kind="group"
+  elif [ -z "$place" ]; then kind=commands
+  elif [ -n "$(_skerry_group "$place")" ]; then kind="group"
   else
     case "$cur" in
       -*) kind="options" ;;
       *)
-        kind="$(_skerry_arguments "$path" | awk -v n=$((count + 1)) '{print $(n < NF ? n : NF)}')"
+        kind="$(_skerry_arguments "$place" | awk -v n=$((count + 1)) '{print $(n < NF ? n : NF)}')"
         ;;
     esac
   fi
   local list=""
   case "$kind" in
     commands) list="$(_skerry_words commands)" ;;
-    group) list="$(_skerry_group "$path")" ;;
-    options) list="$(_skerry_options "$path")" ;;
+    group) list="$(_skerry_group "$place")" ;;
+    options) list="$(_skerry_options "$place")" ;;
     copy) list="$(_skerry_candidates containers | sed 's/$/:/')"; files=1 ;;
     files|folders) files=1 ;;
     any|none) ;;

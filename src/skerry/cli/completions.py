@@ -73,43 +73,43 @@ def _tables() -> str:
 
 
 _WALK = """\
-  local path="" kind="" word="" index=$first count=0
+  local place="" kind="" word="" index=$first count=0
   while [ $index -lt $current ]; do
     word="${words[$index]}"
     index=$((index + 1))
     case "$word" in
       -*=*) ;;
       -*)
-        kind="$(_skerry_value "$path $word")"
-        [ -z "$path" ] && case "$word" in -H|--host|--root|--run-root) kind=files ;; esac
+        kind="$(_skerry_value "$place $word")"
+        [ -z "$place" ] && case "$word" in -H|--host|--root|--run-root) kind=files ;; esac
         if [ -n "$kind" ]; then index=$((index + 1)); fi
         ;;
       *)
-        if [ -z "$path" ]; then path="$word"
-        elif [ -n "$(_skerry_group "$path")" ]; then path="$path $word"
+        if [ -z "$place" ]; then place="$word"
+        elif [ -n "$(_skerry_group "$place")" ]; then place="$place $word"
         else count=$((count + 1)); fi
         ;;
     esac
   done
   kind=""
   if [ $index -gt $current ]; then
-    kind="$(_skerry_value "$path $word")"
+    kind="$(_skerry_value "$place $word")"
     [ -n "$kind" ] || kind=files
-  elif [ -z "$path" ]; then kind=commands
-  elif [ -n "$(_skerry_group "$path")" ]; then kind="group"
+  elif [ -z "$place" ]; then kind=commands
+  elif [ -n "$(_skerry_group "$place")" ]; then kind="group"
   else
     case "$cur" in
       -*) kind="options" ;;
       *)
-        kind="$(_skerry_arguments "$path" | awk -v n=$((count + 1)) '{print $(n < NF ? n : NF)}')"
+        kind="$(_skerry_arguments "$place" | awk -v n=$((count + 1)) '{print $(n < NF ? n : NF)}')"
         ;;
     esac
   fi
   local list=""
   case "$kind" in
     commands) list="$(_skerry_words commands)" ;;
-    group) list="$(_skerry_group "$path")" ;;
-    options) list="$(_skerry_options "$path")" ;;
+    group) list="$(_skerry_group "$place")" ;;
+    options) list="$(_skerry_options "$place")" ;;
     copy) list="$(_skerry_candidates containers | sed 's/$/:/')"; files=1 ;;
     files|folders) files=1 ;;
     any|none) ;;
@@ -157,33 +157,50 @@ _skerry() {
   [ -n "$files" ] && _files
   return 0
 }
-compdef _skerry skerry
+# Loaded by compinit, this file is the function itself, at its first call; read by `source`, not.
+if [ "${funcstack[1]}" = _skerry ]; then _skerry "$@"; else compdef _skerry skerry; fi
 """
     )
 
 
+_FISH_WORDS = """\
+# fish completion for skerry; made by `skerry completion fish`
+function __skerry_words
+    # The words before the one that is typed, without options.
+    set -l value no
+    for word in (commandline -opc)[2..-1]
+        if test $value = yes
+            set value no
+        else if contains -- $word -H --host --root --run-root
+            set value yes
+        else if not string match -q -- '-*' $word
+            echo $word
+        end
+    end
+end
+function __skerry_just
+    set -l words (__skerry_words)
+    test "$words" = "$argv"
+end
+function __skerry_at
+    set -l words (__skerry_words)
+    set -l many (count $argv)
+    test "$words[1..$many]" = "$argv"
+end
+complete -c skerry -f"""
+
+
 def _fish() -> str:
-    lines = [
-        "# fish completion for skerry; made by `skerry completion fish`",
-        "function __skerry_at",
-        "    # Whether the words typed so far begin with this command.",
-        "    set -l words (commandline -opc | string match -v -- '-*')",
-        '    test (string join " " $words[2..(math 1 + (count $argv))]) = "$argv"',
-        "end",
-        "complete -c skerry -f",
-    ]
-    top = "test (count (commandline -opc | string match -v -- '-*')) -eq 1"
+    lines = [_FISH_WORDS]
     for path, command in every():
-        group, _, name = path.rpartition(" ")
-        where = f"__skerry_at {group}; and not __skerry_at {path}" if group else top
-        lines.append(
-            f"complete -c skerry -n {_quote(where)} -a {name} -d {_quote(command.summary)}"
-        )
+        above, _, name = path.rpartition(" ")
+        where = _quote(f"__skerry_just {above}".rstrip())
+        lines.append(f"complete -c skerry -n {where} -a {name} -d {_quote(command.summary)}")
         lines += _fish_options(path, command)
     for path in GROUPS:
-        group, _, name = path.rpartition(" ")
-        where = f"__skerry_at {group}; and not __skerry_at {path}" if group else top
-        lines.append(f"complete -c skerry -n {_quote(where)} -a {name}")
+        above, _, name = path.rpartition(" ")
+        where = _quote(f"__skerry_just {above}".rstrip())
+        lines.append(f"complete -c skerry -n {where} -a {name}")
     return "\n".join(lines) + "\n"
 
 
@@ -195,7 +212,7 @@ def _fish_options(path: str, command: Command) -> list[str]:
         if option.short:
             line += f" -s {option.short}"
         if option.kind != SWITCH:
-            line += f" -r {_fish_values(option.complete)}"
+            line += f" {_fish_values(option.complete) or '-x'}"
         lines.append(f"{line.rstrip()} -d {_quote(option.help)}")
     if command.complete:
         kind = command.complete.split()[0]
@@ -205,14 +222,14 @@ def _fish_options(path: str, command: Command) -> list[str]:
 
 def _fish_values(kind: str) -> str:
     if kind in ("files", "folders"):
-        return "-F"
+        return "-r -F"
     if kind == "copy":
-        return "-F -a '(skerry __names containers 2>/dev/null | string replace -r \"$\" :)'"
+        return "-F -a '(skerry __names containers 2>/dev/null | string replace -r \"\\$\" :)'"
     if kind == "containers,images":
-        return "-a '(skerry __names containers 2>/dev/null; skerry __names images 2>/dev/null)'"
+        return "-x -a '(skerry __names containers 2>/dev/null; skerry __names images 2>/dev/null)'"
     if kind in ASKED:
-        return f"-a '(skerry __names {kind} 2>/dev/null)'"
-    return f"-a {_quote(WORDS[kind])}" if kind in WORDS else ""
+        return f"-x -a '(skerry __names {kind} 2>/dev/null)'"
+    return f"-x -a {_quote(WORDS[kind])}" if kind in WORDS else ""
 
 
 def _quote(text: str) -> str:

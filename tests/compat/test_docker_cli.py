@@ -43,7 +43,7 @@ class TestRun:
         assert docker("run", "--rm", "busybox", "echo", "hi") == "hi"
 
     def test_detached(self, docker: Docker, name: str) -> None:
-        made = docker("run", "-d", "--network", "none", "--name", name, "busybox", "sleep", "100")
+        made = docker("run", "-d", "--network", "none", "--name", name, "busybox", "sleep", "1000")
         assert len(made) == 64
         assert docker("ps", "-q", "--no-trunc", "--filter", f"name={name}") == made
 

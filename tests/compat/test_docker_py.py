@@ -3,7 +3,7 @@
 import io
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,12 @@ def client(daemon: Any) -> Iterator[docker.DockerClient]:
 
 
 @pytest.fixture
-def running(client: docker.DockerClient) -> Iterator[Any]:
+def running(client: docker.DockerClient, listening: Callable[[str], None]) -> Iterator[Any]:
     """A container that does nothing until it gets SIGTERM."""
     made = client.containers.run(
         "busybox", "sleep 1000", detach=True, init=True, network_mode="none"
     )
+    listening(made.id)
     yield made
     made.remove(force=True)
 

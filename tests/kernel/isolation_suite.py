@@ -180,7 +180,7 @@ class IsolationSuite:
             assert (await world.ended(task.id)).code == 0
 
     async def test_started_names_the_process(self, world: World) -> None:
-        task = world.task(["sleep", "100"])
+        task = world.task(["sleep", "1000"])
         started, stream = await world.start(task)
         assert stream is None
         assert alive(started.pid)
@@ -192,7 +192,7 @@ class IsolationSuite:
 
     @pytest.mark.parametrize("init", [False, True])
     async def test_killed_by_a_signal(self, world: World, init: bool) -> None:
-        task = world.task(["sleep", "100"], init=init)
+        task = world.task(["sleep", "1000"], init=init)
         await world.start(task)
         await world.driver.signal(task.id, task.run_dir, signal.SIGKILL)
         assert (await world.ended(task.id)).code == 128 + signal.SIGKILL
@@ -283,7 +283,7 @@ class IsolationSuite:
     async def test_input_that_the_program_does_not_read_makes_the_writer_wait(
         self, world: World
     ) -> None:
-        task = world.task(["sleep", "100"], open_stdin=True)
+        task = world.task(["sleep", "1000"], open_stdin=True)
         _, stream = await world.start(task, ALL)
         assert stream is not None
         writing = asyncio.create_task(stream.write(b"x" * 50_000_000))
@@ -319,7 +319,7 @@ class IsolationSuite:
             await world.driver.attach(task.id, task.run_dir, BOTH)
 
     async def test_closing_a_stream_wakes_its_reader(self, world: World) -> None:
-        task = world.task(["sleep", "100"])
+        task = world.task(["sleep", "1000"])
         _, stream = await world.start(task, BOTH)
         assert stream is not None
         reading = asyncio.create_task(stream.read())
@@ -344,7 +344,7 @@ class IsolationSuite:
         assert (await world.ended(task.id)).code == 0
 
     async def test_interrupt_from_the_terminal(self, world: World) -> None:
-        task = world.task("trap 'exit 4' INT; echo ready; sleep 100 & wait", terminal=(24, 80))
+        task = world.task("trap 'exit 4' INT; echo ready; sleep 1000 & wait", terminal=(24, 80))
         task = task._replace(open_stdin=True)
         _, stream = await world.start(task, ALL)
         assert stream is not None
@@ -354,7 +354,7 @@ class IsolationSuite:
         await stream.close()
 
     async def test_resize_without_a_terminal(self, world: World) -> None:
-        task = world.task(["sleep", "100"])
+        task = world.task(["sleep", "1000"])
         await world.start(task)
         with pytest.raises(Conflict):
             await world.driver.resize(task.run_dir, 24, 80)
@@ -362,7 +362,7 @@ class IsolationSuite:
     # Exec
 
     async def test_exec_is_behind_the_same_wall(self, world: World) -> None:
-        task = world.task("echo here > /tmp/mark; sleep 100")
+        task = world.task("echo here > /tmp/mark; sleep 1000")
         await world.start(task)
         end, output = await world.exec(
             # The file is there a moment before its line.
@@ -373,7 +373,7 @@ class IsolationSuite:
         assert output[1].startswith(b"here\n")
         # It sees the container's processes and no others.
         _, output = await world.exec(task, "ps -o pid,args")
-        assert b"sleep 100" in output[1]
+        assert b"sleep 1000" in output[1]
         assert len(output[1].splitlines()) <= 6
         # SIGKILL takes along what it has started.
         process = world.exec_task(task, "sleep 97 & sleep 98; true")
@@ -386,7 +386,7 @@ class IsolationSuite:
         assert (await world.exec(task, ended))[0].code == 0
 
     async def test_exec_with_input_and_terminal(self, world: World) -> None:
-        task = world.task(["sleep", "100"])
+        task = world.task(["sleep", "1000"])
         await world.start(task)
         plain = world.exec_task(task, ["cat"], open_stdin=True)
         _, stream = await world.driver.exec(plain, world.on_exit, attach=ALL)
@@ -406,7 +406,7 @@ class IsolationSuite:
         await stream.close()
 
     async def test_exec_of_a_missing_command(self, world: World) -> None:
-        task = world.task(["sleep", "100"])
+        task = world.task(["sleep", "1000"])
         await world.start(task)
         with pytest.raises(CommandNotFound):
             await world.driver.exec(
@@ -421,9 +421,9 @@ class IsolationSuite:
             await world.driver.exec(world.exec_task(task, ["true"]), world.on_exit, attach=None)
 
     async def test_execs_end_with_their_container(self, world: World) -> None:
-        task = world.task(["sleep", "100"])
+        task = world.task(["sleep", "1000"])
         await world.start(task)
-        process = world.exec_task(task, ["sleep", "100"])
+        process = world.exec_task(task, ["sleep", "1000"])
         await world.driver.exec(process, world.on_exit, attach=None)
         await world.driver.signal(task.id, task.run_dir, signal.SIGKILL)
         assert (await world.ended(process.id)).code == 128 + signal.SIGKILL
@@ -449,7 +449,7 @@ class IsolationSuite:
         await stream.close()
 
     async def test_a_paused_task_can_be_killed(self, world: World) -> None:
-        task = world.task(["sleep", "100"])
+        task = world.task(["sleep", "1000"])
         await world.start(task)
         await world.driver.pause(task.id)
         await world.driver.signal(task.id, task.run_dir, signal.SIGKILL)
@@ -460,7 +460,7 @@ class IsolationSuite:
             spec["linux"].setdefault("resources", {})["memory"] = {"limit": 64 << 20}
             spec["linux"]["resources"]["pids"] = {"limit": 50}
 
-        task = world.task("sleep 100 & sleep 100", change=change)
+        task = world.task("sleep 1000 & sleep 1000", change=change)
         await world.start(task)
         stats = await world.driver.stats(task.id)
         assert stats.memory_limit_bytes == 64 << 20
@@ -508,7 +508,7 @@ class IsolationSuite:
             del world.exits[task.id]
 
     async def test_a_running_task_is_not_started_twice(self, world: World) -> None:
-        task = world.task(["sleep", "100"])
+        task = world.task(["sleep", "1000"])
         started, _ = await world.start(task)
         with pytest.raises(Conflict):
             await world.driver.start(task, world.on_exit)
@@ -523,7 +523,7 @@ class IsolationSuite:
         await asyncio.gather(*(world.delete(task) for task in tasks))
 
     async def test_delete_ends_what_runs_and_is_idempotent(self, world: World) -> None:
-        task = world.task("sleep 100 & sleep 100")
+        task = world.task("sleep 1000 & sleep 1000")
         started, _ = await world.start(task)
         await world.delete(task)
         assert not alive(started.pid)
@@ -583,7 +583,7 @@ class IsolationSuite:
         assert await world.driver.recover(task.id, task.run_dir, world.on_exit) is None
 
     async def test_delete_by_a_later_engine(self, world: World) -> None:
-        task = world.task(["sleep", "100"])
+        task = world.task(["sleep", "1000"])
         started, _ = await world.start(task)
         await world.next_engine()
         await world.delete(task)

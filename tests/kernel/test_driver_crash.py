@@ -74,7 +74,7 @@ async def test_engine_killed_at_any_instant_leaves_only_what_delete_removes(
 ) -> None:
     chance = random.Random(7)
     for _ in range(12):
-        tasks = [world.task(["sleep", "100"]) for _ in range(9)]
+        tasks = [world.task(["sleep", "1000"]) for _ in range(9)]
         engine = subprocess.Popen(
             [sys.executable, "-c", ENGINE, str(REPOSITORY), world.parent],
             stdin=subprocess.PIPE,
@@ -101,7 +101,7 @@ async def test_engine_killed_at_any_instant_leaves_only_what_delete_removes(
 
 
 async def test_keeper_killed_under_a_living_engine(world: ContainerWorld) -> None:
-    task = world.task("sleep 100 & sleep 100")
+    task = world.task("sleep 1000 & sleep 1000")
     started, _ = await world.start(task)
     os.kill(lock_holder(task), signal.SIGKILL)
     end = await world.ended(task.id)
@@ -116,7 +116,7 @@ async def test_keeper_killed_under_a_living_engine(world: ContainerWorld) -> Non
 
 
 async def test_keeper_killed_while_no_engine_lives(world: ContainerWorld) -> None:
-    task = world.task("sleep 100 & sleep 100")
+    task = world.task("sleep 1000 & sleep 1000")
     started, _ = await world.start(task)
     await world.driver.close()
     os.kill(lock_holder(task), signal.SIGKILL)
@@ -130,9 +130,9 @@ async def test_keeper_killed_while_no_engine_lives(world: ContainerWorld) -> Non
 
 
 async def test_keeper_of_an_exec_killed(world: ContainerWorld) -> None:
-    task = world.task(["sleep", "100"])
+    task = world.task(["sleep", "1000"])
     started, _ = await world.start(task)
-    process = world.exec_task(task, ["sleep", "100"])
+    process = world.exec_task(task, ["sleep", "1000"])
     inner, _ = await world.driver.exec(process, world.on_exit, attach=None)
     keeper = rundir.keeper_of(process.run_dir)
     assert keeper is not None
@@ -145,7 +145,7 @@ async def test_keeper_of_an_exec_killed(world: ContainerWorld) -> None:
 async def test_execs_while_keepers_stand_by_and_are_killed(world: ContainerWorld) -> None:
     """Whether one stands by, is half ready, was killed or has just been: an exec runs once."""
     assert isinstance(world.driver, RuntimeDriver)
-    task = world.task(["sleep", "100"])
+    task = world.task(["sleep", "1000"])
     await world.start(task)
 
     def standing_by() -> list[int]:
@@ -224,7 +224,7 @@ async def test_engine_killed_during_a_launch_that_hangs(
 
 async def test_start_that_is_given_up_leaves_nothing(world: ContainerWorld) -> None:
     for _ in range(5):
-        task = world.task(["sleep", "100"])
+        task = world.task(["sleep", "1000"])
         await world.driver.create(task)
         starting = asyncio.create_task(world.driver.start(task, world.on_exit))
         await asyncio.sleep(0)
@@ -239,7 +239,7 @@ async def test_start_that_is_given_up_leaves_nothing(world: ContainerWorld) -> N
 
 
 async def test_spawner_killed_between_requests(world: ContainerWorld) -> None:
-    before = world.task(["sleep", "100"])
+    before = world.task(["sleep", "1000"])
     started, _ = await world.start(before)
     assert isinstance(world.driver, RuntimeDriver)
     os.kill(world.driver.spawner_pid, signal.SIGKILL)
@@ -277,7 +277,7 @@ async def test_spawner_that_cannot_start_is_said_so(
 
 
 async def test_a_stopped_keeper_blocks_nobody_else(world: ContainerWorld) -> None:
-    task = world.task(["sleep", "100"])
+    task = world.task(["sleep", "1000"])
     await world.start(task)
     keeper = lock_holder(task)
     os.kill(keeper, signal.SIGSTOP)
@@ -306,7 +306,7 @@ async def test_a_task_without_pid_namespace_ends_as_a_whole(world: ContainerWorl
         spaces = spec["linux"]["namespaces"]
         spec["linux"]["namespaces"] = [space for space in spaces if space["type"] != "pid"]
 
-    task = world.task("(sleep 100 &) ; (sh -c 'exit 0' &) ; sleep 100", change=change)
+    task = world.task("(sleep 1000 &) ; (sh -c 'exit 0' &) ; sleep 1000", change=change)
     started, _ = await world.start(task)
     keeper = lock_holder(task)
     await until(lambda: len(children(keeper)) == 2, "the orphan is not the keeper's")

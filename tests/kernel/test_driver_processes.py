@@ -28,10 +28,10 @@ def links(pid: int) -> dict[int, str]:
 
 async def test_a_program_has_its_three_streams_and_nothing_else(world: ContainerWorld) -> None:
     for options in ({"terminal": (24, 80)}, {"open_stdin": True}, {}):
-        task = world.task(["sleep", "100"], **options)
+        task = world.task(["sleep", "1000"], **options)
         started, _ = await world.start(task)
         assert set(links(started.pid)) == {0, 1, 2}
-    process = world.exec_task(task, ["sleep", "100"])
+    process = world.exec_task(task, ["sleep", "1000"])
     inner, _ = await world.driver.exec(process, world.on_exit, attach=None)
     assert set(links(inner.pid)) == {0, 1, 2}
 
@@ -43,14 +43,14 @@ async def test_programs_heed_all_signals_whatever_the_engine_was_started_with(
     before = [(number, signal.signal(number, signal.SIG_IGN)) for number in ignored]
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR2})
     try:
-        task = world.task(["sleep", "100"])
+        task = world.task(["sleep", "1000"])
         started, _ = await world.start(task)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for number, handler in before:
             signal.signal(number, handler)
     inner, _ = await world.driver.exec(
-        world.exec_task(task, ["sleep", "100"]), world.on_exit, attach=None
+        world.exec_task(task, ["sleep", "1000"]), world.on_exit, attach=None
     )
     for pid in (started.pid, inner.pid):
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -59,7 +59,7 @@ async def test_programs_heed_all_signals_whatever_the_engine_was_started_with(
 
 
 async def test_the_interpreter_cannot_be_written_even_after_its_end(world: ContainerWorld) -> None:
-    task = world.task(["sleep", "100"])
+    task = world.task(["sleep", "1000"])
     await world.start(task)
     keeper = rundir.keeper_of(task.run_dir)
     assert keeper is not None
@@ -75,7 +75,7 @@ async def test_the_interpreter_cannot_be_written_even_after_its_end(world: Conta
 
 
 async def test_a_keeper_holds_no_plan_and_nothing_of_the_engine(world: ContainerWorld) -> None:
-    task = world.task(["sleep", "100"])
+    task = world.task(["sleep", "1000"])
     await world.start(task)
     keeper = rundir.keeper_of(task.run_dir)
     assert keeper is not None
@@ -91,7 +91,7 @@ async def test_a_keeper_holds_no_plan_and_nothing_of_the_engine(world: Container
 
 
 async def test_a_silent_keeper_is_small(world: ContainerWorld) -> None:
-    tasks = [world.task(["sleep", "100"]) for _ in range(5)]
+    tasks = [world.task(["sleep", "1000"]) for _ in range(5)]
     for task in tasks:
         await world.start(task)
     sizes = []
@@ -106,7 +106,7 @@ async def test_a_silent_keeper_is_small(world: ContainerWorld) -> None:
 
 
 async def test_the_spawner_has_one_thread_and_goes_with_its_engine(world: ContainerWorld) -> None:
-    task = world.task("echo up; sleep 100")
+    task = world.task("echo up; sleep 1000")
     _, stream = await world.start(task, BOTH)
     assert stream is not None
     await read_until(stream, b"up\n")

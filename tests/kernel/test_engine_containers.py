@@ -48,35 +48,35 @@ def namespaces(docker: Docker, name: str) -> dict[str, str]:
 
 def test_namespaces_are_private_shared_and_joined(docker: Docker) -> None:
     host = {kind: os.readlink(f"/proc/self/ns/{kind}") for kind in os.listdir("/proc/self/ns")}
-    docker("run", "-d", "--name", "own", "--ipc", "shareable", "busybox", "sleep", "99")
+    docker("run", "-d", "--name", "own", "--ipc", "shareable", "busybox", "sleep", "999")
     own = namespaces(docker, "own")
     assert all(own[kind] != host[kind] for kind in ("mnt", "net", "uts", "ipc", "pid"))
     modes = ("--network", "host", "--pid", "host", "--ipc", "host", "--uts", "host")
-    docker("run", "-d", "--name", "open", *modes, "busybox", "sleep", "99")
+    docker("run", "-d", "--name", "open", *modes, "busybox", "sleep", "999")
     opened = namespaces(docker, "open")
     assert all(opened[kind] == host[kind] for kind in ("net", "uts", "ipc", "pid"))
     joins = ("--network", "container:own", "--pid", "container:own", "--ipc", "container:own")
-    docker("run", "-d", "--name", "joined", *joins, "busybox", "sleep", "99")
+    docker("run", "-d", "--name", "joined", *joins, "busybox", "sleep", "999")
     joined = namespaces(docker, "joined")
     assert all(joined[kind] == own[kind] for kind in ("net", "ipc", "pid"))
     assert joined["mnt"] != own["mnt"]
-    assert "sleep 99" in docker("exec", "joined", "ps")
+    assert "sleep 999" in docker("exec", "joined", "ps")
 
 
 def test_shared_memory_is_shared_by_those_who_join(docker: Docker, engine: Skerry) -> None:
     docker("run", "-d", "--name", "donor", "--ipc", "shareable", "--shm-size", "3m", "busybox",
-           "sh", "-c", "echo given > /dev/shm/word; sleep 99")  # fmt: skip
+           "sh", "-c", "echo given > /dev/shm/word; sleep 999")  # fmt: skip
     until(lambda: docker("exec", "donor", "ls", "/dev/shm").strip() == "word")
     joined = ("run", "--rm", "--ipc", "container:donor", "busybox", "sh", "-c")
     script = "cat /dev/shm/word; echo back > /dev/shm/answer; df -k /dev/shm | tail -1"
     word, line = docker(*joined, script).splitlines()
     assert (word, line.split()[1]) == ("given", "3072")
-    docker("run", "-d", "--name", "through", "--ipc", "container:donor", "busybox", "sleep", "99")
+    docker("run", "-d", "--name", "through", "--ipc", "container:donor", "busybox", "sleep", "999")
     chained = ("run", "--rm", "--ipc", "container:through", "busybox", "cat", "/dev/shm/answer")
     assert docker(*chained).strip() == "back"
     docker("rm", "-f", "donor")
     assert docker("exec", "through", "cat", "/dev/shm/answer").strip() == "back"
-    docker("run", "-d", "--name", "closed", "busybox", "sleep", "99")
+    docker("run", "-d", "--name", "closed", "busybox", "sleep", "999")
     refused = engine.docker("run", "--ipc", "container:closed", "busybox", check=False)
     assert refused.returncode == 125
     assert "non-shareable IPC" in refused.stderr
@@ -109,7 +109,7 @@ def test_a_stopped_container_cannot_be_joined(engine: Skerry, docker: Docker) ->
 
 
 def test_an_exec_of_an_unknown_user_fails(engine: Skerry, docker: Docker) -> None:
-    docker("run", "-d", "--name", "home", "busybox", "sleep", "99")
+    docker("run", "-d", "--name", "home", "busybox", "sleep", "999")
     refused = engine.docker("exec", "--user", "nobody-here", "home", "id", check=False)
     assert refused.returncode == 1
     assert "unable to find user nobody-here" in refused.stderr + refused.stdout
@@ -122,7 +122,7 @@ def test_users_are_looked_up_in_the_container_as_it_is_now(docker: Docker) -> No
     assert docker("run", "--rm", "-u", "new", "grown:1", "id", "-u").strip() == "77"
     assert docker("run", "--rm", "-u", "new", "grown:1", "sh", "-c", "echo $HOME").strip() == "/n"
     docker("start", "grown")
-    docker("run", "-d", "--name", "live", "grown:1", "sleep", "99")
+    docker("run", "-d", "--name", "live", "grown:1", "sleep", "999")
     assert docker("exec", "-u", "new:5", "live", "id", "-g").strip() == "5"
     docker("rm", "-f", "grown", "live")
     docker("rmi", "grown:1")
@@ -219,7 +219,7 @@ def test_detach_keys_leave_the_program_running(engine: Skerry, docker: Docker) -
 
 
 def test_copies_see_volumes_whether_it_runs_or_not(docker: Docker, tmp_path: Path) -> None:
-    docker("create", "--name", "holder", "-v", "held:/held", "busybox", "sleep", "99")
+    docker("create", "--name", "holder", "-v", "held:/held", "busybox", "sleep", "999")
     (tmp_path / "file").write_text("text")
     docker("cp", f"{tmp_path}/file", "holder:/held/one")
     docker("start", "holder")
@@ -234,7 +234,7 @@ def test_copies_see_volumes_whether_it_runs_or_not(docker: Docker, tmp_path: Pat
 
 def test_a_link_in_a_container_does_not_lead_out(docker: Docker, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("host")
-    script = f"ln -s {tmp_path} /way; ln -s {tmp_path}/secret /file; sleep 99"
+    script = f"ln -s {tmp_path} /way; ln -s {tmp_path}/secret /file; sleep 999"
     docker("run", "-d", "--name", "sly", "busybox", "sh", "-c", script)
     until(lambda: "file" in docker("exec", "sly", "ls", "/"))
     (tmp_path / "mine").write_text("mine")
@@ -279,7 +279,7 @@ def test_restart_policies(docker: Docker) -> None:
 
 def test_health(docker: Docker) -> None:
     check = ("--health-cmd", "test -e /fine", "--health-interval", "100ms", "--health-retries", "1")
-    docker("run", "-d", "--name", "sick", *check, "busybox", "sleep", "99")
+    docker("run", "-d", "--name", "sick", *check, "busybox", "sleep", "999")
     form = "{{.State.Health.Status}}"
     until(lambda: docker("inspect", "-f", form, "sick").strip() == "unhealthy")
     docker("exec", "sick", "touch", "/fine")

@@ -95,7 +95,7 @@ def logs(engine: Skerry, name: str) -> str:
 
 def test_a_running_container_goes_on(own_engine: Skerry) -> None:
     run_detached(
-        own_engine, "steady", "echo before; trap 'echo asked; exit 9' TERM; sleep 99 & wait"
+        own_engine, "steady", "echo before; trap 'echo asked; exit 9' TERM; sleep 999 & wait"
     )
     until(lambda: "before" in logs(own_engine, "steady"))
     pid = state(own_engine, "steady")["Pid"]
@@ -134,7 +134,7 @@ def test_an_end_while_nobody_looks_is_known_afterwards(own_engine: Skerry) -> No
 
 
 def test_ids_of_execs_outlive_it(own_engine: Skerry) -> None:
-    run_detached(own_engine, "home", "sleep 99", IpcMode="shareable")
+    run_detached(own_engine, "home", "sleep 999", IpcMode="shareable")
 
     def ask(method: str, url: str, body: Any = None, expect: int = 200) -> Any:
         status, answer = call(own_engine.socket, method, url, body)
@@ -177,7 +177,7 @@ def test_ids_of_execs_outlive_it(own_engine: Skerry) -> None:
 
 
 def test_a_paused_container_stays_paused(own_engine: Skerry) -> None:
-    run_detached(own_engine, "frozen", "sleep 99")
+    run_detached(own_engine, "frozen", "sleep 999")
     own_engine.docker("pause", "frozen")
     crash(own_engine)
     assert state(own_engine, "frozen")["Status"] == "paused"
@@ -194,7 +194,7 @@ def test_names_images_and_volumes_are_still_there(own_engine: Skerry) -> None:
 
 
 def test_a_polite_end_leaves_containers_running(own_engine: Skerry) -> None:
-    run_detached(own_engine, "steady", "sleep 99")
+    run_detached(own_engine, "steady", "sleep 999")
     pid = state(own_engine, "steady")["Pid"]
     own_engine.stop()
     assert Path(f"/proc/{pid}").exists()
@@ -221,7 +221,7 @@ def test_one_engine_per_root(own_engine: Skerry) -> None:
 
 
 def test_a_lost_keeper_is_an_end(own_engine: Skerry) -> None:
-    made = run_detached(own_engine, "orphan", "sleep 99")
+    made = run_detached(own_engine, "orphan", "sleep 999")
     keeper = int((own_engine.run_root / "containers" / made / "keeper.pid").read_text().split()[0])
     os.kill(keeper, 9)
     until(lambda: state(own_engine, "orphan")["Status"] == "exited")

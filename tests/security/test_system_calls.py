@@ -121,7 +121,7 @@ def test_sockets_that_cross_the_border_are_denied(sandbox: Sandbox) -> None:
 
 def test_processes_of_the_host_are_out_of_reach(sandbox: Sandbox) -> None:
     """Neither signals nor memory: their pids do not exist inside."""
-    victim = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    victim = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     try:
         found = sandbox.probe(
             f"""

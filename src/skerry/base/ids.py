@@ -40,7 +40,9 @@ def check_name(name: str, kind: str = "container") -> str:
     """`name` when it follows Docker's rule, else InvalidInput."""
     if not NAME_PATTERN.fullmatch(name) or len(name) > 255:
         raise InvalidInput(
-            f"Invalid {kind} name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+            f"Invalid {kind} name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed",
+            # Docker's clients are told Docker's words about containers.
+            hint="at least two of them" if len(name) == 1 and kind != "container" else "",
         )
     return name
 

@@ -71,7 +71,7 @@ def common(parsed: Parsed) -> dict[str, Any]:
         wanted["memory"] = parse_size(parsed.text("memory"), "memory")
     if "cpus" in parsed.given:
         wanted["cpus"] = parsed.number("cpus")
-    if parsed.text("boot"):
+    if "boot" in parsed.given:
         wanted["boot"] = parsed.text("boot").split(",")
     if "vnc-password" in parsed.given:
         wanted["vnc_password"] = parsed.text("vnc-password")

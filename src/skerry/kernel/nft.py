@@ -305,6 +305,11 @@ def dnat(family: int, address: int, port_register: int) -> bytes:
     return _expression("nat", *attrs)
 
 
+def dnat_port(family: int, port_register: int) -> bytes:
+    """Send it to the port in this register, at the address that it has."""
+    return _expression("nat", be32(1, 1), be32(2, family), be32(5, port_register))
+
+
 def snat(family: int, address: int) -> bytes:
     """Let it come from the address in this register."""
     return _expression("nat", be32(1, 0), be32(2, family), be32(3, address))

@@ -12,6 +12,7 @@ from skerry.api.call import Call, no_content
 from skerry.api.router import Route
 from skerry.base.errors import InvalidInput, LimitExceeded
 from skerry.engine.vms.console import SCROLLBACK
+from skerry.engine.vms.creation import doubts
 from skerry.engine.vms.record import Live
 
 MAX_TEXT = 65536
@@ -34,7 +35,8 @@ def _body(data: dict[str, Any], kind: type[_T]) -> _T:
 async def create(call: Call) -> web.StreamResponse:
     """POST /skerry/vms/create?name=…"""
     record = await call.engine.vms.creation.create(call.text("name"), await call.body())
-    return call.json({"Id": record.id, "Name": record.name}, 201)
+    warnings = doubts(record)
+    return call.json({"Id": record.id, "Name": record.name, "Warnings": warnings}, 201)
 
 
 async def listing(call: Call) -> web.StreamResponse:
@@ -61,11 +63,15 @@ async def _start(call: Call, live: Live) -> None:
     await call.engine.vms.life.start(live)
 
 
-async def _stop(call: Call, live: Live) -> None:
+async def stop(call: Call) -> web.StreamResponse:
+    """POST /skerry/vms/{id}/stop?t=…&force=…"""
     timeout = call.number("t", 30)
     if not 0 <= timeout <= 86400:
         raise InvalidInput(f"invalid time to wait: {timeout}")
-    await call.engine.vms.life.stop(live, timeout, force=call.flag("force"))
+    vms = call.engine.vms
+    live = vms.shelf.get(call.params["id"])
+    await vms.life.stop(live, timeout, force=call.flag("force"))
+    return no_content()
 
 
 async def _reset(call: Call, live: Live) -> None:
@@ -237,7 +243,7 @@ ROUTES = [
     Route("GET", "/skerry/vms/json", listing),
     Route("GET", "/skerry/vms/{id}/json", inspect),
     Route("POST", "/skerry/vms/{id}/start", _verb(_start)),
-    Route("POST", "/skerry/vms/{id}/stop", _verb(_stop)),
+    Route("POST", "/skerry/vms/{id}/stop", stop),
     Route("POST", "/skerry/vms/{id}/reset", _verb(_reset)),
     Route("POST", "/skerry/vms/{id}/pause", _verb(_pause)),
     Route("POST", "/skerry/vms/{id}/resume", _verb(_resume)),

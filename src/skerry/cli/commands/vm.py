@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from skerry.base.errors import NotModified
+from skerry.base.errors import InvalidInput, NotModified
 from skerry.cli import vm_create
 from skerry.cli.context import Context, each, err, out, terminal, write
 from skerry.cli.human import ago, size_binary
@@ -45,9 +45,11 @@ def create(context: Context, parsed: Parsed) -> int:
     name = parsed.arguments[0] if parsed.arguments else ""
     body = vm_create.body(parsed)
     made = context.client.post(f"/skerry/vms/create{query(name=name)}", body)
+    for warning in made.get("Warnings") or ():
+        err(f"WARNING: {warning}")
+    out(made["Id"] if name else made["Name"])
     if parsed.on("start"):
         context.client.post(path(made["Id"], "/start"))
-    out(made["Id"] if name else made["Name"])
     return 0
 
 
@@ -169,8 +171,11 @@ def screenshot(context: Context, parsed: Parsed) -> int:
     if target == "-":
         write(1, data)
         return 0
-    with open(target, "wb") as file:
-        file.write(data)
+    try:
+        with open(target, "wb") as file:
+            file.write(data)
+    except OSError as error:
+        raise InvalidInput(f"cannot write {target}: {error.strerror}") from None
     out(target)
     return 0
 
@@ -178,6 +183,10 @@ def screenshot(context: Context, parsed: Parsed) -> int:
 def sendkey(context: Context, parsed: Parsed) -> int:
     """Press keys."""
     name, *chords = parsed.arguments
+    if not chords and not parsed.text("text"):
+        raise InvalidInput(
+            "no key to press was given", hint="keys as ret or ctrl-alt-f2, or --text"
+        )
     typed = parsed.text("text").replace("\\n", "\n").replace("\\t", "\t")
     context.client.post(path(name, "/keys"), {"keys": chords, "text": typed})
     return 0

@@ -45,6 +45,10 @@ def edit(context: Context, parsed: Parsed) -> int:
         sizes = key_values(parsed.many("resize"), "size")
         body["sizes"] = {disk: parse_size(size, "disk size") for disk, size in sizes.items()}
     if parsed.many("disc"):
+        if bare := next((each for each in parsed.many("disc") if "=" not in each), ""):
+            raise InvalidInput(
+                f"invalid disc: {bare!r:.200}", hint=f"{bare}=ISO, or {bare}= to eject"
+            )
         discs = key_values(parsed.many("disc"), "disc")
         body["discs"] = {drive: vm_create.absolute(image) for drive, image in discs.items()}
     if not body:

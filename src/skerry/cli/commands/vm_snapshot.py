@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from skerry.cli.commands.vm import path
-from skerry.cli.context import Context, each, out
+from skerry.cli.context import Context, each, err, out
 from skerry.cli.human import ago, size_binary
 from skerry.cli.options import Command, Option, Parsed, switch, text
 from skerry.cli.table import Listing
@@ -99,14 +99,18 @@ def draw(snapshots: list[dict[str, Any]]) -> str:
 def inspect(context: Context, parsed: Parsed) -> int:
     """Everything about some, or about all of a machine's."""
     machine, *wanted = parsed.arguments
-    record = context.client.get(path(machine, "/json"))
-    found = [
-        item
-        for item in record["snapshots"]
-        if not wanted or any(key == item["name"] or item["id"].startswith(key) for key in wanted)
-    ]
-    out(wire.pretty(found))
-    return 0 if found or not wanted else 1
+    every = context.client.get(path(machine, "/json"))["snapshots"]
+    missing = [key for key in wanted if not any(_is(item, key) for item in every)]
+    out(
+        wire.pretty([item for item in every if not wanted or any(_is(item, key) for key in wanted)])
+    )
+    for key in missing:
+        err(f"skerry: machine {machine} has no snapshot {key!r:.100}")
+    return 1 if missing else 0
+
+
+def _is(item: dict[str, Any], key: str) -> bool:
+    return bool(key == item["name"] or (len(key) >= 4 and item["id"].startswith(key)))
 
 
 def restore(context: Context, parsed: Parsed) -> int:

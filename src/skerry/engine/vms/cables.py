@@ -74,12 +74,17 @@ def check_ports(record: Machine, running: Iterable[Machine]) -> None:
 
 def _ports(hardware: Hardware) -> Iterator[tuple[str, int, str]]:
     """Addresses of the host that QEMU will listen at: forwarded ports, then the screen's."""
-    for nic in hardware.nics:
-        for each in nic.forwards:
-            yield each.host_ip, each.host_port, each.protocol
+    yield from forwards(hardware)
     if hardware.video != "none" and hardware.vnc != "unix":
         address, _, display = hardware.vnc.rpartition(":")
         yield address, 5900 + int(display), "tcp"
+
+
+def forwards(hardware: Hardware) -> Iterator[tuple[str, int, str]]:
+    """(Address, port, protocol) of the host for each forwarded port."""
+    for nic in hardware.nics:
+        for each in nic.forwards:
+            yield each.host_ip, each.host_port, each.protocol
 
 
 def check_shares(hardware: Hardware) -> None:

@@ -70,6 +70,16 @@ class Wish(msgspec.Struct, forbid_unknown_fields=True):
     cloud_init: seed.CloudInit | None = None
 
 
+def doubts(record: Machine) -> list[str]:
+    """What was asked for and will not come about."""
+    found = []
+    if record.seed is not None and (doubt := seed.doubt(record.seed)):
+        found.append(doubt)
+    if record.vnc_password and record.hardware.vnc == "unix":
+        found.append("the screen's unix socket asks for no password; --vnc ADDRESS:DISPLAY does")
+    return found
+
+
 class Creation:
     """The service's half that makes, edits and removes."""
 
@@ -103,11 +113,10 @@ class Creation:
         """A record that is not saved yet, its name checked."""
         if name:
             check_name(name, "machine")
+        self.check_free(name)
         names = {live.record.name for live in self._shelf}
-        while not name or (name in names and not name):
-            name = random_name()
-        if name in names:
-            raise Conflict(f"the machine name {name!r} is already in use")
+        while not name:
+            name = next((each for _ in range(16) if (each := random_name()) not in names), "")
         return Machine(
             id=new_id(),
             name=name,
@@ -115,6 +124,11 @@ class Creation:
             created_at=time.time_ns(),
             hardware=Hardware(uuid=str(uuid.uuid4())),
         )
+
+    def check_free(self, name: str) -> None:
+        """Conflict when a machine has this name."""
+        if any(live.record.name == name for live in self._shelf):
+            raise Conflict(f"the machine name {name!r} is already in use")
 
     def drop(self, record: Machine) -> None:
         """What a failed creation has left."""

@@ -85,6 +85,8 @@ class Editing:
             cables.check_shares(hardware)
         if wanted.name is not None:
             check_name(wanted.name, "machine")
+            if wanted.name != record.name:
+                self._creation.check_free(wanted.name)
         password = None if wanted.vnc_password is None else check_password(wanted.vnc_password)
         before = msgspec.structs.replace(record)
         with self._shelf.making(record):
@@ -132,7 +134,9 @@ class Editing:
             name = next(f"disk{at}" for at in range(1000) if f"disk{at}" not in known)
             known[name] = await self._creation.new_disk(record, name, each)
         drives = list(hardware.cdroms)
-        for _ in range(min(max(wanted.add_cdroms, 0), spec.MAX_DEVICES)):
+        if not 0 <= wanted.add_cdroms <= spec.MAX_DEVICES:
+            raise InvalidInput(f"{wanted.add_cdroms} more drives: from 1 to {spec.MAX_DEVICES}")
+        for _ in range(wanted.add_cdroms):
             taken = {drive.name for drive in drives}
             drives.append(Cdrom(next(f"cd{at}" for at in range(99) if f"cd{at}" not in taken)))
         return msgspec.structs.replace(hardware, disks=tuple(known.values()), cdroms=tuple(drives))

@@ -175,7 +175,10 @@ def unpack(spool: IO[bytes], folder: str) -> ovf.OvfMachine:
                         shutil.copyfileobj(file, out, _BLOCK)
                     os.chmod(seen[name], 0o644)
     except (tarfile.TarError, EOFError, ValueError) as error:
-        raise InvalidInput(f"OVF: the archive is damaged: {error}") from None
+        raise InvalidInput(
+            f"OVF: the archive is damaged: {error}",
+            hint="packages are .ova and .ovf; disk images are given to skerry vm create --disk",
+        ) from None
     if descriptor is None:
         raise InvalidInput("OVF: the archive holds no descriptor (.ovf)")
     _check(listed, title, descriptor, seen)

@@ -24,7 +24,7 @@ from skerry.engine.vms.saving import LOAD_SECONDS, check_savable, write_state
 from skerry.engine.vms.shelf import Shelf
 from skerry.kernel import kvm_probe
 from skerry.kernel.cgroups import Cgroup, Layout, detect, plan
-from skerry.machine.full import fence, keeper, launching, qemu, serial
+from skerry.machine.full import detours, fence, keeper, launching, qemu, serial
 from skerry.machine.full.monitor import Monitor
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ class Life:
             groups=groups,
             incoming=incoming,
             vnc_secret=_secret(record, places),
+            detours=tuple(detours.choose(cables.forwards(hardware))) if record.uid else (),
         )
 
     def _group(self, record: Machine) -> Cgroup | None:
@@ -264,7 +265,8 @@ class Life:
             group.path if group else "",
             fence.name(self._root, record.id) if fenced else "",
             bridges,
-            *process,
+            [each for each in cables.forwards(record.hardware) if each[1] < detours.first_free()],
+            process,
         )
         await qemu.start(plan_)
 
@@ -308,19 +310,33 @@ class Life:
         return lines[-1].partition(" ")[2].strip()[:500] if lines else "it said nothing"
 
     async def stop(self, live: Live, timeout: float = STOP_SECONDS, *, force: bool = False) -> None:
-        """Press the power button, wait, then switch off. NotModified when it does not run."""
-        if live.process is None:
-            raise NotModified(f"machine {live.record.name} is not running")
-        if not force:
-            with contextlib.suppress(SkerryError):
-                monitor = self._monitor(live)
-                if live.record.status == PAUSED:
-                    await self._go_on(live)
-                await monitor.execute("system_powerdown")
-                live.asked_to_end = True
+        """Press the power button, wait, then switch off. NotModified when it does not run.
+
+        Takes the lock itself, and leaves it while it waits: a guest that asks back can be looked
+        at, answered and forced."""
+        async with live.lock:
+            process = live.process
+            if process is None:
+                raise NotModified(f"machine {live.record.name} is not running")
+            pressed = not force and await self._press(live)
+        if pressed:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(live.gone.wait(), timeout)
                 return
-        await self.end(live)
+        async with live.lock:
+            if live.process == process:
+                await self.end(live)
+
+    async def _press(self, live: Live) -> bool:
+        """The power button; False when it cannot be."""
+        with contextlib.suppress(SkerryError):
+            monitor = self._monitor(live)
+            if live.record.status == PAUSED:
+                await self._go_on(live)
+            await monitor.execute("system_powerdown")
+            live.asked_to_end = True
+            return True
+        return False
 
     async def end(self, live: Live) -> None:
         """Switch off now: disks are flushed, then QEMU ends; killed when it does not."""

@@ -54,6 +54,8 @@ class Wiring(NamedTuple):
     """A socket connected to swtpm, -1 for none."""
     incoming: int
     """A saved state to begin with, -1 for none."""
+    detours: dict[tuple[str, int, str], int]
+    """(Address, port, protocol) of the host to the port that QEMU listens at instead."""
     hold: bool
     """Do not let the processors run yet."""
 
@@ -211,9 +213,9 @@ def _nic(nic: Nic, at: int, wiring: Wiring, rank: int) -> list[str]:
     if nic.kind == "nat":
         backend = f"user,id=n{at}"
         for each in nic.forwards:
-            backend += (
-                f",hostfwd={each.protocol}:{each.host_ip}:{each.host_port}-:{each.guest_port}"
-            )
+            port = wiring.detours.get((each.host_ip, each.host_port, each.protocol))
+            port = port or each.host_port
+            backend += f",hostfwd={each.protocol}:{each.host_ip}:{port}-:{each.guest_port}"
     else:
         backend = f"tap,id=n{at},fd={wiring.taps[at]}"
     return ["-netdev", backend, "-device", f"{device},netdev=n{at}"]

@@ -21,6 +21,9 @@ import struct
 from collections.abc import Iterable
 
 from skerry.kernel import guest_filter, links, netlink, nft
+from skerry.kernel.netlink import Message
+from skerry.machine.full import detours
+from skerry.machine.full.detours import Detour
 
 _PREFIX = "skvm-"
 _RESOLVER = struct.pack(">H", 53)
@@ -47,9 +50,9 @@ def rules(uid: int) -> list[bytes]:
     elsewhere = nft.meta("oifname") + nft.lookup("ways", absent=True)
     return [
         mine + nft.answers() + _ACCEPT,
-        mine + nft.redirected() + _ACCEPT,
         mine + local + resolver + _ACCEPT,
         mine + local + _DROP,
+        mine + nft.redirected() + _ACCEPT,
         mine + bridge + elsewhere + _DROP,
     ]
 
@@ -61,9 +64,11 @@ def ways(found: Iterable[links.Link], default: Iterable[int]) -> set[str]:
     return {link.name for link in every if link.kind == "bridge" and link.number in leading}
 
 
-def build(title: str, uid: int, taps: Iterable[tuple[str, bool]] = ()) -> None:
+def build(
+    title: str, uid: int, taps: Iterable[tuple[str, bool]] = (), around: Iterable[Detour] = ()
+) -> None:
     """Make the tables, in place of those that are there. `taps`: name, and whether it is of an
-    internal network."""
+    internal network. `around`: ports below 1024 that are forwarded."""
     with netlink.Netlink(netlink.NETLINK_ROUTE) as route:
         known = ways(links.list_links(route), links.default_links(route))
     table = nft.Table(nft.NFPROTO_INET, title)
@@ -73,6 +78,7 @@ def build(title: str, uid: int, taps: Iterable[tuple[str, bool]] = ()) -> None:
         messages.append(table.add_elements("ways", elements))
     messages.append(table.add_chain("output", kind="filter", hook="output"))
     messages += [table.add_rule("output", each) for each in rules(uid)]
+    messages += _detours(table, list(around))
     plugged = list(taps)
     if plugged:
         messages.append(table.add_chain("input", kind="filter", hook="input"))
@@ -86,6 +92,18 @@ def build(title: str, uid: int, taps: Iterable[tuple[str, bool]] = ()) -> None:
             messages += [ports.add_rule("input", each) for each in does]
     with nft.Nft() as kernel:
         kernel.commit(messages)
+
+
+def _detours(table: nft.Table, around: list[Detour]) -> list[Message]:
+    messages = []
+    if around:
+        for chain, hook in detours.CHAINS:
+            messages.append(
+                table.add_chain(chain, kind="nat", hook=hook, priority=detours.PRIORITY)
+            )
+    for each in around:
+        messages += [table.add_rule(*rule) for rule in detours.rules(each).items()]
+    return messages
 
 
 def remove(title: str) -> None:

@@ -31,7 +31,8 @@ from skerry.kernel import processes, taps
 from skerry.kernel.cgroups import Cgroup, detect
 from skerry.kernel.descriptors import pidfd_open
 from skerry.kernel.namespaces import CLONE_NEWPID, clone3
-from skerry.machine.full import confine, fence
+from skerry.machine.full import confine, detours, fence
+from skerry.machine.full.detours import Detour
 from skerry.machine.full.serial import CHUNK, Console, Log, connect_to, listen_at
 
 TYPE_CHECKING = False
@@ -75,6 +76,8 @@ class Plan(TypedDict, total=False):
     cgroup: str
     fence: str
     """The nftables tables that keep the guest off the host's services; empty for none."""
+    detours: "list[list[Any]]"
+    """As `detours.Detour`, for the filter; of an adopted QEMU without the port that it leads to."""
     bridges: list[str]
     """Removed at the end when nothing else is plugged into them."""
     adopt: list[int]
@@ -203,7 +206,8 @@ def run(plan: Plan) -> None:
             if plan["fence"]:
                 plugged = [each for each in plan["openings"] if each["kind"] == "tap"]
                 taps_ = [(each["path"], each["ours"]) for each in plugged]
-                fence.build(plan["fence"], plan["confined"]["uid"], taps_)
+                around = [Detour(*each) for each in plan.get("detours", [])]
+                fence.build(plan["fence"], plan["confined"]["uid"], taps_, around)
             for opening in plan["openings"]:
                 _open(opening, helpers, say)
             keep = [opening["fd"] for opening in plan["openings"]]
@@ -223,6 +227,7 @@ def run(plan: Plan) -> None:
             {"version": 1, "qemu": [pid, start], "keeper": [me, mine[1] if mine else 0]},
         )
         console = Console(run_dir, Log(plan["console_log"]))
+        held = detours.hold(plan.get("detours", []))
     except (OSError, SkerryError) as error:
         helpers.end()
         _answer({"error": str(error)})
@@ -240,6 +245,8 @@ def run(plan: Plan) -> None:
         if pidfd in ready:
             break
     _end(plan, pid, bool(adopted), helpers)
+    for each in held:
+        each.close()
     console.close()
 
 

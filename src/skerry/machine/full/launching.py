@@ -8,6 +8,7 @@ from skerry.base.errors import SystemFault
 from skerry.machine import jail
 from skerry.machine.full import argv, keeper, serial
 from skerry.machine.full.confine import Bind, Confined
+from skerry.machine.full.detours import Detour
 from skerry.machine.full.spec import Hardware
 
 FIRST_FD = 100
@@ -74,6 +75,7 @@ class Launch(NamedTuple):
     groups: tuple[int, ...] = ()
     incoming: str = ""
     vnc_secret: str = ""
+    detours: tuple[Detour, ...] = ()
     hold: bool = True
 
 
@@ -117,6 +119,7 @@ def plan(launch: Launch) -> keeper.Plan:
         vnc_secret=launch.vnc_secret,
         tpm=openings.add(_swtpm(places, launch.uid)) if hardware.tpm else -1,
         incoming=openings.file("read", launch.incoming) if launch.incoming else -1,
+        detours={(each.host_ip, each.port, each.protocol): each.to for each in launch.detours},
         hold=launch.hold,
     )
     confined: Confined = {
@@ -142,6 +145,7 @@ def plan(launch: Launch) -> keeper.Plan:
         "confined": confined,
         "cgroup": launch.cgroup,
         "fence": launch.fence if launch.uid and needs_fence(hardware) else "",
+        "detours": [list(each) for each in launch.detours],
         "bridges": [bridge for _, bridge, ours in launch.taps.values() if ours],
     }
 
@@ -165,9 +169,15 @@ def _families(hardware: Hardware) -> tuple[int, ...]:
 
 
 def adoption(
-    places: Places, cgroup: str, fence: str, bridges: list[str], pid: int, start: int
+    places: Places,
+    cgroup: str,
+    fence: str,
+    bridges: list[str],
+    held: list[tuple[str, int, str]],
+    process: tuple[int, int],
 ) -> keeper.Plan:
-    """The plan of a keeper for a QEMU whose own was killed."""
+    """The plan of a keeper for a QEMU whose own was killed; `process` is its pid and start time.
+    `held`: ports of the host as `detours.choose` takes them."""
     return {
         "run_dir": places.run,
         "console_log": places.console_log,
@@ -175,7 +185,8 @@ def adoption(
         "cgroup": cgroup,
         "fence": fence,
         "bridges": bridges,
-        "adopt": [pid, start],
+        "detours": [list(each) for each in held],
+        "adopt": list(process),
     }
 
 

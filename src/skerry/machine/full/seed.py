@@ -11,6 +11,11 @@ import msgspec
 from skerry.base.errors import InvalidInput, LimitExceeded
 
 MAX_USER_DATA = 1 << 20
+_BEGINNINGS = (
+    *("#cloud-config", "#cloud-boothook", "#include", "#part-handler", "#!", "## template: jinja"),
+    *("content-type:", "mime-version:"),
+)
+"""Of documents that cloud-init takes, in small letters: "User data formats" of its manual."""
 
 
 class CloudInit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,6 +57,18 @@ def documents(settings: CloudInit, name: str, identity: str, macs: list[str]) ->
         "user-data": settings.user_data or "#cloud-config\n" + json.dumps(_config(settings)),
         "network-config": network,
     }
+
+
+def doubt(settings: CloudInit) -> str:
+    """What makes it likely that cloud-init will not do what is wanted; empty for nothing."""
+    text = settings.user_data
+    if not text or text.lower().startswith(_BEGINNINGS):
+        return ""
+    first = text.partition("\n")[0]
+    return (
+        f"cloud-init will ignore the user-data: its first line is {first!r:.80} and neither "
+        "#cloud-config nor another beginning that it knows"
+    )
 
 
 def _config(settings: CloudInit) -> dict[str, object]:

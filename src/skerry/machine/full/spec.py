@@ -186,7 +186,9 @@ def _check_nic(nic: Nic) -> None:
             hint="six bytes as 52:54:00:12:34:56, the first one even",
         )
     if nic.kind in ("bridge", "internal") and not _NETWORK.fullmatch(nic.network):
-        raise InvalidInput(f"invalid name of a network: {nic.network!r:.80}")
+        raise InvalidInput(
+            f"invalid name of a network: {nic.network!r:.80}", hint=f"write {nic.kind}=NAME"
+        )
     if nic.forwards and nic.kind != "nat":
         raise InvalidInput("ports are forwarded to a NAT network card only")
     for forward in nic.forwards:

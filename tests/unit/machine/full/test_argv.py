@@ -22,6 +22,7 @@ def wiring(**changes: Any) -> argv.Wiring:
             "vnc_secret": "",
             "tpm": -1,
             "incoming": -1,
+            "detours": {},
             "hold": True,
         }
         | changes
@@ -88,9 +89,10 @@ def test_firmware_networks_and_shares() -> None:
         ),
         taps={1: 105},
         shares={"more": 106},
+        detours={("10.0.0.1", 53, "udp"): 20053},
     )
     assert ",pflash0=code,pflash1=l-vv" in line
-    assert "hostfwd=tcp:127.0.0.1:8080-:80,hostfwd=udp:10.0.0.1:53-:53" in line
+    assert "hostfwd=tcp:127.0.0.1:8080-:80,hostfwd=udp:10.0.0.1:20053-:53" in line
     assert "tap,id=n1,fd=105" in line
     assert "hubport,id=n2,hubid=2" in line
     assert "local,id=fs0,path=/a,,b,security_model=none,multidevs=remap,readonly=on" in line

@@ -6,6 +6,7 @@ from typing import Any
 from skerry.kernel.links import Link
 from skerry.machine import jail
 from skerry.machine.full import fence, launching
+from skerry.machine.full.detours import Detour
 from skerry.machine.full.launching import Launch, Places
 from skerry.machine.full.spec import Cdrom, Disk, Hardware, Nic, Share
 
@@ -94,6 +95,14 @@ def test_helpers_are_joined_by_a_socket() -> None:
     assert "source=/srv" in helpers[0]["argv"]
     assert helpers[1]["argv"][-1] == "type=unixio,clientfd={fd}"
     assert [bind.writable for bind in plan["confined"]["binds"] if bind.path == "/old"] == [True]
+
+
+def test_low_ports_are_told_to_the_keeper_and_to_its_successor() -> None:
+    around = (Detour("127.0.0.1", 80, "tcp", 20080),)
+    plan = launching.plan(launch(Hardware(uuid="u"), detours=around))
+    assert plan["detours"] == [["127.0.0.1", 80, "tcp", 20080]]
+    later = launching.adoption(PLACES, "", "skvm-x", [], [("127.0.0.1", 80, "tcp")], (7, 8))
+    assert (later["detours"], later["adopt"]) == ([["127.0.0.1", 80, "tcp"]], [7, 8])
 
 
 def test_fences_belong_to_a_machine_and_an_engine() -> None:

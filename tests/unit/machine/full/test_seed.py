@@ -33,6 +33,20 @@ def test_the_documents() -> None:
     assert network["ethernets"]["nic0"] == {"match": {"macaddress": MACS[0]}, "dhcp4": True}
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["", "#cloud-config\nusers: []\n", "#!/bin/sh\n", "#include\nhttp://a\n", "#include-once\n",
+     "## template: jinja\n", "Content-Type: multipart/mixed\n", "MIME-Version: 1.0\n"],
+)  # fmt: skip
+def test_what_cloud_init_knows_is_not_doubted(text: str) -> None:
+    assert seed.doubt(CloudInit(user="me", user_data=text)) == ""
+
+
+@pytest.mark.parametrize("text", ["users: []\n", "\n#cloud-config\n", "cloud-config", "{}"])
+def test_what_cloud_init_would_ignore_is_doubted(text: str) -> None:
+    assert "will ignore the user-data" in seed.doubt(CloudInit(user_data=text))
+
+
 def test_whole_documents_go_in_as_they_are() -> None:
     files = seed.documents(CloudInit(user_data="#!/bin/sh\n", network="{}"), "name", "id", MACS)
     assert files["user-data"] == "#!/bin/sh\n"

@@ -367,6 +367,10 @@ class Line:
         self._sinks.pop(stream, None)
         self._owed.pop(stream, None)
 
+    def has_room(self, count: int) -> bool:
+        """Whether so many more streams can go each way."""
+        return max(len(self._sources), len(self._sinks)) + count <= MOST_STREAMS
+
     # Sending
 
     @property

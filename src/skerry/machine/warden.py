@@ -326,9 +326,15 @@ class Warden:
         if self._line.queued < _MOST_QUEUED:
             self._line.say({**head, "seq": 0})
 
-    def _ask(self, head: dict[str, Any], body: bytes, waiting: Waiting) -> None:
+    def _check_room(self, streams: int = 0) -> None:
+        """Whether the guest can be asked, and be given so many more streams."""
         if len(self._waiting) >= _MOST_WAITING or self._line.queued >= _MOST_QUEUED:
             raise MachineFault("the guest does not answer")
+        if not self._line.has_room(streams):
+            raise MachineFault("the machine has too many streams")
+
+    def _ask(self, head: dict[str, Any], body: bytes, waiting: Waiting) -> None:
+        self._check_room()
         self._seq += 1
         self._waiting[self._seq] = waiting
         self._line.say({**head, "seq": self._seq}, body)
@@ -466,6 +472,9 @@ class Warden:
         for seq, waiting in list(self._waiting.items()):
             if waiting.sock is sock:
                 del self._waiting[seq]
+        for fd in (fd for asker, asked in self._deferred if asker is sock for fd in asked.fds):
+            os.close(fd)
+        self._deferred = [each for each in self._deferred if each[0] is not sock]
         for id_, exec_ in list(self._execs.items()):
             if exec_.sock is sock:
                 del self._execs[id_]
@@ -537,6 +546,8 @@ class Warden:
         self._check_awake()
         if self._growing is not None:
             raise Conflict("the machine's memory is being changed")
+        if self._pausing is not None:
+            raise Conflict("the machine is being paused")
         conf = self._conf
         disk, *target = [os.dup(fd) for fd in message.fds]
         orderly.mark(disk)
@@ -711,6 +722,7 @@ class Warden:
 
     def _exec(self, sock: socket.socket, seq: int, message: wire.Message) -> None:
         self._check_awake()
+        self._check_room(streams=2)
         head = message.head
         id_, on_terminal = str(head["id"]), bool(head["terminal"])
         first = self._next_stream
@@ -746,6 +758,7 @@ class Warden:
     def _files(self, sock: socket.socket, seq: int, message: wire.Message) -> None:
         """Packing or unpacking: a stream of its own; answered when it is over."""
         self._check_awake()
+        self._check_room(streams=1)
         stream, fd = self._next_stream, terminal.unblocked(message.fds.pop())
         self._next_stream += 3
         if message.head["op"] == "pack":

@@ -327,6 +327,12 @@ def test_questions_that_wait_are_bounded(guest: Guest, monkeypatch: pytest.Monke
     for _ in waiting:
         guest.request()
     assert isinstance(fault_of(guest.ask(op="processes")), MachineFault)
+    reading, writing = os.pipe()
+    for asked in ({"op": "pack"}, {"op": "exec", "id": "e", "terminal": False}):
+        assert isinstance(fault_of(guest.ask(**asked, fds=(writing,) * 2)), MachineFault)
+    os.close(writing)
+    assert os.read(reading, 1) == b"", "the warden keeps a refused one's descriptor"
+    os.close(reading)
     for sock in waiting:
         sock.close()
     # Those who have left make room again.
@@ -334,6 +340,21 @@ def test_questions_that_wait_are_bounded(guest: Guest, monkeypatch: pytest.Monke
     guest.send(pack_message({"reply": guest.request()["seq"]}))
     with more:
         assert wire.receive(more) is not None
+
+
+def test_who_leaves_while_the_machine_is_saved_has_asked_nothing(guest: Guest) -> None:
+    still = type("Still", (), {"step": lambda self: None})
+    guest.warden._saving = still()
+    guest.begin()
+    reading, writing = os.pipe()
+    with guest.ask(op="exec", id="e", terminal=False, fds=(writing, writing)):
+        os.close(writing)
+    assert os.read(reading, 1) == b"", "the warden keeps its descriptors"
+    os.close(reading)
+    guest.warden._saving = None
+    with guest.ask(op="signal", id="main", signal=9):
+        assert guest.request()["op"] == "signal"
+        assert guest.end() == -signal.SIGKILL
 
 
 def test_files_that_stand_still_are_given_up(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -198,6 +198,8 @@ def test_files_go_in_and_out_running_and_stopped(machines: Skerry, docker: Docke
             content = archive.extractfile(name)
             assert content is not None
             assert content.read() == b"in\n"
+        if not stopped:
+            _long_files_come_whole(machines, docker)
     docker("commit", "files", "committed")
     look = "ls /d; ls /etc/group; :"
     listed = docker("run", "--rm", "--net", "none", "committed", "sh", "-c", look)
@@ -208,6 +210,25 @@ def test_files_go_in_and_out_running_and_stopped(machines: Skerry, docker: Docke
     assert titles.split()[:3] == ["UID", "PID", "PPID"]
     assert "sleep 1000" in row
     docker("rmi", "-f", "committed", check=False)
+
+
+def _long_files_come_whole(machines: Skerry, docker: Docker) -> None:
+    """What is asked for, through links and under another name, and nothing else of that length."""
+    make = "cd /; mkdir -p long/in; yes | head -c 300000 | tee long/in/a > b; ln b long/c"
+    docker("exec", "files", "sh", "-c", f"{make}; ln -s in long/link")
+    for asked, names in (
+        ("/long", {"long/in/a", "long/c"}),
+        ("/long/link/a", {"a"}),
+        ("/b", {"b"}),
+    ):
+        out = docker("cp", f"files:{asked}", "-")
+        with tarfile.open(fileobj=io.BytesIO(out.encode())) as archive:
+            whole = {each.name: archive.extractfile(each) for each in archive if each.isreg()}
+            assert {name: file.read() for name, file in whole.items() if file} == dict.fromkeys(
+                names, b"y\n" * 150_000
+            ), asked
+    until(lambda: not os.listdir(machines.root / "tmp"), "what was looked at stays")
+    docker("exec", "files", "rm", "-r", "/long", "/b")
 
 
 def spares_of(machines: Skerry) -> list[dict[str, Any]]:

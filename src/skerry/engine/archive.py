@@ -2,8 +2,10 @@
 
 A running container is seen through its init's root (`/proc/PID/root`), with its volumes and tmpfs;
 a stopped one through its layers with its volumes, binds and images mounted in them (`root_view`),
-and one whose files are in a machine through its layers, or the volume that the path leads to. Every
-path is resolved beneath that root, so links in the container never lead out of it.
+and one whose files are in a machine through its layers, or the volume that the path leads to; while
+the machine runs, by a copy of what it has written that has only those contents which are asked for
+(`Lifecycle.seen`). Every path is resolved beneath that root, so links in the container never lead
+out of it.
 """
 
 import asyncio
@@ -11,7 +13,7 @@ import contextlib
 import os
 import posixpath
 import stat
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import BinaryIO, NamedTuple
@@ -24,11 +26,12 @@ from skerry.base.errors import (
     LimitExceeded,
     NotFound,
 )
-from skerry.base.isolation import Unpacking
+from skerry.base.isolation import Overlay, Unpacking
 from skerry.engine import facts, users
 from skerry.engine.archives import in_pieces
 from skerry.engine.container import Container
 from skerry.engine.isolation import Driver
+from skerry.engine.lifecycle import Lifecycle
 from skerry.engine.record import MountPoint
 from skerry.engine.root_view import RootView
 from skerry.engine.threads import blocking
@@ -83,20 +86,27 @@ class Archive:
     """The service."""
 
     def __init__(
-        self, store: Store, volumes: Volumes, driver: Driver, run_dir: Callable[[str], str]
+        self, store: Store, volumes: Volumes, driver: Driver, lifecycle: Lifecycle
     ) -> None:
         self._store = store
         self._volumes = volumes
         self._driver = driver
-        self._run_dir = run_dir
+        self._run_dir = lifecycle.run_dir
+        self._seen = lifecycle.seen
         self._pumps = ThreadPoolExecutor(_PUMPS, "archives")
 
     @contextlib.asynccontextmanager
     async def _view(
-        self, container: Container, path: str, *, write: bool = False, lock: bool = False
+        self,
+        container: Container,
+        path: str,
+        *,
+        write: bool = False,
+        lock: bool = False,
+        contents: tuple[str, ...] = (),
     ) -> AsyncIterator[_View]:
         """The root under which a path of the container lies; closed at the end. With `lock` a
-        stopped container stays stopped meanwhile."""
+        stopped container stays stopped meanwhile. `contents` is of `Lifecycle.seen`."""
         async with contextlib.AsyncExitStack() as stack:
             in_machine = wall_of(container.record.host) == VM
             mounted = [] if in_machine else _mounted(container)
@@ -109,8 +119,12 @@ class Archive:
             if root < 0 and mounted:
                 root = await self._assembled(container, mounted, stack)
             else:
-                if root < 0:
-                    root, path, refusal = self._stopped(container, path, write=write)
+                place = self._volume_of(container, path) if root < 0 else None
+                if place is not None:
+                    root, path, refusal = self._in_volume(place, path)
+                elif root < 0:
+                    seen = await stack.enter_async_context(self._seen(container, contents))
+                    root = await blocking(partial(_open, seen, write=write))
                 stack.callback(os.close, root)
             yield _View(root, path, self._refusal(container, path) or refusal, live)
 
@@ -142,28 +156,31 @@ class Archive:
             refusal = "container rootfs is marked read-only"
         return refusal
 
-    def _stopped(self, container: Container, path: str, *, write: bool) -> tuple[int, str, str]:
+    @staticmethod
+    def _volume_of(container: Container, path: str) -> MountPoint | None:
+        """What a path that is not seen through the container's root leads into."""
         for point in reversed(container.record.mounts):
-            if point.kind == "tmpfs" or not (path + "/").startswith(point.target + "/"):
-                continue
-            refusal = "mounted volume is marked read-only" if point.read_only else ""
-            if point.subpath or point.kind == "image":
-                raise Conflict(
-                    f"{point.target} is a part of a volume or an image, "
-                    "which is mounted only while the container runs"
-                )
-            self._volumes.check_visible(point)
-            try:
-                if os.path.isdir(point.source):
-                    root = os.open(point.source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-                    return root, path[len(point.target) :] or "/", refusal
-                head, name = posixpath.split(point.source)
-                root = os.open(head, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-                return root, f"/{name}", refusal
-            except OSError as error:
-                raise NotFound(f"cannot open {point.source}: {error.strerror}") from None
-        overlay = self._store.snapshots.overlay(container.id)
-        return (mounts.overlay_fd(overlay) if write else facts.open_root(overlay)), path, ""
+            if point.kind != "tmpfs" and (path + "/").startswith(point.target + "/"):
+                return point
+        return None
+
+    def _in_volume(self, point: MountPoint, path: str) -> tuple[int, str, str]:
+        refusal = "mounted volume is marked read-only" if point.read_only else ""
+        if point.subpath or point.kind == "image":
+            raise Conflict(
+                f"{point.target} is a part of a volume or an image, "
+                "which is mounted only while the container runs"
+            )
+        self._volumes.check_visible(point)
+        try:
+            if os.path.isdir(point.source):
+                root = os.open(point.source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+                return root, path[len(point.target) :] or "/", refusal
+            head, name = posixpath.split(point.source)
+            root = os.open(head, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            return root, f"/{name}", refusal
+        except OSError as error:
+            raise NotFound(f"cannot open {point.source}: {error.strerror}") from None
 
     async def stat(self, container: Container, path: str) -> PathStat:
         """What a path is. NotFound in Docker's words."""
@@ -199,13 +216,27 @@ class Archive:
         """The path's state and a tar archive of it, whose names start with its last component."""
         clean, follow = _clean(path)
         name = "." if path.endswith("/.") or path == "." else posixpath.basename(clean) or "."
-        async with self._view(container, clean) as view:
+        contents = await self._contents(container, path, clean, follow)
+        async with self._view(container, clean, contents=contents) as view:
             found = _status(container, view, path, clean, follow)
             place = f"{view.path}/" if stat.S_ISDIR(found.mode) else view.path
             skip = KERNELS if view.live and clean == "/" else frozenset[str]()
             pieces = in_pieces(tar_stream(view.root, place, name=name, skip=skip))
             async with contextlib.aclosing(pieces) as chunks:  # type: ignore[type-var]
                 yield found, chunks
+
+    async def _contents(
+        self, container: Container, path: str, clean: str, follow: bool
+    ) -> tuple[str, ...]:
+        """Where a path leads in a machine that runs, for `Lifecycle.seen`."""
+        if not container.running or wall_of(container.record.host) != VM:
+            return ()
+        async with self._view(container, clean) as view:
+            with _opened(container, view, path, follow) as fd:
+                # As seen below the root of a mount of its own, or of the layers' own folder.
+                place = os.readlink(f"/proc/self/fd/{fd}")
+                above = os.readlink(f"/proc/self/fd/{view.root}").rstrip("/")
+            return (place.removeprefix(above).strip("/"),)
 
     def export(self, container: Container) -> AsyncIterator[bytes]:
         """The container's whole tree, without its volumes, as a tar archive."""
@@ -310,6 +341,10 @@ class Archive:
         wanted = container.record.config.get("User", "")
         found: users.User = facts.lookup_user(view.root, wanted)
         return found.uid, found.gid
+
+
+def _open(overlay: Overlay, *, write: bool) -> int:
+    return mounts.overlay_fd(overlay) if write else facts.open_root(overlay)
 
 
 def _mounted(container: Container) -> list[MountPoint]:

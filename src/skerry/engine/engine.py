@@ -105,7 +105,7 @@ class Engine:
         self.transfer = Transfer(self.store, self.events, settings.root)
         self.signing = Signing(self.transfer, settings.root)
         self.sbom = Sbom(self.store, self.transfer)
-        self.archive = Archive(self.store, self.volumes, self.driver, self.lifecycle.run_dir)
+        self.archive = Archive(self.store, self.volumes, self.driver, self.lifecycle)
         self.archives = Archives(self.store, self.events)
         self.archives.policy = self.signing.gate
         self.copying = Copying(self.store, self.archives, self.transfer)

@@ -14,7 +14,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from skerry.base.errors import (
     CommandNotExecutable,
@@ -48,6 +48,7 @@ from skerry.engine.signals import DEFAULT_STOP, parse_signal
 from skerry.engine.volumes import Volumes
 from skerry.engine.walls import VM, Walls, wall_of
 from skerry.store import Store
+from skerry.store.trees import remove_tree
 
 log = logging.getLogger(__name__)
 
@@ -95,12 +96,39 @@ class Lifecycle:
         """The container's layers on this host."""
         return self._store.snapshots.overlay(container.id)
 
-    async def settle(self, container: Container) -> None:
+    async def settle(self, container: Container, *, running: bool = True) -> None:
         """Bring what a machine has written to the container's layer on this host, for whoever is to
-        read it there. Nothing to do for a container without a machine."""
+        read it there. Nothing to do for a container without a machine, and without `running` for
+        one whose machine can be asked (`Archive`)."""
+        if container.running and not running:
+            return
         if isinstance(self._driver, Walls) and wall_of(container.record.host) == VM:
             overlay, run_dir = self.overlay(container), self.run_dir(container.id)
             await self._driver.mirror(container.id, overlay, run_dir)
+
+    @contextlib.asynccontextmanager
+    async def seen(
+        self, container: Container, contents: tuple[str, ...] = ()
+    ) -> AsyncIterator[Overlay]:
+        """The layers of a container for whoever is to read what it has written by now. Of one in a
+        machine that runs those are a copy, in which long files have their contents only at and
+        below `contents` (relative to the root): they come all over the line to the guest."""
+        overlay = self.overlay(container)
+        if (
+            not container.running
+            or not isinstance(self._driver, Walls)
+            or wall_of(container.record.host) != VM
+        ):
+            yield overlay
+            return
+        scratch = self._store.scratch
+        folder = scratch.path("look")
+        os.makedirs(f"{folder}/upper", 0o700)
+        try:
+            await self._driver.look(container.id, overlay, f"{folder}/upper", contents)
+            yield overlay._replace(upper=f"{folder}/upper", work="")
+        finally:
+            await asyncio.to_thread(remove_tree, folder)
 
     async def rewire(self, container: Container) -> None:
         """Tell a container's machine that its networks are others. Nothing to do without one."""

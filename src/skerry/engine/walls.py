@@ -68,6 +68,12 @@ class Distant(Protocol):
     async def mirror(self, container_id: str, overlay: Overlay, run_dir: str) -> None:
         """Make `overlay.upper` what the container has written by now."""
 
+    async def look(
+        self, container_id: str, overlay: Overlay, folder: str, contents: tuple[str, ...]
+    ) -> None:
+        """Make `folder` what the running container has written by now, with what long files contain
+        only at and below `contents`. Conflict when it does not run."""
+
     async def unpack(
         self, container_id: str, overlay: Overlay, run_dir: str, archive: Unpacking
     ) -> None:
@@ -221,6 +227,14 @@ class Walls:
         driver = self.of(container_id)
         if isinstance(driver, Distant):
             await driver.mirror(container_id, overlay, run_dir)
+
+    async def look(
+        self, container_id: str, overlay: Overlay, folder: str, contents: tuple[str, ...]
+    ) -> None:
+        """See Distant."""
+        driver = self.of(container_id)
+        if isinstance(driver, Distant):
+            await driver.look(container_id, overlay, folder, contents)
 
     async def rewire(self, container_id: str, state_dir: str) -> None:
         """Tell a running container's machine that its networks are others."""

@@ -567,11 +567,29 @@ class MachineDriver(RuntimeDriver):
         if not running and stamp.exists() and stamp.read_text() == state:
             return
         stamp.unlink(missing_ok=True)
+        await self._pack(container_id, overlay, run_dir, overlay.upper)
+        if not running:
+            status = disk.stat()
+            stamp.write_text(f"{status.st_mtime_ns} {status.st_size}")
+
+    async def look(
+        self, container_id: str, overlay: Overlay, folder: str, contents: tuple[str, ...]
+    ) -> None:
+        """Make `folder` what the running container has written by now, but of long files elsewhere
+        than at and below `contents` (relative to the root) a hole of their size."""
+        if container_id not in self._containers:
+            raise Conflict(f"container {container_id} is not running")
+        await self._pack(container_id, overlay, "", folder, contents=contents)
+
+    async def _pack(
+        self, container_id: str, overlay: Overlay, run_dir: str, folder: str, **more: Any
+    ) -> None:
         mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         loop = asyncio.get_running_loop()
-        taking = loop.run_in_executor(self._takers, mirroring.take, mine, overlay.upper)
+        taking = loop.run_in_executor(self._takers, mirroring.take, mine, folder)
+        request = {"op": "pack", **more}
         try:
-            await self._work(container_id, overlay, run_dir, {"op": "pack"}, theirs.detach())
+            await self._work(container_id, overlay, run_dir, request, theirs.detach())
         except BaseException:
             with suppress(OSError):
                 mine.shutdown(socket.SHUT_RDWR)
@@ -579,9 +597,6 @@ class MachineDriver(RuntimeDriver):
                 await taking
             raise
         await taking
-        if not running:
-            status = disk.stat()
-            stamp.write_text(f"{status.st_mtime_ns} {status.st_size}")
 
     async def unpack(
         self, container_id: str, overlay: Overlay, run_dir: str, archive: Unpacking

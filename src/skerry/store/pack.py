@@ -21,6 +21,8 @@ _MAX_PATH: Final = 32 << 10
 _LEAST_HOLE: Final = 64 << 10
 """Bytes that a file must lack on disk before it counts as sparse."""
 _MAX_PARTS: Final = 1 << 16
+_SHORT: Final = 64 << 10
+"""Bytes of a file whose contents come along in any case."""
 _KEPT_XATTRS: Final = (
     "security.capability",
     "user.",
@@ -47,6 +49,9 @@ class PackOptions(NamedTuple):
     cannot put it together again)."""
     skip: frozenset[str] = frozenset()
     """Paths relative to the top that are left out, with what is below them."""
+    contents: tuple[str, ...] | None = None
+    """Paths relative to the top; of longer files elsewhere there is a hole of their size, for
+    whoever wants to know what there is. None: all there is."""
 
 
 def pack(directory: int, options: PackOptions = PackOptions()) -> Iterator[bytes]:  # noqa: B008
@@ -169,6 +174,8 @@ class _Packer:
             if not stat.S_ISREG(status.st_mode):
                 return
             parts = _parts(fd, status) if self._options.holes else None
+            if not self._is_wanted(path, status):
+                parts = ()
             yield self._header(path, tar_reader.FILE, status, fd, parts=parts)
             length = 0
             for offset, count in ((0, status.st_size),) if parts is None else parts:
@@ -178,6 +185,14 @@ class _Packer:
             yield tar_writer.padding(length)
         finally:
             os.close(fd)
+
+    def _is_wanted(self, path: str, status: os.stat_result) -> bool:
+        """Whether a file's contents are; those of one with several names in any case."""
+        wanted = self._options.contents
+        if wanted is None or status.st_size <= _SHORT or status.st_nlink > 1:
+            return True
+        place = path.removeprefix(self._options.prefix)
+        return any(not each or f"{place}/".startswith(f"{each}/") for each in wanted)
 
     def _header(
         self,

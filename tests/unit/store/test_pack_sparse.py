@@ -86,3 +86,32 @@ def test_what_is_written_is_read(pieces: list[tuple[int, bytes]], tail: int, nam
     reader = TarReader(iter([header(entry), body, padding(len(body)), bytes(1024)]), "archive")
     (found,) = [(each, b"".join(map(bytes, reader.data()))) for each in reader]
     assert found == (entry, body)
+
+
+def test_contents_come_where_they_are_asked_for(tmp_path: Path) -> None:
+    """Sizes of all files do, and what is short or has several names comes in any case."""
+    folder = tmp_path / "in"
+    (folder / "a/b").mkdir(parents=True)
+    data = os.urandom(100_000)
+    for name in ("a/b/wanted", "a/wanted", "a/other", "top", "a/linked"):
+        (folder / name).write_bytes(data)
+    os.link(folder / "a/linked", folder / "again")
+    (folder / "short").write_bytes(data[:1000])
+    for number, (contents, whole) in enumerate(
+        (
+            (("a/b", "a/wanted"), {"a/b/wanted", "a/wanted"}),
+            (("a/w", "to"), set()),
+            (("",), {"a/b/wanted", "a/wanted", "a/other", "top"}),
+            (None, {"a/b/wanted", "a/wanted", "a/other", "top"}),
+        )
+    ):
+        options = PackOptions(prefix="./", top=True, contents=contents)
+        out = tmp_path / f"out{number}"
+        out.mkdir()
+        data_packed = packed(folder, options)
+        subprocess.run(["tar", "-xC", out, "-f", "-"], input=data_packed, check=True, timeout=120)
+        for path in (path for path in folder.rglob("*") if path.is_file()):
+            name = str(path.relative_to(folder))
+            found = (out / name).read_bytes()
+            always = name in ("short", "a/linked", "again")
+            assert found == (path.read_bytes() if always or name in whole else bytes(len(data)))

@@ -37,7 +37,7 @@ def stat_header(found: PathStat) -> str:
 async def head(call: Call) -> web.StreamResponse:
     """HEAD /containers/{id}/archive."""
     container = call.engine.containers.find(call.params["id"])
-    await call.engine.lifecycle.settle(container)
+    await call.engine.lifecycle.settle(container, running=False)
     found = await call.engine.archive.stat(container, _path(call))
     return web.Response(headers={"X-Docker-Container-Path-Stat": stat_header(found)})
 
@@ -45,7 +45,7 @@ async def head(call: Call) -> web.StreamResponse:
 async def get(call: Call) -> web.StreamResponse:
     """GET /containers/{id}/archive."""
     container = call.engine.containers.find(call.params["id"])
-    await call.engine.lifecycle.settle(container)
+    await call.engine.lifecycle.settle(container, running=False)
     async with call.engine.archive.get(container, _path(call)) as (found, chunks):
         response = web.StreamResponse(
             headers={"Content-Type": TAR, "X-Docker-Container-Path-Stat": stat_header(found)}
@@ -61,7 +61,7 @@ async def get(call: Call) -> web.StreamResponse:
 async def put(call: Call) -> web.StreamResponse:
     """PUT /containers/{id}/archive."""
     container = call.engine.containers.find(call.params["id"])
-    await call.engine.lifecycle.settle(container)
+    await call.engine.lifecycle.settle(container, running=False)
     await call.engine.archive.put(
         container,
         _path(call),
@@ -76,7 +76,7 @@ async def put(call: Call) -> web.StreamResponse:
 async def listing(call: Call) -> web.StreamResponse:
     """GET /skerry/files/{id}?path=…: what is in a folder, modes as stat(2) has them."""
     container = call.engine.containers.find(call.params["id"])
-    await call.engine.lifecycle.settle(container)
+    await call.engine.lifecycle.settle(container, running=False)
     found = await call.engine.archive.listing(container, _path(call))
     return call.json(
         [

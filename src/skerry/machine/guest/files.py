@@ -62,14 +62,17 @@ def _child(work: Callable[[], None], closing: int) -> Work:
         os._exit(0)
 
 
-def pack_upper() -> tuple[int, Work]:
-    """What the container has written, as a layer of an image (OCI's whiteouts)."""
+def pack_upper(contents: list[str] | None) -> tuple[int, Work]:
+    """What the container has written, as a layer of an image (OCI's whiteouts), with what long
+    files contain only at and below these paths (`PackOptions.contents`)."""
+    wanted = None if contents is None else tuple(contents)
     reading, writing = os.pipe2(os.O_CLOEXEC)
 
     def work() -> None:
         fd = os.open(UPPER, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         with open(writing, "wb") as pipe:
-            for piece in pack(fd, PackOptions(whiteouts=True, top=True, prefix="./")):
+            options = PackOptions(whiteouts=True, top=True, prefix="./", contents=wanted)
+            for piece in pack(fd, options):
                 pipe.write(piece)
 
     made = _child(work, reading)

@@ -258,7 +258,7 @@ class Programs:
                 files.unmount_root()
                 system.detach_disks()
             case "pack":
-                fd, work = files.pack_upper()
+                fd, work = files.pack_upper(head.get("contents"))
                 self._work(head, self._line.source(int(head["stream"]), fd), work)
             case "unpack":
                 fd, work = files.unpack(self.main.pid if self.main else 0, head)

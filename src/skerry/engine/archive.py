@@ -313,7 +313,7 @@ class Archive:
         assert isinstance(walls, Walls)
 
         def pump(stream: BinaryIO, writing: int) -> None:
-            with open(writing, "wb") as pipe, contextlib.suppress(BrokenPipeError):
+            with contextlib.suppress(BrokenPipeError), open(writing, "wb") as pipe:
                 for chunk in decompressed(file_chunks(stream), "archive", limit=Limits().size):
                     pipe.write(chunk)
 
@@ -329,13 +329,15 @@ class Archive:
 
         async with body as stream:
             reading, writing = os.pipe2(os.O_CLOEXEC)
-            _, failure = await asyncio.gather(
+            failures = await asyncio.gather(
                 blocking(partial(pump, stream, writing), self._pumps),
                 unpack(reading),
                 return_exceptions=True,
             )
-        if isinstance(failure, BaseException):
-            raise failure
+        # That an archive ends early in the machine comes of what was wrong with it here.
+        for failure in failures:
+            if isinstance(failure, BaseException):
+                raise failure
 
     def _owner(self, container: Container, view: _View) -> tuple[int, int]:
         wanted = container.record.config.get("User", "")

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from skerry.base.errors import InvalidInput
+from skerry.base.truths import FALSE, TRUE
 from skerry.engine.filters import label_matches, search
 from skerry.engine.network_record import PREDEFINED, Network
 
@@ -11,7 +12,7 @@ PRUNE = frozenset({"label", "label!", "until"})
 
 _WORDS = {
     "type": frozenset({"builtin", "custom"}),
-    "dangling": frozenset({"0", "1", "false", "true", "False", "True", "FALSE", "TRUE", "f", "t"}),
+    "dangling": TRUE | FALSE,
 }
 """What a filter takes, where that is not anything."""
 
@@ -54,7 +55,7 @@ def _passes(
             return ("builtin" if builtin else "custom") in wanted
         case _:
             dangling = not builtin and not wanted_by(network)
-            return ("1" if dangling else "0") in {_digit(each) for each in wanted}
+            return bool(wanted & (TRUE if dangling else FALSE))
 
 
 def prunes(network: Network, filters: Filters) -> bool:
@@ -65,7 +66,3 @@ def prunes(network: Network, filters: Filters) -> bool:
         and not any(label_matches(labels, each) for each in filters.get("label!", ()))
         and not any(network.created_at > int(each) for each in filters.get("until", ()))
     )
-
-
-def _digit(text: str) -> str:
-    return "1" if text.lower() in ("1", "true", "t") else "0"

@@ -6,14 +6,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from skerry.base.errors import Conflict, InvalidInput
+from skerry.base.number_lists import numbers
 
 PERIOD = 100_000
 """Microseconds; the period that `--cpus` counts in."""
 MEMORY_FLOOR = 6 << 20
 """Docker's least memory limit: below it a container cannot start."""
-
-_MOST_NUMBERS = 8192
-"""Processors that a kernel may be built for (CONFIG_NR_CPUS)."""
 
 _TOGETHER = (
     frozenset({"Memory", "MemorySwap"}),
@@ -83,7 +81,7 @@ def _check_set(wanted: str, what: str, online: str) -> None:
     if not wanted:
         return
     try:
-        numbers = _listed(wanted)
+        chosen = numbers(wanted)
     except ValueError:
         raise InvalidInput(f"Invalid value {wanted:.60} for cpuset {what}") from None
     try:
@@ -91,26 +89,12 @@ def _check_set(wanted: str, what: str, online: str) -> None:
             available = file.read().strip()
     except OSError:
         return
-    if not numbers <= _listed(available):
+    if not chosen <= numbers(available):
         words = "CPUs" if what == "cpus" else "memory nodes"
         raise InvalidInput(
             f"Requested {words} are not available - requested {wanted:.60}, "
             f"available: {available:.60}"
         )
-
-
-def _listed(text: str) -> set[int]:
-    """`0-3,7` as numbers; ValueError."""
-    numbers: set[int] = set()
-    for part in text.split(","):
-        low, dash, high = part.strip().partition("-")
-        if not low.isascii() or not low.isdigit() or (dash and not high.isdigit()):
-            raise ValueError
-        first, last = int(low[:6]), int(high[:6] or low[:6])
-        if last < first or last > _MOST_NUMBERS:
-            raise ValueError
-        numbers |= set(range(first, last + 1))
-    return numbers
 
 
 def check_update(id: str, host: Mapping[str, Any], changes: Mapping[str, Any]) -> None:

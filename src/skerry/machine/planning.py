@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from skerry.base.errors import InvalidInput, Unsupported
 from skerry.base.isolation import KERNEL_ANNOTATION, Overlay
+from skerry.base.number_lists import numbers
 from skerry.kernel import namespaces
 from skerry.kernel.cgroups import Hierarchy, Layout
 from skerry.machine.shape import Shape, shape_for
@@ -172,9 +173,5 @@ def _cpus(cpu: dict[str, Any]) -> float:
     if cpu.get("quota") and cpu["quota"] > 0:
         return float(cpu["quota"]) / float(cpu.get("period") or 100_000)
     if cpu.get("cpus"):
-        count = 0
-        for part in str(cpu["cpus"]).split(","):
-            first, _, last = part.partition("-")
-            count += int(last or first) - int(first) + 1
-        return float(count)
+        return float(len(numbers(str(cpu["cpus"]))))
     return 0.0

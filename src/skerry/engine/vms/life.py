@@ -80,16 +80,17 @@ class Life:
         incoming = os.path.join(places.state, record.saved) if record.saved else ""
         launch = await self._launch(record, incoming)
         await self._spawn(live, launch)
+        used = record.saved
         try:
             if incoming:
                 await self._loaded(live)
+            self._shelf.change(
+                record, saved="", status=RUNNING, cause="", exit_code=None,
+                started_at=time.time_ns(),
+            )  # fmt: skip
         except BaseException:
             await self.end(live)
             raise
-        used, record.saved = record.saved, ""
-        record.status, record.cause, record.exit_code = RUNNING, "", None
-        record.started_at = time.time_ns()
-        self._shelf.save(record)
         await self._monitor(live).execute("cont")
         if used == "saved.state":
             with contextlib.suppress(OSError):
@@ -369,8 +370,11 @@ class Life:
         if live.record.status == PAUSED:
             raise NotModified(f"machine {live.record.name} is paused already")
         await monitor.execute("stop")
-        live.record.status = PAUSED
-        self._shelf.save(live.record)
+        try:
+            self._shelf.change(live.record, status=PAUSED)
+        except BaseException:
+            await monitor.execute("cont")
+            raise
         self.tell(live, "pause")
 
     async def resume(self, live: Live) -> None:
@@ -385,8 +389,7 @@ class Life:
         self.tell(live, "resume")
 
     async def _go_on(self, live: Live) -> None:
-        live.record.status = RUNNING
-        self._shelf.save(live.record)
+        self._shelf.change(live.record, status=RUNNING)
         await self._monitor(live).execute("cont")
 
     async def save(self, live: Live) -> None:
@@ -398,14 +401,15 @@ class Life:
         await monitor.execute("stop")
         try:
             await write_state(monitor, f"{path}.part")
+            os.rename(f"{path}.part", path)
+            self._shelf.change(live.record, status=SAVED, saved="saved.state")
         except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
             with contextlib.suppress(SkerryError):
                 if live.record.status == RUNNING:
                     await monitor.execute("cont")
             raise
-        os.rename(f"{path}.part", path)
-        live.record.status, live.record.saved = SAVED, "saved.state"
-        self._shelf.save(live.record)
         await self.end(live)
         self.tell(live, "save")
 
@@ -414,8 +418,7 @@ class Life:
         record = live.record
         if record.status != SAVED:
             raise Conflict(f"machine {record.name} has no saved state")
-        record.status, record.saved = OFF, ""
-        self._shelf.save(record)
+        self._shelf.change(record, status=OFF, saved="")
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(self._shelf.places(record).state, "saved.state"))
 

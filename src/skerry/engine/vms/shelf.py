@@ -12,7 +12,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -79,6 +79,18 @@ class Shelf:
     def save(self, record: Machine) -> None:
         """Write the record; Conflict when its name belongs to another."""
         self._records.put(KIND, record.id, msgspec.to_builtins(record), record.name)
+
+    def change(self, record: Machine, **fields: Any) -> None:
+        """Set fields and write the record; they are as before when it cannot be written."""
+        before = {name: getattr(record, name) for name in fields}
+        for name, value in fields.items():
+            setattr(record, name, value)
+        try:
+            self.save(record)
+        except BaseException:
+            for name, value in before.items():
+                setattr(record, name, value)
+            raise
 
     def add(self, record: Machine) -> Live:
         """A new machine, saved."""

@@ -145,7 +145,8 @@ async def run(
             terminators = [
                 tls.Terminator(sock, context, partial(_give, runner)) for sock in over_tcp
             ]
-        log.info("listening on %s, root %s", ", ".join([settings.host, *remote]), settings.root)
+        local = [settings.host] if own else [f"unix://{sock.getsockname()}" for sock in sockets]
+        log.info("listening on %s, root %s", ", ".join([*local, *remote]), settings.root)
         instance.notify(f"READY=1\nMAINPID={os.getpid()}")
         watch = asyncio.ensure_future(_idle(engine, api, idle_exit, stop))
         try:

@@ -6,11 +6,16 @@ Protocols: sd_notify(3), sd_listen_fds(3).
 
 import os
 import socket
+import stat
+import time
+from contextlib import suppress
 
-from skerry.base.errors import SystemFault
+from skerry.base.errors import Conflict, SystemFault
 
 FIRST_INHERITED = 3
 """SD_LISTEN_FDS_START of sd-daemon.h."""
+_LEAVING = 2.0
+"""Seconds that a killed engine's socket may still answer."""
 
 
 def write_pid_file(run_root: str) -> None:
@@ -71,8 +76,10 @@ def listen(path: str) -> socket.socket:
     """A listening unix socket at `path`, for root and the socket's group (mode 0660).
 
     Made beside and moved into place, so that nobody ever meets it with other rights. A stale
-    socket is replaced: the root's lock has shown that its engine is gone.
+    socket is replaced. Conflict when somebody listens there (an engine of another root), or when
+    it is no socket.
     """
+    _check_free(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     fresh = f"{path}.{os.getpid()}"
     folder = os.path.dirname(path)
@@ -92,6 +99,40 @@ def listen(path: str) -> socket.socket:
         os.rename(fresh, path)
     except OSError as error:
         sock.close()
+        with suppress(OSError):
+            os.unlink(fresh)
         raise SystemFault(f"cannot listen on {path}: {error.strerror or error}") from None
     sock.setblocking(False)
     return sock
+
+
+def _check_free(path: str) -> None:
+    # One that was just killed may still be on its way out.
+    deadline = time.monotonic() + _LEAVING
+    while _taken(path):
+        if time.monotonic() > deadline:
+            raise Conflict(
+                f"cannot listen on {path}: another engine does", hint="choose another --host"
+            )
+        time.sleep(0.02)
+
+
+def _taken(path: str) -> bool:
+    """Whether somebody listens there; Conflict for what is no socket."""
+    try:
+        fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False  # Nothing is there, or the next step says what is wrong.
+    try:
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            raise Conflict(f"cannot listen on {path}: there is something that is no socket")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as peer:
+            peer.setblocking(False)
+            peer.connect(f"/proc/self/fd/{fd}")
+    except BlockingIOError:
+        return True  # Its queue is full.
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True

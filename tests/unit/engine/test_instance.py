@@ -23,9 +23,8 @@ def test_nothing_else_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     taken, file, link = tmp_path / "taken", tmp_path / "file", tmp_path / "link"
     file.write_text("precious")
     link.symlink_to(file)
-    with instance.listen(str(taken)):
-        with pytest.raises(Conflict, match="another engine does"):
-            instance.listen(str(taken))
+    with instance.listen(str(taken)), pytest.raises(Conflict, match="another engine does"):
+        instance.listen(str(taken))
     for path in (file, link, tmp_path):
         with pytest.raises(Conflict, match="no socket"):
             instance.listen(str(path))

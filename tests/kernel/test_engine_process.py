@@ -135,9 +135,11 @@ def test_the_units_are_good(tmp_path: Path) -> None:
 
 
 def test_rights_of_socket_and_folders(start: Start, short_tmp: Path) -> None:
-    start()
+    process = start(env={"PATH": ""}, umask=0o077)
     path = short_tmp / "run/skerry.sock"
     until(lambda: answers(str(path)))
+    # Files of containers are for their users; and helpers are found.
+    assert "\nUmask:\t0022\n" in Path(f"/proc/{process.pid}/status").read_text()
     assert stat.S_IMODE(path.stat().st_mode) == 0o660
     for folder in ("root", "root/containers", "run/containers"):
         mode = stat.S_IMODE((short_tmp / folder).stat().st_mode)

@@ -28,4 +28,5 @@ def message_of(error: Exception) -> str:
     """What the client is told: what went wrong and what to do, never a traceback."""
     if isinstance(error, errors.SkerryError | errors.GuestFault):
         return f"{error.message} ({error.hint})" if error.hint else error.message
-    return f"internal error: {type(error).__name__}"
+    reason = error.strerror if isinstance(error, OSError) else ""
+    return f"internal error: {type(error).__name__}" + (f": {reason}" if reason else "")

@@ -69,9 +69,16 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
 def main(arguments: Sequence[str]) -> int:
     """Serve until SIGTERM or SIGINT. The exit status: 0, or 1 when the engine cannot start."""
     options = parser().parse_args(arguments)
+    # What is made for containers has the modes that it is made with, whoever started the engine.
+    os.umask(0o022)
+    if not os.environ.get("PATH"):
+        os.environ["PATH"] = _PATH
     logging.basicConfig(
         level=options.log_level.upper(),
         format="%(asctime)s %(levelname)s %(message)s",

@@ -36,6 +36,7 @@ from skerry.engine.lifecycle import Lifecycle
 from skerry.engine.roster import Roster
 from skerry.engine.walls import VM, Walls, wall_of
 from skerry.store import Store
+from skerry.store.faults import told
 
 log = logging.getLogger(__name__)
 
@@ -172,11 +173,13 @@ class Containers:
         saved = container.record
         state_dir = self._lifecycle.state_dir(saved.id)
         mounts.make_sources(saved.mounts)
-        os.mkdir(state_dir, 0o711)
+        with told(f"make {state_dir}"):
+            os.mkdir(state_dir, 0o711)
         overlay = self._store.snapshots.prepare(saved.id, saved.image_id, base)
         if overlay.upper and wall_of(saved.host) != VM:
             # Many programs ask for it to know whether they are in a container.
-            mark = os.open(f"{overlay.upper}/.dockerenv", os.O_CREAT | os.O_WRONLY, 0o755)
+            with told(f"make /.dockerenv of {saved.id}"):
+                mark = os.open(f"{overlay.upper}/.dockerenv", os.O_CREAT | os.O_WRONLY, 0o755)
             os.close(mark)
         for point in saved.mounts:
             if point.kind == "image":

@@ -16,6 +16,7 @@ from skerry.engine.roster import Roster
 from skerry.engine.spec import Facts, Namespaces
 from skerry.engine.walls import VM, wall_of
 from skerry.kernel import capabilities, cgroups, descriptors, mounts, seccomp
+from skerry.store.faults import told
 
 PRIVATE_NETWORKS = ("", "default", "bridge", "none")
 
@@ -243,11 +244,10 @@ def etc_files(
 
 
 def _write(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-    try:
-        os.write(fd, text.encode("utf-8", "surrogateescape"))
-    finally:
-        os.close(fd)
+    with told(f"write {path}"):
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        with open(fd, "wb") as file:
+            file.write(text.encode("utf-8", "surrogateescape"))
 
 
 def gather(

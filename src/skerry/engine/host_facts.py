@@ -5,6 +5,7 @@ about them; the rest from /proc and /sys.
 """
 
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -79,6 +80,7 @@ _SYSCTLS = (
     "kernel/pid_max",
     "fs/inotify/max_user_instances",
 )
+_ESCAPE = re.compile(r"\\([0-7]{3})")
 _PROGRAMS = (
     *("newuidmap", "newgidmap", "mmdebstrap"),
     *("qemu-system-x86_64", "qemu-img", "mkfs.erofs", "mkfs.ext4"),
@@ -207,13 +209,24 @@ def _huge_pages() -> dict[str, int]:
 
 
 def _fstype(path: str) -> str:
-    """The type of the file system that holds `path`: the last mount whose device number is its."""
-    device = os.stat(path).st_dev
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    found = ""
-    for line in _text("/proc/self/mountinfo").splitlines():
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
+            return fstype(os.path.realpath(path), file.read())
+    except OSError:
+        return "unknown"
+
+
+def fstype(path: str, mountinfo: str) -> str:
+    """The type of the file system that holds `path`: of the last mount nearest above it. Device
+    numbers would not tell: a subvolume of btrfs has one that no mount shows."""
+    nearest, found = 0, "unknown"
+    for line in mountinfo.splitlines():
         left, _, right = line.partition(" - ")
         words = left.split(" ")
-        if len(words) > 4 and words[2] == wanted:
-            found = right.split(" ")[0]
-    return found or "unknown"
+        if len(words) < 5:
+            continue
+        # Blanks come as octal numbers (proc_pid_mountinfo(5)).
+        point = _ESCAPE.sub(lambda match: chr(int(match[1], 8)), words[4]).rstrip("/") + "/"
+        if f"{path}/".startswith(point) and len(point) >= nearest:
+            nearest, found = len(point), right.split(" ")[0]
+    return found

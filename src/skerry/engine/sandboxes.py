@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from skerry.engine.networks import Networks
 from skerry.network import sandbox as words
 from skerry.network.sandbox import Sandbox, Segment
+from skerry.store.faults import told
 
 log = logging.getLogger(__name__)
 
@@ -77,16 +78,15 @@ class Sandboxes:
         path = self._file(sandbox.container_id)
         fresh = f"{path}.new"
         data = json.dumps(words.to_plain(sandbox)).encode()
-        try:
-            fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        except FileNotFoundError:
-            os.makedirs(self._folder, 0o700, exist_ok=True)
-            fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(fd, data)
-        finally:
-            os.close(fd)
-        os.rename(fresh, path)
+        with told(f"write {path}"):
+            try:
+                fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            except FileNotFoundError:
+                os.makedirs(self._folder, 0o700, exist_ok=True)
+                fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with open(fd, "wb") as file:
+                file.write(data)
+            os.rename(fresh, path)
 
     def load(self) -> bool:
         """Read what an earlier engine left, if one was here at all."""

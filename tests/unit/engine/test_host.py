@@ -6,6 +6,7 @@ import pytest
 
 from skerry.engine import host
 from skerry.engine.host import Check, Facts, Limits
+from skerry.engine.host_facts import fstype
 from skerry.kernel import capabilities, kvm_probe
 from skerry.kernel.cgroups import Hierarchy, Layout
 from skerry.kernel.kvm_probe import Kvm
@@ -133,3 +134,25 @@ def test_this_host() -> None:
     for check in checks:
         assert check.detail
         assert check.status == "ok" or check.remedy, check
+
+
+def test_the_file_system_of_a_path_is_that_of_the_nearest_mount() -> None:
+    mounts = (
+        ("/", "ext4"),
+        ("/data", "xfs"),
+        ("/data/a\\040b", "btrfs"),
+        ("/data/a\\040b", "tmpfs"),
+    )
+    text = "".join(
+        f"{count} 1 0:{count} / {point} rw - {kind} none rw\n"
+        for count, (point, kind) in enumerate(mounts)
+    )
+    for path, kind in (
+        ("/", "ext4"),
+        ("/database", "ext4"),
+        ("/data", "xfs"),
+        ("/data/x", "xfs"),
+        ("/data/a b/c", "tmpfs"),
+    ):
+        assert fstype(path, text + "nonsense\n") == kind
+    assert fstype("/x", "") == "unknown"

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from skerry.base.errors import Conflict, GuestFault, SkerryError, Unavailable
+from skerry.base.errors import Conflict, GuestFault, KernelFault, SkerryError, Unavailable
 from skerry.base.isolation import Attach, ExecTask, Exit, LogOptions, Started, Stats, Task
 from skerry.base.oci_runtime import Spec
 from skerry.kernel import cgroups
@@ -118,7 +118,7 @@ class RuntimeDriver:
             layout=self._layout,
             rootfs=task.rootfs,
         )
-        os.makedirs(task.state_dir, 0o700, exist_ok=True)
+        _make(task.state_dir)
         leftovers.write_file(task.state_dir, CONFIG, text)
         return made
 
@@ -192,7 +192,7 @@ class RuntimeDriver:
         run_dir = str(head["run_dir"])
         if run_dir in self._kept:
             raise Conflict(f"{id_} is running already")
-        os.makedirs(run_dir, 0o700, exist_ok=True)
+        _make(run_dir)
         for _ in range(2):
             control, stream = self._request(id_, head, body, on_exit, attach)
             starting = asyncio.ensure_future(self._await_start(id_, head, control))
@@ -435,3 +435,10 @@ class RuntimeDriver:
         task = asyncio.get_running_loop().create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+
+def _make(folder: str) -> None:
+    try:
+        os.makedirs(folder, 0o700, exist_ok=True)
+    except OSError as error:
+        raise KernelFault(f"make {folder}", error.errno or 0) from None

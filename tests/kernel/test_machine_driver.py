@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.kernel import machine_kit
@@ -56,6 +57,20 @@ async def world(
 
 class TestMachines(IsolationSuite):
     """All of the suite."""
+
+
+async def test_a_container_of_another_kind_than_the_rehearsed_one(world: MachineWorld) -> None:
+    """The init that waits in the guest has namespaces that this one does not want."""
+
+    def change(spec: dict[str, Any]) -> None:
+        spec["linux"]["namespaces"].remove({"type": "ipc"})
+
+    script = "readlink /proc/self/ns/ipc; cat /proc/self/cgroup"
+    ends = [await world.run(world.task(script, change=each)) for each in (None, change)]
+    (usual, first), (shared, second) = ((end.code, output[1].split()) for end, output in ends)
+    assert (usual, shared) == (0, 0)
+    assert first[0] != second[0]
+    assert first[1:] == second[1:] == [b"0::/"]
 
 
 async def test_a_kit_without_a_compiler_boots(

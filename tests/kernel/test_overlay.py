@@ -78,6 +78,20 @@ def test_names_that_options_cannot_hold(tmp_path: Path, way: Way) -> None:
         os.close(root)
 
 
+def test_few_layers_need_no_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fork", None)
+    monkeypatch.chdir(tmp_path)
+    Path("upper").mkdir()
+    Path("work").mkdir()
+    root = overlay_fd_by_options(Overlay(layers(Path(), 2), "upper", "work"))
+    try:
+        assert sorted(os.listdir(f"/proc/self/fd/{root}")) == ["file0", "file1"]
+        os.close(os.open("new", os.O_CREAT, dir_fd=root))
+        assert os.listdir("upper") == ["new"]
+    finally:
+        os.close(root)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_the_first_layer_is_on_top(tmp_path: Path, way: Way) -> None:
     made = layers(tmp_path, 2)

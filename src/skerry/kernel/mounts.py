@@ -177,7 +177,7 @@ def overlay_fd(overlay: Overlay) -> int:
     """A detached mount of `overlay`; any number of layers since Linux 6.8, about 200 before."""
     # By version: trying it leaves a line in the kernel's log for every container.
     if release() >= (6, 8):
-        return _overlay_by_layers(overlay)
+        return overlay_of(overlay, [("lowerdir+", layer) for layer in overlay.lower])
     from skerry.kernel.overlay_options import overlay_fd_by_options
 
     return overlay_fd_by_options(overlay)
@@ -189,12 +189,13 @@ def release() -> tuple[int, ...]:
     return tuple(int(number) for number in numbers if number.isdigit())
 
 
-def _overlay_by_layers(overlay: Overlay) -> int:
+def overlay_of(overlay: Overlay, lower: list[tuple[str, str]]) -> int:
+    """A detached mount of `overlay`, its lower layers given by the options `lower`."""
     fs_fd = fsopen("overlay")
     try:
         fsconfig(fs_fd, "source", "overlay")
-        for layer in overlay.lower:
-            fsconfig(fs_fd, "lowerdir+", layer)
+        for key, value in lower:
+            fsconfig(fs_fd, key, value)
         if overlay.upper:
             fsconfig(fs_fd, "upperdir", overlay.upper)
             fsconfig(fs_fd, "workdir", overlay.work)

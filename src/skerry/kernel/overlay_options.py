@@ -1,11 +1,12 @@
 """A detached overlay on kernels before 6.8, where layers cannot be given one by one.
 
-Theory. There mount(2) alone takes more than a few layers, and it attaches what it mounts. So a
-child enters a mount namespace of its own, mounts there, and hands over a copy of the mount without
-a place; with the child the namespace goes, and at no instant did anyone else see the mount.
+Theory. A few layers with short names fit into one option of the new mount API (`few_layers`). For
+more there is only mount(2), which attaches what it mounts. So a child enters a mount namespace of
+its own, mounts there, and hands over a copy of the mount without a place; with the child the
+namespace goes, and at no instant did anyone else see the mount.
 
-All options share one page. Folders are therefore named by descriptors (/proc/self/fd/N), which
-also spares names with `:` and `,` their escapes; some 200 layers fit.
+There all options share one page. Folders are therefore named by descriptors (/proc/self/fd/N),
+which also spares names with `:` and `,` their escapes; some 200 layers fit.
 """
 
 import errno
@@ -18,11 +19,17 @@ from skerry.kernel import mounts, namespaces
 from skerry.kernel.descriptors import recv_fds, send_fds
 
 _PAGE = 4096
+_MOST_VALUE = 255
+"""Bytes of an option's value in fsconfig(2)."""
+_SPECIAL = frozenset(":,\\")
 _MOST_TEXT = 4096
+_VOLATILE_SINCE = (5, 10)
 
 
 def overlay_fd_by_options(overlay: Overlay) -> int:
     """A detached mount of `overlay`; KernelFault as mount(2) says, E2BIG for too many layers."""
+    if lower := few_layers(overlay):
+        return mounts.overlay_of(overlay, [("lowerdir", lower)])
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         pid = os.fork()
@@ -41,6 +48,16 @@ def overlay_fd_by_options(overlay: Overlay) -> int:
         int(number) if number.isdigit() else errno.EIO,
         hint="see dmesg for the kernel's reason",
     )
+
+
+def few_layers(overlay: Overlay) -> str:
+    """The lower layers as one option's value; empty when something does not fit there."""
+    text = ":".join(overlay.lower)
+    plain = all(_SPECIAL.isdisjoint(path) for path in (*overlay.lower, overlay.upper, overlay.work))
+    values = (text, overlay.upper, overlay.work)
+    fits = all(len(os.fsencode(value)) <= _MOST_VALUE for value in values)
+    known = not overlay.volatile or mounts.release() >= _VOLATILE_SINCE
+    return text if plain and fits and known else ""
 
 
 def _child(overlay: Overlay, channel: socket.socket) -> None:
@@ -71,7 +88,7 @@ def _options(overlay: Overlay) -> str:
     )
     if overlay.upper:
         text += f",upperdir={named(overlay.upper)},workdir={named(overlay.work)}"
-    if overlay.volatile and mounts.release() >= (5, 10):
+    if overlay.volatile and mounts.release() >= _VOLATILE_SINCE:
         text += ",volatile"
     if len(text) >= _PAGE:
         raise KernelFault(f"mount an overlay of {len(overlay.lower)} layers", errno.E2BIG)

@@ -529,8 +529,8 @@ class MachineDriver(RuntimeDriver):
         mine, guests = planning.split_limits(dict(checked))
         if mine:
             await super().update(container_id, mine)
-        path = f"/skerry/{container_id}"
-        writes = cgroups.plan(path, guests, planning.GUEST_LAYOUT, devices=False)
+        group, layout = planning.GUEST_GROUP, planning.GUEST_LAYOUT
+        writes = cgroups.plan(group, guests, layout, devices=False)
         if writes:
             rows = [list(write) for write in writes]
             await self.ask(container_id, "update", writes=rows)

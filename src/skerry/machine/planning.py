@@ -29,6 +29,8 @@ GUEST_LAYOUT = Layout(
 LAYERS, UPPER, WORK = "/layers", "/rw/upper", "/rw/work"
 FILES, VOLUMES = "/run/files", "/volumes"
 GUEST_INIT = "/usr/lib/skerry/tini"
+GUEST_GROUP = "/skerry/container"
+"""The container's control group in the guest: there is one, and it is made before its container."""
 """Where the kit has the small init."""
 MOST_FILE = 1024 * 1024
 _HOST_SIDE = ("cpu", "blockIO")
@@ -72,7 +74,7 @@ def guest_for(
     mounts = [_mount(mount, state_dir, files, shares) for mount in given.get("mounts", ())]
     resources = linux.get("resources") or {}
     limits, linux["resources"] = split_limits(resources)
-    linux["cgroupsPath"] = f"/skerry/{container_id}"
+    linux["cgroupsPath"] = GUEST_GROUP
     if given.get("hooks"):
         raise Unsupported(
             "hooks run on the host and cannot reach into a machine",

@@ -190,7 +190,7 @@ def boot(kernel: int, initramfs: int, accel: Accel) -> list[str]:
     """What only the template has."""
     words = [
         "console=ttyS0 printk.devkmsg=on quiet loglevel=1 panic=-1",
-        "cryptomgr.notests random.trust_cpu=on",
+        "cryptomgr.notests random.trust_cpu=on apparmor=0",
     ]
     if accel.name == "tcg":
         words.append(f"tsc=reliable tsc_early_khz={accel.tsc_khz} {_FEWER_TASKS}")

@@ -106,7 +106,7 @@ def clone_init(
             os.close(folder)
     if pid == 0:
         ours.close()
-        init.run(joined_plan, handover, _cgroup_tree(plan, layout))
+        init.run(joined_plan, handover, cgroup_tree(plan, layout))
     return pid, pidfd
 
 
@@ -200,7 +200,7 @@ def _clone_through(
     return pid, pidfd_open(pid)
 
 
-def _cgroup_tree(plan: Plan, layout: Layout) -> CgroupTree:
+def cgroup_tree(plan: Plan, layout: Layout) -> CgroupTree:
     path = plan.cgroup_path
     if layout.version == 2 and layout.unified:
         return CgroupTree({"": f"{layout.unified.mount}{path or layout.unified.own}"}, {})

@@ -49,9 +49,13 @@ Made = TypeVar("Made")
 
 __all__ = [
     "Created",
+    "check_host",
     "create",
+    "end",
     "exec_into",
+    "follow",
     "hear_start",
+    "remove_group",
     "remove_leftovers",
     "run_late_hooks",
     "run_poststart",
@@ -104,7 +108,7 @@ def create(
 
     Raises CommandNotFound, CommandNotExecutable (the image's fault), InvalidInput, SystemFault.
     """
-    _check_host(plan)
+    check_host(plan)
     _forbid_dumps(plan)
     layout = layout or cgroups.detect()
     group = Cgroup(plan.cgroup_path, layout) if plan.cgroup_path else None
@@ -133,23 +137,32 @@ def create(
             theirs.close()
         opened.close()
         created = Created(pid, pidfd, own_gate, -1)
-        try:
-            if on_cloned is not None:
-                on_cloned(created.pid)
-            serve(pid, pidfd, plan, ours, last="created" if wait_for_start else "")
-            if wait_for_start:
-                return created._replace(status_fd=ours.detach())
-            ours.close()
-            run_poststart(plan, created.pid)
-            return created
-        except BaseException:
-            ours.close()
-            _end(created)
-            raise
+        return follow(created, plan, ours, on_cloned, wait_for_start=wait_for_start)
     except BaseException:
         opened.close()
         if group is not None:
-            _remove(group)
+            remove_group(group)
+        raise
+
+
+def follow(
+    created: Created, plan: Plan, ours: _socket.socket, on_cloned: OnCloned | None,
+    *, wait_for_start: bool,
+) -> Created:  # fmt: skip
+    """Serve an init until it stops at the gate, or its program was executed."""
+    try:
+        if on_cloned is not None:
+            on_cloned(created.pid)
+        last = "created" if wait_for_start else ""
+        serve(created.pid, created.pidfd, plan, ours, last=last)
+        if wait_for_start:
+            return created._replace(status_fd=ours.detach())
+        ours.close()
+        run_poststart(plan, created.pid)
+        return created
+    except BaseException:
+        ours.close()
+        end(created)
         raise
 
 
@@ -164,9 +177,9 @@ def start(created: Created, plan: Plan) -> Created:
         run_poststart(plan, created.pid)
     except BaseException:
         sock.close()
-        _end(created)
+        end(created)
         if plan.cgroup_path:
-            _remove(Cgroup(plan.cgroup_path, cgroups.detect()))
+            remove_group(Cgroup(plan.cgroup_path, cgroups.detect()))
         raise
     sock.close()
     return created
@@ -236,7 +249,7 @@ def exec_into(
                 on_cloned(child)
             serve(child, pidfd, None, ours, last="", process=process)
         except BaseException:
-            _end(created)
+            end(created)
             raise
         finally:
             ours.close()
@@ -268,7 +281,7 @@ def _root_of(pid: int) -> int:
         raise KernelFault(f"open the root of process {pid}", error.errno or 0) from None
 
 
-def _check_host(plan: Plan) -> None:
+def check_host(plan: Plan) -> None:
     """Labels that no module of this kernel would enforce are refused, not ignored."""
     process = plan.process
     if process and process.apparmor and not _enabled("/sys/module/apparmor/parameters/enabled"):
@@ -309,7 +322,7 @@ def _heard(sock: _socket.socket, clone: Callable[[], Made]) -> Made:
         raise error_from(message[1:]) if message else SystemFault("cannot clone") from None
 
 
-def _end(created: Created) -> None:
+def end(created: Created) -> None:
     """Kill and reap what did not become a container."""
     try:
         os.kill(created.pid, signal.SIGKILL)
@@ -319,7 +332,7 @@ def _end(created: Created) -> None:
     created._replace(status_fd=-1).close()
 
 
-def _remove(group: Cgroup) -> None:
+def remove_group(group: Cgroup) -> None:
     """An error here must not hide the one that led here."""
     try:
         group.kill_all()

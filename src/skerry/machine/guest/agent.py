@@ -259,6 +259,7 @@ class Agent:
         if head.get("shares"):
             system.detach_shares()
         system.let_go_of_disks()
+        self._all_programs().expect()
         gc.collect()
         gc.freeze()
         return {}

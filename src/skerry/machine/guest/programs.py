@@ -18,7 +18,7 @@ from skerry.base.errors import Conflict, KernelFault, SkerryError
 from skerry.kernel.cgroups import Cgroup, Write, detect
 from skerry.machine.channel import Line, Sink, Source
 from skerry.machine.guest import files, identity, system, volumes
-from skerry.runtime import launch
+from skerry.runtime import early, launch
 from skerry.runtime.loop import READ, Loop
 from skerry.runtime.steps import Plan, process_from_wire
 
@@ -61,6 +61,9 @@ class Programs:
         self._sources: dict[str, str] = {}
         """Where the container has what of /volumes."""
         self._taken_out: list[volumes.Gone] | None = None
+        self._early: early.Early | None = None
+        self._like: Plan | None = None
+        """Of the container that ran last."""
         self.freezer = -1
         """cgroup.freeze of a container that stands still."""
         self.main: Program | None = None
@@ -82,11 +85,23 @@ class Programs:
             if step.source.startswith("/volumes/")
         }
 
+        waiting, self._early = self._early, None
+        if waiting is not None and not early.fits(waiting, plan, body):
+            early.end(waiting)
+            waiting = None
+        self._like = plan
+
         def start(stdin: int, stdout: int, stderr: int, console: int) -> launch.Created:
-            created = launch.create(
-                plan, stdin, stdout, stderr,
-                console=console, wait_for_start=bool(own), layout=self._layout,
-            )  # fmt: skip
+            if waiting is not None:
+                created = early.create(
+                    waiting, plan, body, stdin, stdout, stderr,
+                    console=console, wait_for_start=bool(own),
+                )  # fmt: skip
+            else:
+                created = launch.create(
+                    plan, stdin, stdout, stderr,
+                    console=console, wait_for_start=bool(own), layout=self._layout,
+                )  # fmt: skip
             if not own:
                 return created
             try:
@@ -99,6 +114,12 @@ class Programs:
         terminal = plan.process is not None and plan.process.terminal
         self.main = self._launch(head, start, terminal=terminal, main=True)
         return {"pid": self.main.pid}
+
+    def expect(self) -> None:
+        """Have an init wait for a container like the last one."""
+        like, self._like = self._like, None
+        if like is not None and self._early is None:
+            self._early = early.make(like, self._layout)
 
     def stand_still(self, *, shares: bool) -> int:
         """Freeze the container until `go_on`, and with `shares` take the host's folders out of it

@@ -38,6 +38,8 @@ _RTF_UP, _RTF_GATEWAY = 1, 2
 _IDLE = "idle"
 _RANDOM = "/dev/urandom"
 FILES = "/run/files/"
+_QUEUE = {"scheduler": "none", "wbt_lat_usec": "0"}
+"""The host sees to the order and the fairness of what reaches its disk."""
 _open: dict[str, int] = {}
 _disks: dict[str, str] = {}
 """Devices by their serials."""
@@ -139,6 +141,9 @@ def get_ready() -> None:
                 # Nothing reads the empty disk after that until a clone has another in its place.
                 flush_buffers(f"/dev/{name}")
                 _disks[serial] = f"/dev/{name}"
+        for setting, word in _QUEUE.items():
+            with suppress(OSError), open(f"/sys/block/{name}/queue/{setting}", "w") as file:
+                file.write(word)
     random_device()
 
 

@@ -9,6 +9,9 @@ runs: the init itself becomes the program. Where a user namespace is joined by p
 process between them joins it and clones the init as its sibling (CLONE_PARENT), for the other
 namespaces must be owned by it.
 
+In a machine an init can be there before its plan (`run_early`): it has done points 1 to 3 but for
+the mount namespace, and goes on when the plan comes.
+
 Privileges. The init begins with all of the caller's. They shrink in one direction: bounding set,
 groups, gid, uid, the other sets, no_new_privs, seccomp. In a new user namespace it waits until the
 parent has written the id maps and becomes its root first; what that root may not do (open a bind
@@ -49,6 +52,7 @@ links of this process closed to the container's other processes until execve.
 import gc
 import os
 import signal
+from collections.abc import Callable
 
 from skerry.base.errors import KernelFault, SystemFault
 from skerry.base.light import TYPE_CHECKING, NoReturn
@@ -62,6 +66,8 @@ from skerry.runtime.init.mounting import CgroupTree, perform
 if TYPE_CHECKING:
     from skerry.runtime.steps import Plan
 
+    Take = Callable[[Status], tuple[Plan, Handover]]
+
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
@@ -73,6 +79,26 @@ def run(plan: "Plan", handover: Handover, cgroups: CgroupTree) -> NoReturn:
     try:
         _prepare(handover)
         _container(plan, handover, cgroups)
+    except BaseException as error:
+        handover.status.fail(error)
+    finally:
+        os._exit(_FAILED)
+
+
+def run_early(early: "Plan", handover: Handover, cgroups: CgroupTree, take: "Take") -> NoReturn:
+    """As `run`, for who is there before its plan (`skerry.runtime.early`): what `early` says of
+    namespaces is done at once, the rest by what `take` waits for. Called in a fresh child; never
+    returns."""
+    try:
+        _prepare(handover)
+        _join_cgroup(handover)
+        _join_namespaces(early, handover)
+        handover.status.tell("early")
+        plan, handover = take(handover.status)
+        namespaces.unshare(plan.new_namespaces & namespaces.CLONE_NEWNS)
+        if plan.process is not None and plan.process.oom_score_adj is not None:
+            settings.oom_score(plan.process.oom_score_adj)
+        _furnish(plan, handover, cgroups)
     except BaseException as error:
         handover.status.fail(error)
     finally:
@@ -111,6 +137,10 @@ def _container(plan: "Plan", handover: Handover, cgroups: CgroupTree) -> None:
         handover.status.ask("ids")
     _join_cgroup(handover)
     _join_namespaces(plan, handover)
+    _furnish(plan, handover, cgroups)
+
+
+def _furnish(plan: "Plan", handover: Handover, cgroups: CgroupTree) -> None:
     os.umask(0)
     settings.names(plan)
     if plan.new_namespaces & namespaces.CLONE_NEWNET:

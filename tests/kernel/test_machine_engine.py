@@ -180,7 +180,8 @@ def test_volumes_binds_and_tmpfs(docker: Docker, tmp_path: Path) -> None:
 
 def test_files_go_in_and_out_running_and_stopped(machines: Skerry, docker: Docker) -> None:
     script = "rm /etc/group; mkdir /d; echo one > /d/made; exec sleep 1000"
-    docker("run", "-d", "--name", "files", *VM, "--net", "none", "busybox", "sh", "-c", script)
+    options = ("--net", "none", "--storage-opt", "size=64m")
+    docker("run", "-d", "--name", "files", *VM, *options, "busybox", "sh", "-c", script)
     until(lambda: docker("exec", "files", "cat", "/d/made", check=False), "it makes no file")
     changes = "A /d\nA /d/made\nC /etc\nD /etc/group\n"
     assert "".join(sorted(docker("diff", "files").splitlines(keepends=True))) == changes
@@ -206,6 +207,10 @@ def test_files_go_in_and_out_running_and_stopped(machines: Skerry, docker: Docke
     assert listed.split() == ["made", "running", "stopped"]
     docker("start", "files")
     assert docker("exec", "files", "ls", "/d").split() == ["made", "running", "stopped"]
+    fill = "dd if=/dev/zero of=/big bs=1M count=80 2>&1; stat -c %s /big; rm /big"
+    *_, said, _, _, size = docker("exec", "files", "sh", "-c", fill).splitlines()
+    assert "No space left on device" in said
+    assert 32 << 20 < int(size) <= 64 << 20
     titles, row = docker("top", "files").splitlines()[:2]
     assert titles.split()[:3] == ["UID", "PID", "PPID"]
     assert "sleep 1000" in row

@@ -100,6 +100,8 @@ class Task(NamedTuple):
     renew: dict[str, str] | None = None
     """Files to be replaced before the program runs, where they are there (drivers whose disks the
     engine cannot write to): path in the container to hexadecimal contents."""
+    disk: int = 0
+    """Bytes that it may have on a disk of its own, 0 for all there are (drivers that have one)."""
 
 
 class ExecTask(NamedTuple):

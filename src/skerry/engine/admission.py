@@ -13,6 +13,7 @@ from skerry.engine import (
     restart,
     security,
     spec,
+    storage_options,
     walls,
 )
 from skerry.engine.signals import parse_signal
@@ -45,10 +46,7 @@ def check(
         parse_signal(config["StopSignal"])
     # Never run with a thinner wall than was asked for.
     walls.wall_of(host)
-    if host.get("StorageOpt"):
-        raise InvalidInput(
-            "--storage-opt is supported only for overlay over xfs with 'pquota' mount option"
-        )
+    storage_options.check(host)
     _check_health(config.get("Healthcheck") or {})
     _check_modes(config, host)
 

@@ -38,6 +38,7 @@ from skerry.engine import (
     restart,
     shm,
     spec,
+    storage_options,
 )
 from skerry.engine.container import Container
 from skerry.engine.endpoints import Endpoints
@@ -280,6 +281,7 @@ class Lifecycle:
             init=bool(saved.host.get("Init")),
             saved=machine,
             renew=None if machine else await self._own_files(saved),
+            disk=storage_options.disk_size(saved.host),
         )
         waiting, container.pending = container.pending, []
         container.early_exit = None

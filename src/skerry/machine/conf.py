@@ -26,6 +26,8 @@ class Conf(NamedTuple):
     """Files of a copy that are its own: path in the container to hexadecimal contents."""
     layers: str
     writable: str
+    disk: int
+    """Bytes that the container may have on it, 0 for as many as it has."""
     below: list[str]
     """Frozen disks between `writable` and `blank`, top-most first."""
     blank: str
@@ -62,6 +64,7 @@ def bare(
         renew={},
         layers=layers,
         writable=writable,
+        disk=0,
         below=below,
         blank=blank,
         more=0,

@@ -193,6 +193,7 @@ class MachineDriver(RuntimeDriver):
             renew=(saved.renew if saved else task.renew) or {},
             layers=layers,
             writable=str(disk_of(task)),
+            disk=task.disk,
             below=[str(disk) for disk in below],
             blank=self.disks.floor(below),
             more=int(saved.made_of.get("more", 0)) if saved else 0,

@@ -209,6 +209,7 @@ class Warden:
             "id": _MAIN,
             "layers": qemu.LAYERS_SERIAL if conf.layers else "",
             "writable": qemu.WRITABLE_SERIAL,
+            "disk": conf.disk,
             "identity": identity(conf.hostname),
             "files": conf.files,
             "cards": self._cards.told,

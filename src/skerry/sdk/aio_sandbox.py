@@ -137,6 +137,7 @@ class AsyncSandbox:
         memory: int | None = None,
         cpus: float | None = None,
         pids_limit: int | None = None,
+        disk: int | None = None,
         network: str = "none",
         volumes: list[str] | None = None,
         labels: dict[str, str] | None = None,
@@ -147,7 +148,7 @@ class AsyncSandbox:
     ) -> None:
         """As `Sandbox`."""
         self._wanted = Wanted(
-            image, isolation, name, environment, working_dir, user, memory, cpus, pids_limit,
+            image, isolation, name, environment, working_dir, user, memory, cpus, pids_limit, disk,
             network, volumes, labels, lifetime, tuple(keep_alive), options,
         )  # fmt: skip
         self._client = AsyncClient(host)

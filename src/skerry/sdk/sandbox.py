@@ -152,6 +152,7 @@ class Sandbox:
         memory: int | None = None,
         cpus: float | None = None,
         pids_limit: int | None = None,
+        disk: int | None = None,
         network: str = "none",
         volumes: list[str] | None = None,
         labels: dict[str, str] | None = None,
@@ -168,7 +169,7 @@ class Sandbox:
         address; other options are those of `skerry.sdk.requests.create_container`.
         """
         self._wanted = Wanted(
-            image, isolation, name, environment, working_dir, user, memory, cpus, pids_limit,
+            image, isolation, name, environment, working_dir, user, memory, cpus, pids_limit, disk,
             network, volumes, labels, lifetime, tuple(keep_alive), options,
         )  # fmt: skip
         self._client = Client(host)

@@ -166,6 +166,7 @@ class Wanted(NamedTuple):
     memory: int | None = None
     cpus: float | None = None
     pids_limit: int | None = None
+    disk: int | None = None
     network: str = "none"
     volumes: list[str] | None = None
     labels: dict[str, str] | None = None
@@ -186,6 +187,8 @@ class Wanted(NamedTuple):
         host = dict(options.pop("host_config", None) or {})
         if runtime := ISOLATIONS[self.isolation]:
             host["Runtime"] = runtime
+        if self.disk is not None:
+            host["StorageOpt"] = {**(host.get("StorageOpt") or {}), "size": str(self.disk)}
         return requests.create_container(
             self.image,
             entrypoint=command[:1],

@@ -79,3 +79,10 @@ def test_what_cannot_be_meant() -> None:
     for wrong in (Wanted("x", isolation="wall"), Wanted("x", lifetime=0.0)):
         with pytest.raises(InvalidInput):
             wrong.request()
+
+
+def test_a_disk_has_a_size() -> None:
+    options = {"host_config": {"StorageOpt": {"other": "1"}}}
+    host = sandbox_words.Wanted("x", isolation="vm", disk=1 << 30, options=options).request()
+    assert host.body is not None
+    assert host.body["HostConfig"]["StorageOpt"] == {"other": "1", "size": "1073741824"}

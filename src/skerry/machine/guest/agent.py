@@ -242,6 +242,8 @@ class Agent:
             raise Conflict("the container runs already")
         self._identity(head["identity"])
         system.attach_disks(str(head["layers"]), str(head["writable"]))
+        if head.get("disk"):
+            system.limit_disk(str(head["writable"]), int(head["disk"]))
         system.write_files(head["files"])
         if head["shares"]:
             system.attach_shares()

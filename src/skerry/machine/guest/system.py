@@ -217,6 +217,18 @@ def attach_disks(layers: str, writable: str) -> None:
             os.mkdir(path)
 
 
+def limit_disk(writable: str, size: int) -> None:
+    """Let no more than `size` bytes be used of the writable disk, which is mounted: the others
+    belong to the reserve that no user gets, root neither (Documentation/ABI/testing/sysfs-fs-ext4).
+    """
+    found = os.statvfs("/rw")
+    beyond = found.f_blocks - size // found.f_frsize
+    if beyond > 0:
+        name = os.path.basename(device_by_serial(writable))
+        with open(f"/sys/fs/ext4/{name}/reserved_clusters", "w") as file:
+            file.write(str(beyond))
+
+
 def attach_shares() -> None:
     """Mount the host's folders; their device is being plugged in."""
     for _ in range(500):

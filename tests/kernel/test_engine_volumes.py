@@ -3,6 +3,7 @@
 import io
 import os
 import signal
+import subprocess
 import tarfile
 import time
 from collections.abc import Callable, Iterator
@@ -145,20 +146,37 @@ def test_volumes_from_and_filling(docker: Docker) -> None:
     assert "passwd" in docker("run", "--rm", "-v", "bare:/v", "busybox", "ls", "/v")
 
 
+@pytest.fixture(scope="module")
+def grounds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+    """A file system that shares and a private one."""
+    places = {name: tmp_path_factory.mktemp(name) for name in ("shared", "private")}
+    for name, place in places.items():
+        subprocess.run(["mount", "-t", "tmpfs", "none", str(place)], check=True)
+        subprocess.run(["mount", f"--make-{name}", str(place)], check=True)
+        (place / "below").mkdir()
+    yield places
+    for place in places.values():
+        subprocess.run(["umount", str(place)], check=True)
+
+
 @pytest.mark.parametrize("mode", ["private", "rprivate", "slave", "rslave", "shared", "rshared"])
-def test_propagation(docker: Docker, mode: str) -> None:
-    """What the kernel says of the mount inside, with a source that shares."""
+def test_propagation(docker: Docker, grounds: dict[str, Path], mode: str) -> None:
+    """What the kernel says of the mount inside, with a source that shares; and of one that does not
+    what Docker says."""
     script = "grep ' /p ' /proc/self/mountinfo"
-    line = docker(
-        "run", "--rm", "-v", f"/sys/fs/cgroup:/p:{mode},ro", "busybox", "sh", "-c", script
-    )
-    shared = next(
-        row for row in Path("/proc/self/mountinfo").read_text().splitlines()
-        if row.split()[4] == "/sys/fs/cgroup"
-    )  # fmt: skip
+    run = ("run", "--rm", "-v")
+    line = docker(*run, f"{grounds['shared']}/below:/p:{mode}", "busybox", "sh", "-c", script)
     marks = [word.split(":")[0] for word in line.split(" - ")[0].split()[6:]]
-    wanted = {"p": [], "s": ["master"] if "shared:" in shared else [], "h": ["shared"]}
-    assert marks == wanted[mode.removeprefix("r")[0] if "sh" not in mode else "h"]
+    wanted = {"private": [], "slave": ["master"], "shared": ["shared"]}
+    kind = mode.removeprefix("r")
+    assert marks == wanted[kind]
+    alone = grounds["private"]
+    told = docker(*run, f"{alone}/below:/p:{mode}", "busybox", "true", check=False)
+    if kind == "private":
+        assert told == ""
+    else:
+        words = {"slave": "a shared or slave mount", "shared": "a shared mount"}[kind]
+        assert f"path {alone}/below is mounted on {alone} but it is not {words}" in told
 
 
 def test_archives(docker: Docker, engine: Skerry, tmp_path: Path) -> None:

@@ -634,6 +634,33 @@ class TestNames:
         assert net.reach("outside", "10.99.0.1", 8080) == "10.99.0.2"
         assert net.ask("peer", "peer") == net.address("peer", "mine")
 
+    def test_the_mode_stays_when_the_last_network_is_left(self, net: Net) -> None:
+        shown = (
+            "{{.HostConfig.NetworkMode}}{{range $k, $_ := .NetworkSettings.Networks}} {{$k}}{{end}}"
+        )
+        net.docker("network", "create", "mine")
+        net.run("one", "--network", "mine")
+        net.docker("network", "disconnect", "mine", "one")
+        assert net.inspect("one", shown) == "mine"
+        net.docker("restart", "-t", "0", "one")
+        assert "eth0" not in net.docker("exec", "one", "ip", "link")
+        net.docker("network", "prune", "-f")
+        net.docker("network", "connect", "bridge", "one")
+        assert net.inspect("one", shown) == "mine bridge"
+        assert net.address("one", "bridge") in net.docker("exec", "one", "ip", "addr")
+        # `none` is left the same way, while it does not run.
+        net.docker("network", "create", "mine")
+        net.docker("create", "--name", "two", "--network", "none", "busybox", "sleep", "1000")
+        said = net.docker("network", "connect", "mine", "two", code=1)
+        assert "one of the networks in private (none) mode" in said
+        net.docker("network", "disconnect", "none", "two")
+        net.docker("network", "connect", "mine", "two")
+        net.docker("network", "prune", "-f")
+        assert "network mine not found" in net.docker("start", "two", code=1)
+        net.docker("network", "create", "mine")
+        net.docker("start", "two")
+        assert net.inspect("two", shown) == "none mine"
+
     def test_the_gateway_follows_priority(self, net: Net) -> None:
         net.docker("network", "create", "aaa")
         net.docker("network", "create", "zzz")

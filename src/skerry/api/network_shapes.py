@@ -131,10 +131,9 @@ def endpoints(
     if mode.startswith("container:"):
         return {}
     plugged = {each.network: each for each in sandbox.endpoints} if sandbox else {}
-    wanted = endpoint_config.names(record) or [mode]
     return {
         name: endpoint(record, name, networks, plugged.get(name), running=running)
-        for name in wanted
+        for name in endpoint_config.shown(record)
     }
 
 

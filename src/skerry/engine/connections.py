@@ -58,9 +58,7 @@ class Connections:
                 given, network, explicit=True, config=saved.config
             )
             names = endpoint_config.names(saved)
-            # One that has left its last network still has a namespace of its own.
-            alone = self._sandboxes.get(container.id) is None
-            if mode == NONE and container.running and alone:
+            if mode == NONE and NONE in endpoint_config.shown(saved):
                 raise Forbidden(
                     "container cannot be connected to multiple networks with one of the networks "
                     "in private (none) mode"
@@ -72,10 +70,7 @@ class Connections:
             if container.running:
                 _check_awake(container)
                 await self._plug(container, network, settings)
-            saved.network = {k: v for k, v in saved.network.items() if k != NONE}
-            saved.network[network.name] = settings
-            if mode == NONE:
-                saved.host["NetworkMode"] = network.name
+            endpoint_config.join(saved, network.name, settings)
 
     async def _plug(
         self, container: Container, network: Network, settings: Mapping[str, Any]
@@ -145,18 +140,19 @@ class Connections:
         if endpoint_config.mode_of(saved) == HOST or network.name == HOST:
             raise Forbidden("container cannot be disconnected from host network or connected to it")
         async with container.lock:
-            if network.name not in endpoint_config.names(saved):
+            if network.name not in endpoint_config.shown(saved):
                 raise Forbidden(
                     f"container {container.id} is not connected to network {network.name}"
+                )
+            if container.running and network.name == NONE:
+                raise Conflict(
+                    f"container {container.id} runs in a namespace that no network can be put into",
+                    hint="stop it first",
                 )
             if container.running:
                 _check_awake(container)
                 await self._unplug(container, network)
-            saved.network.pop(network.name, None)
-            if endpoint_config.mode_of(saved) == network.name:
-                saved.host["NetworkMode"] = next(iter(saved.network), NONE)
-                if not saved.network:
-                    saved.network[NONE] = {}
+            endpoint_config.leave(saved, network.name)
 
     async def _unplug(self, container: Container, network: Network) -> None:
         sandbox = self._sandboxes.get(container.id)

@@ -19,6 +19,8 @@ _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _KEPT = ("IPAMConfig", "Aliases", "Links", "MacAddress", "DriverOpts", "GwPriority")
 _SYSCTLS = "com.docker.network.endpoint.sysctls"
 _IFNAME = "com.docker.network.endpoint.ifname"
+LEFT = ""
+"""In a record's `network`: it has left its last one, and a namespace waits for the next."""
 
 
 def mode_of(record: Record) -> str:
@@ -28,12 +30,31 @@ def mode_of(record: Record) -> str:
 
 
 def names(record: Record) -> list[str]:
-    """The networks that a container is to be in, the one of its mode first."""
-    mode = mode_of(record)
-    if mode.startswith("container:") or mode in (HOST, NONE):
+    """The networks that a container is to be in, the one of its mode first. The mode says what a
+    create asked for and stays, wherever the container goes from there."""
+    mode, listed = mode_of(record), record.network
+    if mode.startswith("container:") or mode == HOST:
         return []
-    first = [mode] if mode in record.network or not record.network else []
-    return [*first, *(name for name in record.network if name not in (mode, NONE))]
+    first = [mode] if mode != NONE and (mode in listed or not listed) else []
+    return [*first, *(name for name in listed if name not in (mode, NONE, LEFT))]
+
+
+def shown(record: Record) -> list[str]:
+    """What inspect lists: the same, or `host` or `none`; nothing for one that has left its last."""
+    return names(record) or ([] if LEFT in record.network else [mode_of(record)])
+
+
+def leave(record: Record, name: str) -> None:
+    """Take a network from the record."""
+    record.network.pop(name, None)
+    if not record.network:
+        record.network[LEFT] = {}
+
+
+def join(record: Record, name: str, settings: dict[str, Any]) -> None:
+    """Put a network into the record."""
+    record.network = {k: v for k, v in record.network.items() if k not in (NONE, LEFT)}
+    record.network[name] = settings
 
 
 def normalise(

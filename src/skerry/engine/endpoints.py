@@ -89,7 +89,9 @@ class Endpoints:
         Without `publish` its ports are left to `connections.publish`."""
         saved = container.record
         wanted = endpoint_config.names(saved)
-        if not wanted or not await self._networks.possible():
+        if not wanted and endpoint_config.LEFT not in saved.network:
+            return None
+        if not await self._networks.possible():
             return None
         await self._settled.wait()
         await self.release(container)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from skerry.base.errors import InvalidInput, NotFound
 from skerry.base.truths import FALSE, TRUE
-from skerry.engine import port_bindings
+from skerry.engine import endpoint_config, port_bindings
 from skerry.engine.container import Container
 from skerry.engine.record import Record
 from skerry.engine.roster import Roster
@@ -164,9 +164,7 @@ class Selection:
                 }
                 return not held.isdisjoint(wanted)
             case "network":
-                mode = saved.host.get("NetworkMode") or "bridge"
-                held = {"bridge" if mode == "default" else mode, *saved.network}
-                return not held.isdisjoint(wanted)
+                return not wanted.isdisjoint(endpoint_config.shown(saved))
             case "is-task":
                 return not self._task
             case "isolation":

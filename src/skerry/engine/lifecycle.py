@@ -36,6 +36,7 @@ from skerry.engine import (
     log_options,
     record,
     restart,
+    sharing,
     shm,
     spec,
     storage_options,
@@ -266,6 +267,8 @@ class Lifecycle:
         if images := [point.source for point in saved.mounts if point.kind == "image"]:
             layers = {id: self._store.snapshots.layers(id) for id in images}
             found = found._replace(image_mounts=layers)
+        if wall_of(saved.host) != VM:
+            sharing.check(saved.mounts, self._settings.root)
         plan = spec.build(saved, found)
         task = Task(
             id=container.id,

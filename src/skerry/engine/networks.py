@@ -304,13 +304,13 @@ class Networks:
         )
 
     async def prune(self, filters: Mapping[str, frozenset[str]]) -> list[str]:
-        """Remove every network that no container wants and the filters (label, label!, until as
-        nanoseconds) leave; their names."""
+        """Remove every network that no running container is in and the filters (label, label!,
+        until as nanoseconds) leave; their names. Docker does not ask stopped ones either."""
         network_filters.check(filters, network_filters.PRUNE)
         gone = []
         async with self._lock:
             for network in list(self._networks.values()):
-                if network.name in PREDEFINED or self.wanted_by(network) or self.active(network):
+                if network.name in PREDEFINED or self.active(network):
                     continue
                 if network.config_only or not network_filters.prunes(network, filters):
                     continue

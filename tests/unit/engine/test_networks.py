@@ -259,6 +259,18 @@ def test_networks_of_a_container() -> None:
     assert endpoint_config.names(left) == ["other"]
 
 
+@pytest.mark.parametrize("mode", ["mine", "none"])
+def test_the_mode_stays_when_the_last_network_is_left(mode: str) -> None:
+    one = record(host={"NetworkMode": mode}, network={mode: {}})
+    assert endpoint_config.shown(one) == [mode]
+    endpoint_config.leave(one, mode)
+    assert endpoint_config.shown(one) == endpoint_config.names(one) == []
+    endpoint_config.join(one, "other", {"Aliases": ["x"]})
+    assert endpoint_config.shown(one) == endpoint_config.names(one) == ["other"]
+    assert one.network == {"other": {"Aliases": ["x"]}}
+    assert endpoint_config.mode_of(one) == mode
+
+
 def test_names_in_the_resolver() -> None:
     assert endpoint_config.dns_names(record(), BRIDGE, {}) == ()
     names = endpoint_config.dns_names(record(), MINE, {"Aliases": ["svc", "web"]})

@@ -166,6 +166,7 @@ def test_a_stale_socket_is_replaced(start: Start, short_tmp: Path) -> None:
     [
         (["--host", "tcp://1.2.3.4:5"], "will not listen on"),
         (["--root", "/proc/nothing"], "cannot make"),
+        (["--root", "/dev/null"], "/dev/null/engine.json: Not a directory"),
         (["--host", "unix:///proc/nothing/socket"], "cannot listen on"),
     ],
 )

@@ -126,3 +126,20 @@ def test_more_layers_than_options_can_name(tmp_path: Path) -> None:
     with pytest.raises(KernelFault, match="300 layers") as caught:
         overlay_fd_by_options(Overlay(layers(tmp_path, 300)))
     assert caught.value.errno == errno.E2BIG
+
+
+def test_a_writable_layer_on_an_overlay_is_refused_with_a_remedy(tmp_path: Path) -> None:
+    target = tmp_path / "outer"
+    target.mkdir()
+    mounts.mount_overlay(Overlay(layers(tmp_path, 1), *upper(tmp_path)), str(target))
+    try:
+        (target / "inner").mkdir()
+        other = layers(tmp_path, 1, "other")
+        with pytest.raises(KernelFault) as caught:
+            os.close(mounts.overlay_fd(Overlay(other, *upper(target / "inner"))))
+        assert caught.value.errno == errno.EINVAL
+        # Older kernels take all at once, and do not say that it was the upper one.
+        one_by_one = caught.value.action.startswith("use ")
+        assert "move --root" in caught.value.hint or not one_by_one
+    finally:
+        mounts.umount(str(target))

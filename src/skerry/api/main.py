@@ -98,6 +98,11 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except OSError as error:
+        log.debug("refused", exc_info=True)
+        where = f": {error.filename}" if error.filename else ""
+        sys.stderr.write(f"skerry engine: cannot start{where}: {error.strerror or error}\n")
+        return 1
     except Exception as error:
         log.debug("unexpected", exc_info=True)
         sys.stderr.write(f"skerry engine: internal error: {type(error).__name__}: {error}\n")

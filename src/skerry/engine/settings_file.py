@@ -22,7 +22,8 @@ def read(path: str) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        raise InvalidInput(f"cannot read the settings in {path}: {error}") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InvalidInput(f"cannot read the settings in {path}: {reason}") from None
     if not isinstance(data, dict):
         raise InvalidInput(f"{path}: expected an object")
     return data

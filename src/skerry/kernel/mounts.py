@@ -6,6 +6,7 @@ Detached mounts are in `trees`, whose names are found here too.
 """
 
 import ctypes
+import errno
 import os
 
 from skerry.base.errors import KernelFault
@@ -189,6 +190,20 @@ def release() -> tuple[int, ...]:
     return tuple(int(number) for number in numbers if number.isdigit())
 
 
+def _set_upper(fs_fd: int, path: str) -> None:
+    try:
+        fsconfig(fs_fd, "upperdir", path)
+    except KernelFault as fault:
+        if fault.errno != errno.EINVAL:
+            raise
+        raise KernelFault(
+            f"use {path} as a writable layer",
+            errno.EINVAL,
+            hint="its file system cannot hold one, as an overlay cannot: move --root to ext4, xfs, "
+            "btrfs or tmpfs; in a container, to a volume",
+        ) from None
+
+
 def overlay_of(overlay: Overlay, lower: list[tuple[str, str]]) -> int:
     """A detached mount of `overlay`, its lower layers given by the options `lower`."""
     fs_fd = fsopen("overlay")
@@ -197,7 +212,7 @@ def overlay_of(overlay: Overlay, lower: list[tuple[str, str]]) -> int:
         for key, value in lower:
             fsconfig(fs_fd, key, value)
         if overlay.upper:
-            fsconfig(fs_fd, "upperdir", overlay.upper)
+            _set_upper(fs_fd, overlay.upper)
             fsconfig(fs_fd, "workdir", overlay.work)
         if overlay.volatile:
             fsconfig(fs_fd, "volatile")

@@ -22,7 +22,7 @@ from skerry.base.isolation import Overlay
 from skerry.kernel import cgroups, mounts, namespaces, seccomp
 from skerry.kernel.namespaces import FLAGS
 
-PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = 20.0
 _FICLONE = 0x40049409  # linux/fs.h
 _NOBODY = 65534
 

@@ -305,19 +305,14 @@ class AsyncSandbox:
         """Running copies that go on from here; as `Sandbox.fork`."""
         copies = AsyncCopies([], [])
 
-        def take(answer: list[dict[str, Any]]) -> None:
-            for each in answer:
-                trouble = each["Error"] or each["Warning"]
-                if each["Id"]:
-                    copy = AsyncSandbox(self._wanted.image, host=self._client.host)
-                    copy._wanted = self._wanted
-                    copy._container = AsyncContainer(copy._client, each["Id"])
-                    self._copies.append(copy)
-                    if not trouble:
-                        copies.append(copy)
-                if trouble:
-                    copies.failures.append(ForkFailure(each["Name"], trouble))
+        def adopt(id_: str) -> AsyncSandbox:
+            copy = AsyncSandbox(self._wanted.image, host=self._client.host)
+            copy._wanted = self._wanted
+            copy._container = AsyncContainer(copy._client, id_)
+            self._copies.append(copy)
+            return copy
 
+        take = sandbox_words.taking(adopt, copies, copies.failures)
         await _settled(self._client, requests.fork(self.id, count, name, True), take)
         return copies
 

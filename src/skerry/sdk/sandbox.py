@@ -338,19 +338,14 @@ class Sandbox:
         """
         copies = Copies([], [])
 
-        def take(answer: list[dict[str, Any]]) -> None:
-            for each in answer:
-                trouble = each["Error"] or each["Warning"]
-                if each["Id"]:
-                    copy = Sandbox(self._wanted.image, host=self._client.host)
-                    copy._wanted = self._wanted
-                    copy._adopt(each["Id"])
-                    self._copies.append(copy)
-                    if not trouble:
-                        copies.append(copy)
-                if trouble:
-                    copies.failures.append(ForkFailure(each["Name"], trouble))
+        def adopt(id_: str) -> Sandbox:
+            copy = Sandbox(self._wanted.image, host=self._client.host)
+            copy._wanted = self._wanted
+            copy._adopt(id_)
+            self._copies.append(copy)
+            return copy
 
+        take = sandbox_words.taking(adopt, copies, copies.failures)
         _settled(self._client, requests.fork(self.id, count, name, True), take)
         return copies
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import stat
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 from skerry.base.errors import (
     CommandFailed,
@@ -16,6 +17,8 @@ from skerry.base.errors import (
 from skerry.sdk import requests
 from skerry.sdk.frames import STDERR, STDOUT
 from skerry.sdk.requests import Environment, Request
+
+S = TypeVar("S")
 
 LABEL = "org.skerry.sandbox"
 """Every sandbox's container has it, so that what a killed client left can be found."""
@@ -209,6 +212,24 @@ class Wanted(NamedTuple):
             host_config=host,
             **options,
         )
+
+
+def taking(
+    adopt: Callable[[str], S], copies: list[S], failures: list[ForkFailure]
+) -> Callable[[list[dict[str, Any]]], None]:
+    """What takes the engine's answer to a fork: `adopt` makes a sandbox of an id, also of a copy in
+    which something failed, since it runs all the same."""
+
+    def take(answer: list[dict[str, Any]]) -> None:
+        for each in answer:
+            trouble = each["Error"] or each["Warning"]
+            copy = adopt(each["Id"]) if each["Id"] else None
+            if trouble:
+                failures.append(ForkFailure(each["Name"], trouble))
+            elif copy is not None:
+                copies.append(copy)
+
+    return take
 
 
 def closing(failed: object) -> contextlib.AbstractContextManager[None]:

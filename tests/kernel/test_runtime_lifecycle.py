@@ -895,6 +895,8 @@ class TestWithoutRoot:
     """A user without privileges, in a user namespace with one id."""
 
     def test_run_and_exec(self, runtime: Runtime, short_tmp: Path) -> None:
+        if not all(folder.stat().st_mode & 0o001 for folder in Path(runtime.program).parents):
+            pytest.skip("needs a checkout that other users can enter")
         user = 65534
         shutil.copytree(runtime.rootfs, short_tmp / "rootfs", symlinks=True)
         config = example()

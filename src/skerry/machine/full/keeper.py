@@ -196,6 +196,7 @@ def run(plan: Plan) -> None:
     said, say = os.pipe2(os.O_CLOEXEC)
     helpers = Helpers(cgroup)
     adopted = plan.get("adopt")
+    pid = 0
     try:
         if adopted:
             pid = adopted[0]
@@ -229,6 +230,10 @@ def run(plan: Plan) -> None:
         console = Console(run_dir, Log(plan["console_log"]))
         held = detours.hold(plan.get("detours", []))
     except (OSError, SkerryError) as error:
+        if pid and not adopted:
+            # Nobody would know of it.
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
         helpers.end()
         _answer({"error": str(error)})
         raise SystemExit(1) from None

@@ -184,10 +184,16 @@ def overlay_fd(overlay: Overlay) -> int:
     return overlay_fd_by_options(overlay)
 
 
+_release: tuple[int, ...] = ()
+
+
 def release() -> tuple[int, ...]:
     """The kernel's version: (6, 8)."""
-    numbers = os.uname().release.split("-")[0].split(".")[:2]
-    return tuple(int(number) for number in numbers if number.isdigit())
+    global _release
+    if not _release:
+        numbers = os.uname().release.split("-")[0].split(".")[:2]
+        _release = tuple(int(number) for number in numbers if number.isdigit())
+    return _release
 
 
 def _set_upper(fs_fd: int, path: str) -> None:

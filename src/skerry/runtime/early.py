@@ -12,9 +12,12 @@ import os
 from skerry.base.errors import SystemFault
 from skerry.base.light import NamedTuple
 from skerry.kernel import namespaces
+from skerry.kernel.capabilities import last_capability
 from skerry.kernel.cgroups import Cgroup, Layout, Write
 from skerry.kernel.cgroups_files import DEVICE_FILTER
 from skerry.kernel.descriptors import recv_fds, send_fds
+from skerry.kernel.mounts import release
+from skerry.kernel.syscalls import libc
 from skerry.runtime import init, launch
 from skerry.runtime.cloning import cgroup_tree
 from skerry.runtime.init.handover import Handover, Status, Stdio
@@ -24,6 +27,11 @@ from skerry.runtime.steps import Plan
 _MOST_PLAN = 96 << 10
 """Bytes; one message of a socket pair has room for twice that."""
 _MOST_FDS = 5
+_CALLED = (
+    *("mount", "umount2", "fstatfs", "fchdir", "chroot", "chdir", "getcwd", "prctl", "signal"),
+    *("sigprocmask", "capget", "capset", "faccessat", "execve", "sethostname", "poll"),
+)
+"""Functions of libc that an init calls: looked up before the fork, once for all."""
 _ELSEWHERE = namespaces.CLONE_NEWUSER | namespaces.CLONE_NEWTIME
 
 
@@ -42,6 +50,10 @@ class Early(NamedTuple):
 
 def make(like: Plan, layout: Layout) -> Early:
     """One for plans like this one, which has to fit itself; errors as `launch.create`."""
+    for name in _CALLED:
+        getattr(libc, name)
+    last_capability()
+    release()
     group = Cgroup(like.cgroup_path, layout)
     writes = tuple(write for write in like.cgroup_writes if write.file == DEVICE_FILTER)
     group.create(writes)

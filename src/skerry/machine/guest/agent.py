@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 _MOST_QUERIES = 256
 _NOBODY = "(none)"
 """The kernel's hostname before anybody gave one."""
+_RARELY = 20_000
+"""Objects made between two collections, of which a start makes some thousands."""
 _SOON = (
     "skerry.kernel.cgroups_v2",
     "skerry.kernel.bpf_devices",
@@ -192,6 +194,7 @@ class Agent:
         self._server = importlib.import_module("skerry.machine.guest.serving").load()
         for rules in head.get("filters", ()):
             importlib.import_module("skerry.kernel.bpf_devices").keep_filter(str(rules))
+        gc.set_threshold(_RARELY)
         gc.collect()
         gc.freeze()
         return {"layout": programs.layout}

@@ -1,6 +1,7 @@
 """The whole engine, from its command line: limits in force on whichever cgroup version there is."""
 
 import json
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -59,6 +60,16 @@ def test_limits_from_the_command_line_to_the_kernel(alone: Skerry) -> None:
         *(most, str(96 << 20), "max"),
     ]
     alone.skerry("exec", "one", "sh", "-c", "echo x >/dev/null")
+
+    # A process that is killed for lack of memory is told of while the container goes on.
+    grow = "x=0123456789abcdef; while :; do x=$x$x; done"
+    assert alone.skerry("exec", "one", "sh", "-c", grow, check=False).returncode == 137
+    deadline = time.monotonic() + 120
+    while '"OOMKilled": true' not in alone.skerry("inspect", "one").stdout:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    told = ("events", "--since", "1h", "--until", "0s", "--filter", "event=oom")
+    assert alone.skerry(*told).stdout.count(" container oom ") == 1
     alone.skerry("pause", "one")
     (state,) = json.loads(alone.skerry("inspect", "one").stdout)
     assert state["State"]["Status"] == "paused"

@@ -81,6 +81,7 @@ class Engine:
             self.endpoints,
         )
         self.endpoints.connections.rewire = self.lifecycle.rewire
+        self.driver.on_oom = self.lifecycle.on_oom
         self.volumes = Volumes(settings.root, self.store, self.events, self._volume_users)
         self.containers = Containers(
             settings,

@@ -26,6 +26,9 @@ from skerry.base.isolation import Attach, ExecTask, Exit, Started, Stats, Task
 
 OnExit = Callable[[str, Exit], None]
 """Told once, with the id, when a task or an exec has ended."""
+OnOom = Callable[[str, bool], None]
+"""Told, with the id, when the kernel has killed for lack of memory in a task that goes on, and
+whether an earlier engine may have been told."""
 
 
 class Stream(Protocol):
@@ -53,6 +56,7 @@ class Driver(Protocol):
     """What an isolation driver can do. All paths and ids are the caller's."""
 
     name: str
+    on_oom: OnOom | None
 
     async def create(self, task: Task) -> None:
         """Check and plan, write the bundle. InvalidInput when the spec cannot be run here."""

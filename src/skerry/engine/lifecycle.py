@@ -192,6 +192,18 @@ class Lifecycle:
         else:
             self.ended(container, exit)
 
+    def on_oom(self, id: str, earlier: bool) -> None:
+        """The driver's callback: a process of a container that goes on was killed."""
+        container = self._roster.get(id)
+        if container is None or self.closing or not container.running:
+            return
+        known = container.state.oom_killed
+        container.state.oom_killed = True
+        if not known:
+            self.note(container)
+        if not (known and earlier):
+            self.emit(container, "oom")
+
     async def start(
         self, container: Container, saved: Saved | None = None, *, publish: bool = True
     ) -> None:
@@ -359,7 +371,7 @@ class Lifecycle:
         state.status = "exited"
         state.pid = state.start_time = 0
         state.exit_code = exit.code
-        state.oom_killed = exit.oom_killed
+        told, state.oom_killed = state.oom_killed, exit.oom_killed
         state.error = exit.error
         state.finished_at = int(exit.finished_at * 1e9)
         health.end(container)
@@ -373,7 +385,7 @@ class Lifecycle:
             count=saved.restart_count,
             stopped=stopped,
         )
-        if exit.oom_killed:
+        if exit.oom_killed and not told:
             self.emit(container, "oom")
         self.emit(container, "die", exitCode=str(exit.code), execDuration=str(max(0, int(ran))))
         self.volumes.told(container, "unmount")

@@ -22,7 +22,7 @@ from skerry.base.isolation import (
     Task,
     Unpacking,
 )
-from skerry.engine.isolation import Driver, OnExit, Stream
+from skerry.engine.isolation import Driver, OnExit, OnOom, Stream
 
 CONTAINER, VM = "container", "vm"
 ANNOTATION = "io.skerry.isolation"
@@ -98,12 +98,18 @@ class Walls:
         self._makers = makers
         self._choose = choose
         self._drivers: dict[str, Driver] = {}
+        self.on_oom: OnOom | None = None
 
     def driver(self, wall: str) -> Driver:
         """The driver of a wall, made now if there is none."""
         if wall not in self._drivers:
             self._drivers[wall] = self._makers[wall]()
+            self._drivers[wall].on_oom = self._starved
         return self._drivers[wall]
+
+    def _starved(self, container_id: str, earlier: bool) -> None:
+        if self.on_oom is not None:
+            self.on_oom(container_id, earlier)
 
     def of(self, container_id: str) -> Driver:
         """The driver of a container."""

@@ -14,7 +14,7 @@ from skerry.base.isolation import Attach, ExecTask, Exit, Overlay, Started, Stat
 from skerry.base.settings import Settings
 from skerry.engine.container import Container
 from skerry.engine.engine import Engine
-from skerry.engine.isolation import OnExit
+from skerry.engine.isolation import OnExit, OnOom
 from skerry.store.gc import Category, Reclaimed, Usage
 from skerry.store.images import HistoryLine, Image, Removed
 from skerry.store.layers import Layers
@@ -78,6 +78,7 @@ class FakeDriver:
     def __init__(self) -> None:
         self.tasks: dict[str, Task] = {}
         self.on_exit: dict[str, OnExit] = {}
+        self.on_oom: OnOom | None = None
         self.execs: dict[str, tuple[ExecTask, OnExit]] = {}
         self.stream = FakeStream()
         self.calls: list[tuple[Any, ...]] = []

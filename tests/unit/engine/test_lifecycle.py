@@ -35,6 +35,28 @@ async def test_a_started_container_runs_and_ends(
     assert heard() == ["create", "start", "die"]
 
 
+async def test_a_kill_for_lack_of_memory_is_told_while_it_runs_and_once(
+    engine: Engine, driver: Any, create: Create, heard: Callable[[], list[str]]
+) -> None:
+    container = await create("one")
+    driver.on_oom(container.id, False)
+    driver.on_oom("nobody", False)
+    assert not container.state.oom_killed
+    await engine.containers.start("one")
+    driver.on_oom(container.id, True)
+    assert container.state.oom_killed
+    # An engine that was started anew reads the same count again.
+    driver.on_oom(container.id, True)
+    driver.on_oom(container.id, False)
+    driver.end(container.id, 137, oom=True)
+    assert container.state.oom_killed
+    await engine.containers.start("one")
+    assert not container.state.oom_killed
+    driver.end(container.id, 137, oom=True)
+    await settle()
+    assert heard() == ["create", "start", "oom", "oom", "die", "start", "oom", "die"]
+
+
 async def test_an_end_that_cannot_be_written_is_told_and_written_later(
     engine: Engine, driver: Any, create: Create, monkeypatch: pytest.MonkeyPatch
 ) -> None:

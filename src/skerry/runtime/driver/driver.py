@@ -19,6 +19,7 @@ from skerry.runtime import bundle, plan, rundir, tiny_init, wire
 from skerry.runtime.driver import leftovers, readings
 from skerry.runtime.driver.gauges import Gauges
 from skerry.runtime.driver.link import Control
+from skerry.runtime.driver.oom import OomWatches
 from skerry.runtime.driver.spawning import Spawner
 from skerry.runtime.driver.streams import AttachStream, stream_pair
 from skerry.runtime.steps import ProcessPlan, process_to_wire
@@ -87,6 +88,8 @@ class RuntimeDriver:
         self._plans: dict[str, tuple[Task, plan.Plan]] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._gauges = Gauges()
+        self.on_oom: Callable[[str, bool], None] | None = None
+        self._oom = OomWatches(self._starved)
 
     @property
     def spawner_pid(self) -> int:
@@ -264,6 +267,7 @@ class RuntimeDriver:
         self._kept[kept.run_dir] = kept
         if not kept.facts.get("exec"):
             self._containers[kept.id] = kept
+            self._oom.watch(kept.id, self._cgroup(kept.id))
 
     def _forget(self, run_dir: str) -> _Kept | None:
         kept = self._kept.pop(run_dir, None)
@@ -272,6 +276,7 @@ class RuntimeDriver:
                 del self._containers[kept.id]
                 self._execs.pop(kept.id, None)
                 self._gauges.forget(kept.id)
+                self._oom.forget(kept.id)
             kept.control.close()
         return kept
 
@@ -284,6 +289,10 @@ class RuntimeDriver:
             on_exit(id_, end)
         else:
             self._in_background(self._lost(id_, run_dir, facts, on_exit))
+
+    def _starved(self, container_id: str, earlier: bool) -> None:
+        if self.on_oom is not None:
+            self.on_oom(container_id, earlier)
 
     async def _lost(self, id_: str, run_dir: str, facts: dict[str, Any], on_exit: OnExit) -> None:
         on_exit(id_, await asyncio.to_thread(leftovers.settle, run_dir, facts, _LOST))
@@ -354,6 +363,7 @@ class RuntimeDriver:
         self._containers.clear()
         self._execs.clear()
         self._gauges.close()
+        self._oom.close()
         for task in list(self._background):
             with suppress(SkerryError):
                 await task

@@ -125,6 +125,17 @@ def test_a_running_container(runtime: Runtime, bundle: Any) -> None:
 
     stats = json.loads(runtime.must("events", "--stats", runtime.name))
     assert stats["data"]["pids"]["current"] >= 1
+
+    words = [str(PROGRAM), "--root", str(runtime.root), "events", "--interval", "20ms"]
+    with subprocess.Popen([*words, runtime.name], stdout=subprocess.PIPE, text=True) as events:
+        assert events.stdout is not None
+        kinds = (json.loads(line)["type"] for line in events.stdout)
+        assert next(kinds) == "stats"  # From here on it watches.
+        grow = "x=0123456789abcdef; while :; do x=$x$x; done"
+        assert runtime.call("exec", runtime.name, "sh", "-c", grow).returncode == 137
+        assert "oom" in kinds
+        assert next(kinds) == "stats"  # It was woken once, not for ever.
+        events.kill()
     runtime.must("kill", runtime.name, "KILL")
     deadline = time.monotonic() + 120
     while runtime.group.pids() and time.monotonic() < deadline:

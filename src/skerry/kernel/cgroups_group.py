@@ -13,6 +13,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 from skerry.base.errors import Conflict, InvalidInput, KernelFault, SystemFault
 from skerry.base.light import Any, NamedTuple
@@ -28,12 +29,19 @@ FREEZE_SECONDS = 2.0
 class OomWatch(NamedTuple):
     """A descriptor to poll for `mask`: readable when the kernel may have killed for lack of memory.
 
-    Ask `oom_kills` afterwards; on v1 eight bytes are to be read from it first. Whoever gets it
+    Then `clear` it, and ask `oom_kills`, for a while: v1 wakes before it kills. Whoever gets it
     closes it; on v1 it also wakes up once when the group is removed.
     """
 
     fd: int
     mask: int
+
+    def clear(self) -> None:
+        """Until then it is ready: an eventfd is counted down, a control file read anew."""
+        with suppress(OSError):
+            os.read(self.fd, 8)
+        with suppress(OSError):
+            os.pread(self.fd, 4096, 0)
 
 
 class Cgroup:

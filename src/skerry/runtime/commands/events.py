@@ -6,11 +6,14 @@ import select
 
 from skerry.base.errors import Conflict, InvalidInput, SkerryError
 from skerry.base.light import Any
+from skerry.kernel.cgroups_group import Cgroup, poll
 from skerry.kernel.descriptors import pidfd_open
 from skerry.runtime import state
 from skerry.runtime.arguments import SWITCH, VALUE, exactly, parse
 from skerry.runtime.context import Context
 
+_COUNTED = 0.5
+"""Seconds until a kill is counted."""
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -39,14 +42,19 @@ def events(context: Context, words: list[str]) -> int:
     while True:
         ready = dict(poller.poll(interval * 1000))
         if watch is not None and watch.fd in ready:
-            os.read(watch.fd, 8) if watch.mask & select.POLLIN else None
-            kills, before = group.oom_kills(), kills
-            if kills > before:
+            watch.clear()
+            if _more(group, kills):
+                kills = group.oom_kills()
                 _say("oom", name, None)
         if pidfd in ready:
             return 0
         if not ready:
             _say("stats", name, _shaped(group.stats()))
+
+
+def _more(group: Cgroup, kills: int) -> bool:
+    """Whether more than so many were killed, or are in a moment."""
+    return poll(lambda: group.oom_kills() > kills, _COUNTED)
 
 
 def _seconds(text: str) -> float:

@@ -11,10 +11,10 @@ import os
 import resource
 import select
 from collections.abc import Callable
-from contextlib import suppress
 
 from skerry.base.errors import SkerryError
 from skerry.kernel.cgroups import Cgroup
+from skerry.kernel.cgroups_group import OomWatch
 
 AFTER = 1.0
 """Seconds of a container's life until it is watched."""
@@ -26,7 +26,7 @@ class _Watched:
     def __init__(self, container_id: str, group: Cgroup) -> None:
         self.id = container_id
         self.group = group
-        self.fd = -1
+        self.watch = OomWatch(-1, 0)
         self.kills = 0
         self.timers: list[asyncio.TimerHandle] = []
 
@@ -59,7 +59,7 @@ class OomWatches:
             watch = watched.group.watch_oom()
         except SkerryError:
             return  # No memory controller, or the container has just ended.
-        watched.fd = watch.fd
+        watched.watch = watch
         self._by_fd[watch.fd] = watched
         if not self._read:
             asyncio.get_running_loop().add_reader(self._epoll.fileno(), self._woken)
@@ -71,7 +71,7 @@ class OomWatches:
         loop = asyncio.get_running_loop()
         for fd, _ in self._epoll.poll(0):
             watched = self._by_fd[fd]
-            _clear(fd)
+            watched.watch.clear()
             for timer in watched.timers:
                 timer.cancel()
             watched.timers = [loop.call_later(after, self._look, watched) for after in LOOKS]
@@ -92,9 +92,9 @@ class OomWatches:
             return
         for timer in watched.timers:
             timer.cancel()
-        if watched.fd >= 0:
-            del self._by_fd[watched.fd]
-            os.close(watched.fd)  # It leaves the epoll with that.
+        if watched.watch.fd >= 0:
+            del self._by_fd[watched.watch.fd]
+            os.close(watched.watch.fd)  # It leaves the epoll with that.
 
     def close(self) -> None:
         """Forget all."""
@@ -104,11 +104,3 @@ class OomWatches:
             asyncio.get_running_loop().remove_reader(self._epoll.fileno())
             self._read = False
         self._epoll.close()
-
-
-def _clear(fd: int) -> None:
-    """Until then it is ready: an eventfd is counted down, a control file read anew."""
-    with suppress(OSError):
-        os.lseek(fd, 0, os.SEEK_SET)
-    with suppress(OSError):
-        os.read(fd, 4096)

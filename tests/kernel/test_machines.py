@@ -154,9 +154,11 @@ def test_a_disk_boots_by_uefi_beside_a_neighbour_with_a_shared_folder(
     shared.mkdir()
     (shared / "from-host").write_text("hello from the host\n")
     vm("create", "one", "--cdrom", str(medium), "--memory", "160m", "--nic", f"bridge={lan}",
-       "--nic", "internal=lab", "--share", f"{shared}:files")  # fmt: skip
+       "--nic", "internal=lab", "--share", f"{shared}:files",
+       "--share", f"{shared}:seen,ro")  # fmt: skip
     vm("create", "two", "--disk", f"{medium},size=100m,bus=sata", "--firmware", "uefi",
-       "--memory", "256m", "--nic", "internal=lab", "--usb", "--sound")  # fmt: skip
+       "--memory", "256m", "--nic", "internal=lab", "--usb", "--sound",
+       "--cdrom", "", "--cdrom", "")  # fmt: skip
     vm("start", "one", "two")
     for name in ("one", "two"):
         vm.log_in(name)
@@ -165,6 +167,12 @@ def test_a_disk_boots_by_uefi_beside_a_neighbour_with_a_shared_folder(
         "one", "mount -t virtiofs files /mnt; cat /mnt/from-host; echo hello > /mnt/from-guest"
     )
     assert (shared / "from-guest").read_text() == "hello\n"
+    assert "hello\n" in vm.runs(
+        "one",
+        "umount /mnt; mount -t virtiofs seen /mnt; mount -o remount,rw /mnt; "
+        "echo no > /mnt/from-guest; echo no > /mnt/more; cat /mnt/from-guest",
+    )
+    assert sorted(os.listdir(shared)) == ["from-guest", "from-host"]
     address = "inet 192.0.2.77/24"
     assert address in vm.runs("one", "ip -4 addr show eth0")
     neighbour = ["ip", "netns", "exec", lan, "curl", "-s", "-m", "60"]

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -37,6 +38,7 @@ STOP_SECONDS = 30.0
 _KILL_SECONDS = 10.0
 _RECORD_SECONDS = 5.0
 _PIDS = 512
+_OWN = re.compile(r"[0-9-]+T[0-9:.]+Z [\w./-]*qemu")
 
 
 class Life:
@@ -307,8 +309,7 @@ class Life:
             text = serial.tail(self._shelf.places(record).qemu_log, 4096).decode("utf-8", "replace")
         except OSError:
             text = ""
-        lines = [line for line in text.splitlines() if line.strip() and ": warning: " not in line]
-        return lines[-1].partition(" ")[2].strip()[:500] if lines else "it said nothing"
+        return last_complaint(text)
 
     async def stop(self, live: Live, timeout: float = STOP_SECONDS, *, force: bool = False) -> None:
         """Press the power button, wait, then switch off. NotModified when it does not run.
@@ -421,6 +422,15 @@ class Life:
         self._shelf.change(record, status=OFF, saved="")
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(self._shelf.places(record).state, "saved.state"))
+
+
+def last_complaint(text: str) -> str:
+    """Of QEMU's log: its own last line (with a time, `-msg timestamp=on`) that is no warning, else
+    the last of a helper, whose complaints lie between."""
+    lines = [line for line in text.splitlines() if line.strip() and ": warning: " not in line]
+    own = [line for line in lines if _OWN.match(line)]
+    found = own[-1].partition(" ")[2] if own else lines[-1] if lines else "it said nothing"
+    return found.strip()[:500]
 
 
 def _secret(record: Machine, places: launching.Places) -> str:

@@ -9,6 +9,7 @@ import os
 from typing import NamedTuple
 
 from skerry.machine.full.spec import (
+    MAX_DEVICES,
     NIC_MODELS,
     SECURE,
     VIDEOS,
@@ -26,6 +27,9 @@ OVMF = {
     SECURE: (f"{_OVMF}CODE_4M.secboot.fd", f"{_OVMF}VARS_4M.ms.fd"),
 }
 """Firmware to its code and its variables as they are shipped."""
+_AHCI_PORTS = 6
+_USB_PORTS = 15
+"""The most that QEMU's XHCI has of each speed; it has four when it is not told."""
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
 
@@ -76,12 +80,14 @@ def command(name: str, hardware: Hardware, wiring: Wiring) -> list[str]:
     words += ["-serial", "chardev:serial0", "-device", "virtio-rng-pci,id=rng0"]
     words += _controllers(hardware)
     ranks = _ranks(hardware)
+    places = _ata(hardware)
     if hardware.vars:
         words += _firmware(hardware, wiring)
     for disk in hardware.disks:
-        words += _disk(disk, wiring.layers[disk.layer], ranks[disk.name])
+        place = places.get(disk.name, "")
+        words += _disk(disk, wiring.layers[disk.layer], ranks[disk.name], place)
     for at, drive in enumerate(hardware.cdroms):
-        words += _cdrom(drive, at, hardware, wiring, ranks[drive.name])
+        words += _cdrom(drive, at, places.get(drive.name, ""), wiring, ranks[drive.name])
     for at, nic in enumerate(hardware.nics):
         words += _nic(nic, at, wiring, ranks[f"net{at}"])
     for at, share in enumerate(hardware.shares):
@@ -136,11 +142,32 @@ def _controllers(hardware: Hardware) -> list[str]:
     buses = {disk.bus for disk in hardware.disks}
     if "scsi" in buses:
         words += ["-device", "virtio-scsi-pci,id=scsi0"]
-    if "sata" in buses and hardware.machine == "pc":
-        words += ["-device", "ahci,id=ahci0"]
+    needed = {bus for bus in _ata(hardware).values() if bus.startswith("bus=ahci")}
+    for name in sorted({bus.removeprefix("bus=").partition(".")[0] for bus in needed}):
+        words += ["-device", f"ahci,id={name}"]
     if hardware.usb or "usb" in buses:
-        words += ["-device", "qemu-xhci,id=usb0", "-device", "usb-tablet,id=tablet,bus=usb0.0"]
+        words += ["-device", f"qemu-xhci,id=usb0,p2={_USB_PORTS},p3={_USB_PORTS}"]
+        words += ["-device", "usb-tablet,id=tablet,bus=usb0.0"]
     return words
+
+
+def _ata(hardware: Hardware) -> dict[str, str]:
+    """Disk or drive at IDE or SATA to its bus, as a part of `-device`. QEMU itself would put a
+    second one where the first one is. pc has IDE with two units at each of two buses; SATA, and
+    what finds no room there, is at AHCI with a port each; q35 has an AHCI controller itself."""
+    ide = (
+        [f"bus=ide.{at // 2},unit={at % 2}" for at in range(4)] if hardware.machine == "pc" else []
+    )
+    sata = [] if ide else [f"bus=ide.{at}" for at in range(_AHCI_PORTS)]
+    more = range(-(-2 * MAX_DEVICES // _AHCI_PORTS))
+    sata += [f"bus=ahci{card}.{at}" for card in more for at in range(_AHCI_PORTS)]
+    found = {}
+    devices: list[Disk | Cdrom] = [*hardware.disks, *hardware.cdroms]
+    for each in devices:
+        if each.bus in ("sata", "ide"):
+            first = ide and (each.bus == "ide" or isinstance(each, Cdrom))
+            found[each.name] = (ide if first else sata).pop(0)
+    return found
 
 
 def _firmware(hardware: Hardware, wiring: Wiring) -> list[str]:
@@ -169,12 +196,12 @@ def _layer(layer: str, path: str, cache: str = ",discard=unmap") -> str:
     )
 
 
-def _disk(disk: Disk, path: str, rank: int) -> list[str]:
+def _disk(disk: Disk, path: str, rank: int, place: str) -> list[str]:
     drive = node(disk.layer)
     device = {
         "virtio": "virtio-blk-pci",
-        "sata": "ide-hd",
-        "ide": "ide-hd",
+        "sata": f"ide-hd,{place}",
+        "ide": f"ide-hd,{place}",
         "scsi": "scsi-hd,bus=scsi0.0",
         "nvme": "nvme",
         "usb": "usb-storage,bus=usb0.0",
@@ -188,7 +215,7 @@ def _disk(disk: Disk, path: str, rank: int) -> list[str]:
     ]
 
 
-def _cdrom(drive: Cdrom, at: int, hardware: Hardware, wiring: Wiring, rank: int) -> list[str]:
+def _cdrom(drive: Cdrom, at: int, place: str, wiring: Wiring, rank: int) -> list[str]:
     words = []
     medium = ""
     if drive.name in wiring.discs:
@@ -203,7 +230,7 @@ def _cdrom(drive: Cdrom, at: int, hardware: Hardware, wiring: Wiring, rank: int)
     if drive.bus == "virtio":
         device = f"virtio-blk-pci,id={drive.name}{medium},serial={drive.name}"
         return [*words, "-device", device] if medium else []
-    return [*words, "-device", f"ide-cd,id={drive.name}{medium}{_rank(rank)}"]
+    return [*words, "-device", f"ide-cd,{place},id={drive.name}{medium}{_rank(rank)}"]
 
 
 def _nic(nic: Nic, at: int, wiring: Wiring, rank: int) -> list[str]:

@@ -23,7 +23,7 @@ import os
 import resource
 
 from skerry.base.errors import KernelFault
-from skerry.kernel import capabilities, landlock, mounts, seccomp
+from skerry.kernel import capabilities, landlock, mounts, seccomp, trees
 from skerry.kernel.cgroups import Cgroup, detect
 from skerry.kernel.descriptors import close_range
 from skerry.kernel.namespaces import loopback_up, setns, unshare
@@ -75,6 +75,9 @@ class Confined(TypedDict, total=False):
     """Names of resource(3) without RLIMIT_, in lower case."""
     keep: list[int]
     """Descriptors that the program inherits, besides 0, 1 and 2."""
+    readonly: str
+    """A folder that the program, which has no new root, cannot write to, nor to what is mounted
+    below it; empty for none."""
     proc: bool
     """Show the processes of the pid namespace, which then must be a new one; to others than root
     nothing else of /proc."""
@@ -94,6 +97,8 @@ def execute(wanted: Confined) -> None:
         _namespaces(wanted.get("network", "host"))
         proc = ("subset=pid" if uid else "") if wanted.get("proc") else None
         _new_root(wanted["root"], wanted.get("binds", []), proc)
+    if wanted.get("readonly"):
+        _read_only(wanted["readonly"])
     program: str | int = wanted["argv"][0]
     limits = wanted.get("limits", {})
     if wanted.get("seccomp"):
@@ -173,6 +178,15 @@ def _namespaces(network: str) -> None:
     if network == "none":
         loopback_up()
     mounts.mount("", "/", flags=mounts.MS_REC | mounts.MS_PRIVATE)
+
+
+def _read_only(path: str) -> None:
+    unshare(CLONE_NEWNS)
+    mounts.mount("", "/", flags=mounts.MS_REC | mounts.MS_PRIVATE)
+    tree = trees.open_tree(path, recursive=True)
+    trees.mount_setattr(tree, attr_set=trees.ATTR_RDONLY, recursive=True, what=path)
+    trees.move_mount(tree, path)
+    os.close(tree)
 
 
 def _new_root(root: str, binds: list[Bind], proc: str | None) -> None:

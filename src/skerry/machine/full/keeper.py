@@ -61,6 +61,8 @@ class Opening(TypedDict, total=False):
     argv: list[str]
     """Of a helper; `{fd}` is replaced by its end of the socket, which listens when `listens`."""
     listens: bool
+    readonly: str
+    """A folder that a helper may only read."""
     wall: confine.Confined
     """Around a helper; none for one that brings its own."""
 
@@ -110,6 +112,8 @@ class Helpers:
         fd = theirs.fileno()
         argv = [word.replace("{fd}", str(fd)) for word in opening["argv"]]
         wanted: confine.Confined = {"argv": argv, "cgroup": self._cgroup, "keep": [fd]}
+        if opening.get("readonly"):
+            wanted["readonly"] = opening["readonly"]
         if "wall" in opening:
             wanted.update(opening["wall"])
             os.makedirs(wanted["root"], 0o700, exist_ok=True)

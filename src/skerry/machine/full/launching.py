@@ -211,13 +211,13 @@ def _virtiofsd(at: int, places: Places, path: str, *, readonly: bool) -> keeper.
             "virtiofsd is missing", hint="apt-get install qemu-system-common, or share by 9p"
         )
     options = ["-o", f"source={path}", "-o", "cache=auto", "-o", "sandbox=namespace"]
-    if readonly:
-        options += ["-o", "readonly"]
     return {
         "kind": "helper",
         "path": os.path.join(places.run, f"fs{at}.sock"),
         "argv": [VIRTIOFSD, "--fd={fd}", "-f", *options],
         "listens": True,
+        # QEMU 7.2's virtiofsd has no such option itself.
+        "readonly": path if readonly else "",
     }
 
 

@@ -1,4 +1,5 @@
-"""States of a machine whose record cannot be written: nothing has happened."""
+"""States of a machine whose record cannot be written: nothing has happened. What is told of an
+end."""
 
 import os
 from pathlib import Path
@@ -10,7 +11,7 @@ from skerry.base.errors import SystemFault
 from skerry.base.settings import Settings
 from skerry.engine.events import Events
 from skerry.engine.vms import life as module
-from skerry.engine.vms.life import Life
+from skerry.engine.vms.life import Life, last_complaint
 from skerry.engine.vms.record import PAUSED, RUNNING, Live, Machine
 from skerry.engine.vms.shelf import Shelf
 from skerry.machine.full.spec import Hardware
@@ -60,3 +61,16 @@ async def test_a_full_disk_leaves_it_as_it_was(
     assert (record.status, record.saved) == (status, "")
     assert monitor.goes_on == (status == RUNNING)
     assert sorted(os.listdir(places.state)) == ["disks", "states"]
+
+
+WARNED = "2026-11-29T15:52:15.1Z qemu-system-x86_64: warning: TCG doesn't support this\n"
+ENDED = "2026-11-29T15:52:15.7Z qemu-system-x86_64: -device ide-cd: no room\n"
+HELPER = "fuse: unknown option\nvirtio_loop: Exit\n"
+
+
+def test_qemu_itself_is_heard_before_its_helpers() -> None:
+    assert last_complaint(HELPER + ENDED + WARNED + HELPER) == (
+        "qemu-system-x86_64: -device ide-cd: no room"
+    )
+    assert last_complaint(WARNED + HELPER) == "virtio_loop: Exit"
+    assert last_complaint(WARNED) == last_complaint("") == "it said nothing"

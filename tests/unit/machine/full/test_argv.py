@@ -1,5 +1,6 @@
 """QEMU's command line, looked at without running it."""
 
+import re
 from typing import Any
 
 from skerry.machine.full import argv
@@ -59,11 +60,28 @@ def test_boot_order_is_by_kind_and_then_by_place() -> None:
         ),
         discs={"cd0": 102},
     )
-    assert "ide-hd,id=disk0,drive=l-aa,serial=disk0 " in line
+    assert "ide-hd,bus=ide.0,id=disk0,drive=l-aa,serial=disk0 " in line
     assert "-add-fd fd=102,set=1,opaque=cd0" in line
-    assert "ide-cd,id=cd0,drive=medium-cd0,bootindex=1" in line
-    assert "ide-cd,id=cd1,bootindex=2" in line
+    assert "ide-cd,bus=ide.1,id=cd0,drive=medium-cd0,bootindex=1" in line
+    assert "ide-cd,bus=ide.2,id=cd1,bootindex=2" in line
     assert f"e1000,id=net0,mac={MAC},bootindex=3,netdev=n0" in line
+
+
+def test_every_disk_at_ide_or_sata_has_a_place_of_its_own() -> None:
+    disks = tuple(Disk(f"disk{at}", "m/aa", 1 << 30, "sata") for at in range(8))
+    drives = tuple(Cdrom(f"cd{at}") for at in range(16))
+    line = command(Hardware(uuid="u", disks=disks, cdroms=drives))
+    assert "ahci,id=ahci0 -device ahci,id=ahci1 -device ahci,id=ahci2 " in line
+    assert "ahci3" not in line
+    places = re.findall(r"-device ide-[hc]d,(bus=[a-z0-9.]+)", line)
+    assert len(set(places)) == len(places) == 24
+
+    old = (*(Disk(f"disk{at}", "m/aa", 1 << 30, "ide") for at in range(3)), *disks[3:4])
+    line = command(Hardware(uuid="u", machine="pc", disks=old, cdroms=drives[:2]))
+    assert re.findall(r"-device ide-hd,(bus=\S+?),id=", line) == [
+        *("bus=ide.0,unit=0", "bus=ide.0,unit=1", "bus=ide.1,unit=0", "bus=ahci0.0")
+    ]
+    assert re.findall(r"-device ide-cd,(bus=\S+?),id=", line) == ["bus=ide.1,unit=1", "bus=ahci0.1"]
 
 
 def test_a_seed_on_virtio_is_there_with_its_disc_only() -> None:

@@ -1,5 +1,6 @@
 """The machine driver passes the isolation suite; what differs from containers is said here."""
 
+import resource
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -62,15 +63,23 @@ class TestMachines(IsolationSuite):
 async def test_a_container_of_another_kind_than_the_rehearsed_one(world: MachineWorld) -> None:
     """The init that waits in the guest has namespaces that this one does not want."""
 
-    def change(spec: dict[str, Any]) -> None:
+    def usual(spec: dict[str, Any]) -> None:
+        del spec["process"]["rlimits"]
+
+    def other(spec: dict[str, Any]) -> None:
+        usual(spec)
         spec["linux"]["namespaces"].remove({"type": "ipc"})
 
-    script = "readlink /proc/self/ns/ipc; cat /proc/self/cgroup"
-    ends = [await world.run(world.task(script, change=each)) for each in (None, change)]
-    (usual, first), (shared, second) = ((end.code, output[1].split()) for end, output in ends)
-    assert (usual, shared) == (0, 0)
+    script = "readlink /proc/self/ns/ipc; cat /proc/self/cgroup; ulimit -Sn; ulimit -Hn"
+    ends = [await world.run(world.task(script, change=each)) for each in (usual, other)]
+    (code, first), (code2, second) = ((end.code, output[1].split()) for end, output in ends)
+    assert (code, code2) == (0, 0)
     assert first[0] != second[0]
-    assert first[1:] == second[1:] == [b"0::/"]
+    assert first[1:] == second[1:]
+    cgroup, *limits = first[1:]
+    assert cgroup == b"0::/"
+    # As behind the other wall, the limits are the engine's, here this process's.
+    assert [int(each) for each in limits] == list(resource.getrlimit(resource.RLIMIT_NOFILE))
 
 
 async def test_a_kit_without_a_compiler_boots(

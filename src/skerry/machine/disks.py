@@ -98,6 +98,8 @@ class Disks:
                 for path in (f"{tree}/upper", f"{tree}/work"):
                     os.mkdir(path)
                     os.chmod(path, 0o755)
+                # Many programs ask for it to know whether they are in a container.
+                os.close(os.open(f"{tree}/upper/.dockerenv", os.O_CREAT | os.O_WRONLY, 0o755))
                 _run(
                     "mkfs.ext4", "-q", "-F", "-m", "0", "-J", "size=32", "-E", options,
                     "-d", tree, str(fresh),

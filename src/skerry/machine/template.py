@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import json
 import os
+import resource
 import secrets
 import shutil
 import sys
@@ -36,6 +37,14 @@ BOOT_SECONDS = 120.0
 _NOTHING = "-nothing"
 """Of the names of nodes that come when the rehearsal's disks go."""
 _CHUNK = 4 << 20
+_UNLIMITED = (1 << 64) - 1
+_LIMITS = {
+    resource.RLIMIT_NOFILE: 1 << 20,  # fs.nr_open of a kernel that nobody has told otherwise
+    resource.RLIMIT_NPROC: _UNLIMITED,
+    resource.RLIMIT_SIGPENDING: _UNLIMITED,
+}
+"""Those that Linux sets by the size of a machine, or lower than services get, and the most that the
+guest's kernel takes."""
 # linux/fcntl.h
 _F_ADD_SEALS = 1033
 _SEALS = 0x0001 | 0x0002 | 0x0004 | 0x0008
@@ -83,8 +92,27 @@ def key_of(kit: str, shape: Shape, accel: Accel) -> str:
     """The name of the template for a kit, a shape and the QEMU that is installed."""
     status = os.stat(qemu.BINARY)
     arguments = devices(hypervisor.numbers([]), shape, accel, ram=0, share=True, tap=0)
-    words = (kit, shape, accel.name, accel.cpu, status.st_size, status.st_mtime_ns, arguments)
+    words: tuple[object, ...] = (
+        kit,
+        shape,
+        accel.name,
+        accel.cpu,
+        status.st_size,
+        status.st_mtime_ns,
+        arguments,
+    )
+    words += tuple(program_limits())
     return hashlib.sha256(repr(words).encode()).hexdigest()[:32]
+
+
+def program_limits() -> list[tuple[int, int, int]]:
+    """The limits of processes that a container's programs begin with: those of the caller, which
+    behind the other wall are theirs. (RLIMIT_ number, soft, hard), as setrlimit(2) takes them."""
+    found = []
+    for kind, most in _LIMITS.items():
+        soft, hard = (each % (1 << 64) for each in resource.getrlimit(kind))
+        found.append((kind, min(soft, most), min(hard, most)))
+    return found
 
 
 def devices(
@@ -236,7 +264,7 @@ def _make(wanted: Wanted, fresh: str) -> None:
         ready = time.monotonic() - started
         late = wanted.late_modules
         talk.ask("modules", seconds=BOOT_SECONDS, names=late, body=tasks.pack(1, tasks.load(late)))
-        talk.ask("prepare", seconds=BOOT_SECONDS, filters=wanted.filters)
+        talk.ask("prepare", seconds=BOOT_SECONDS, filters=wanted.filters, limits=program_limits())
         prepared = time.monotonic() - started
         monitor = machine.monitor
         if wanted.rehearsal:

@@ -186,6 +186,7 @@ class Agent:
         system.mount_rest()
         system.loopback()
         system.take_memory()
+        system.set_limits(head.get("limits", []))
         system.get_ready()
         self._resolver.start()
         programs = self._all_programs()

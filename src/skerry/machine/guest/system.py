@@ -133,6 +133,13 @@ def take_memory() -> None:
             file.write(word)
 
 
+def set_limits(limits: list[list[int]]) -> None:
+    """Rows of (RLIMIT_ number, soft, hard): of this process, and so of all that it starts."""
+    for kind, soft, hard in limits:
+        pair = (ctypes.c_uint64 * 2)(soft, hard)
+        checked(libc.setrlimit(kind, ctypes.byref(pair)), f"set limit {kind} to {soft}:{hard}")
+
+
 def get_ready() -> None:
     """What would take each clone of the machine as long: the disks' names, a first opened file."""
     for name in os.listdir("/sys/block"):

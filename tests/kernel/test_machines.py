@@ -291,6 +291,10 @@ def test_hostile_images_reach_nothing(vm: Machines, tmp_path: Path) -> None:
     for image in (backed, flat, external):
         said = vm("create", "bad", "--disk", str(image), check=False)
         assert "refers to another file" in said or "cannot be read as a disk image" in said
+    cut = tmp_path / "cut.qcow2"
+    subprocess.run(["qemu-img", "convert", "-O", "qcow2", secret, cut], check=True)
+    os.truncate(cut, cut.stat().st_size // 2)
+    assert "is damaged, perhaps cut off" in vm("create", "bad", "--disk", str(cut), check=False)
     assert vm("ls", "-q") == ""
     assert os.listdir(vm.engine.root / "vms") == []
 

@@ -94,6 +94,16 @@ def check_shares(hardware: Hardware) -> None:
             raise NotFound(f"no such folder to share: {share.path}")
 
 
+def check_discs(record: Machine) -> None:
+    """NotFound when a disc is gone."""
+    for drive in record.hardware.cdroms:
+        if drive.path and not os.path.isfile(drive.path):
+            raise NotFound(
+                f"the disc in {drive.name} is gone: {drive.path}",
+                hint=f"take it out: skerry vm edit {record.name} --disc {drive.name}=",
+            )
+
+
 def sweep(root: str) -> None:
     """Remove this engine's bridges into which nothing is plugged."""
     for name in os.listdir("/sys/class/net"):

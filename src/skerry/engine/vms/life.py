@@ -78,6 +78,7 @@ class Life:
         others = [other.record for other in self._shelf if other.process is not None]
         cables.check_ports(record, others)
         cables.check_shares(record.hardware)
+        cables.check_discs(record)
         places = self._shelf.make_folders(record)
         incoming = os.path.join(places.state, record.saved) if record.saved else ""
         launch = await self._launch(record, incoming)

@@ -1,13 +1,14 @@
 """Names of taps and bridges, and addresses out of tables."""
 
 import socket
+from pathlib import Path
 
 import pytest
 
-from skerry.base.errors import Conflict
+from skerry.base.errors import Conflict, NotFound
 from skerry.engine.vms import cables
 from skerry.engine.vms.record import Machine
-from skerry.machine.full.spec import Forward, Hardware, Nic
+from skerry.machine.full.spec import Cdrom, Forward, Hardware, Nic
 
 MACS = [f"52:54:00:00:00:0{at}" for at in range(3)]
 ARP = (
@@ -53,3 +54,14 @@ def test_a_port_that_is_taken_is_named_with_its_owner() -> None:
         with pytest.raises(Conflict, match="in use"):
             cables.check_ports(machine("new", port), [])
     cables.check_ports(machine("new", port), [])
+
+
+def test_a_disc_that_is_gone_is_told_with_its_drive(tmp_path: Path) -> None:
+    disc = tmp_path / "a.iso"
+    drives = (Cdrom("cd0"), Cdrom("cd1", str(disc)))
+    record = Machine("ab", "box", 0, 0, Hardware(uuid="u", cdroms=drives))
+    with pytest.raises(NotFound, match="disc in cd1 is gone") as caught:
+        cables.check_discs(record)
+    assert "skerry vm edit box --disc cd1=" in caught.value.hint
+    disc.touch()
+    cables.check_discs(record)

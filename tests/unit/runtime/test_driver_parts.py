@@ -1,6 +1,8 @@
 """Parts of the driver that need neither root nor a container."""
 
+import asyncio
 import contextlib
+import json
 import os
 import signal
 import struct
@@ -12,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skerry.base.errors import Unsupported
-from skerry.base.isolation import Started
-from skerry.runtime import rundir, tiny_init
-from skerry.runtime.driver import leftovers, readings
+from skerry.base.isolation import Started, Task
+from skerry.runtime import process_plan, rundir, tiny_init
+from skerry.runtime.driver import RuntimeDriver, leftovers, readings
+from skerry.runtime.driver.spawning import Spawner
 
 NET_DEV = """\
 Inter-|   Receive                                                |  Transmit
@@ -121,3 +124,36 @@ def test_a_signal_was_sent_though_its_process_is_reaped_at_once(
     monkeypatch.setattr(os, "killpg", kill_and_reap)
     monkeypatch.setattr(signal, "pidfd_send_signal", reap_and_send)
     assert leftovers.send_signal(started, signal.SIGKILL, group=group) is group
+
+
+class NoSpawner(Spawner):
+    """Plans are all that is asked for."""
+
+    def ensure(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("name", ["plain", "not\udcffutf-8"])
+def test_a_plan_keeps_the_profile_it_was_given(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[object] = []
+
+    def compiled(profile: object, **_: object) -> bytes:
+        given.append(profile)
+        return b""
+
+    monkeypatch.setattr(process_plan.seccomp, "compile_profile", compiled)
+    profile = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": []}
+    spec = {
+        "ociVersion": "1.2.0",
+        "process": {"args": ["true"], "cwd": "/", "env": [f"NAME={name}"]},
+        "root": {"path": "/"},
+        "linux": {"seccomp": profile, "namespaces": [{"type": "mount"}]},
+    }
+    task = Task("ab", spec, None, str(tmp_path / "state"), str(tmp_path / "run"))
+    asyncio.run(RuntimeDriver(spawner=NoSpawner()).create(task))
+    assert [each is profile for each in given] == [True], "by which its program is known"
+    written = json.loads((tmp_path / "state/config.json").read_bytes())
+    assert written["process"] == spec["process"]
+    assert written["linux"]["seccomp"] == profile

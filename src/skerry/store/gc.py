@@ -36,6 +36,7 @@ _CATEGORIES: Final = {
     "kit": "machine kits",
     "templates": "machine templates",
     "machines": "machine disks",
+    "vms": "full machines",
     "skerry.db": "records",
     "skerry.db-wal": "records",
     "skerry.db-shm": "records",
@@ -59,7 +60,7 @@ class Usage(NamedTuple):
 
     Categories: images (blobs, layers, index), snapshots, containers, volumes, build cache (layers
     that only recorded build steps need, cache mounts, downloads), machine kits, machine templates,
-    machine disks, records, temporary, other.
+    machine disks, full machines, records, temporary, other.
     """
 
     total: int

@@ -25,8 +25,9 @@ from skerry.runtime.steps import Plan, process_from_wire
 # termios.h
 _TIOCSWINSZ = 0x5414
 _CONSOLE_SECONDS = 10.0
-_FREEZE_SECONDS = 30.0
-"""A program may wait for a disk of a busy host."""
+_FREEZE_SECONDS = 8.0
+"""A program may wait for a disk of a busy host; less than `saving.HOLD_SECONDS`, so that whoever
+saves hears the reason."""
 
 
 class Program(NamedTuple):

@@ -59,7 +59,7 @@ def _parse_rfc3339(text: str) -> int:
     try:
         parsed = datetime.fromisoformat(date)
     except ValueError:
-        raise InvalidInput(f"invalid time: {text!r:.60}") from None
+        raise InvalidInput(f'failed to parse value as time or duration: "{text:.60}"') from None
     if parsed.tzinfo is None:
         parsed = parsed.replace(tzinfo=UTC)
     return calendar.timegm(parsed.utctimetuple()) * 10**9 + int((digits + "0" * 9)[:9])

@@ -49,6 +49,11 @@ def check_name(name: str, kind: str = "container") -> str:
 
 def check_volume_name(name: str) -> str:
     """The same for a volume, in the words that Docker has for those."""
+    if len(name) == 1:
+        raise InvalidInput(
+            f"create {name}: volume name is too short, "
+            "names should be at least two alphanumeric characters"
+        )
     if not NAME_PATTERN.fullmatch(name) or len(name) > 255:
         raise InvalidInput(
             f'create {name}: "{name}" includes invalid characters for a local volume name, '

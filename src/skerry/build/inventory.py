@@ -18,7 +18,7 @@ from skerry.store import Store, limits
 from skerry.store.trees import DiskUsage
 
 FILTERS: Final = frozenset(
-    {"until", "unused-for", "id", "parent", "type", "description", "inuse", "shared", "private"}
+    "until unused-for id parent type description inuse shared private label label!".split()
 )
 
 
@@ -139,7 +139,7 @@ class Inventory:
         """Take away what the rule says, the least recently used first."""
         for key in rule.filters:
             if key not in FILTERS:
-                raise InvalidInput(f"invalid filter '{key}'")
+                raise InvalidInput(f"failed to prune build cache: invalid filter '{key}'")
         entries = self.entries()
         total = sum(each.size for each in entries if not each.shared)
         gone: list[str] = []
@@ -206,6 +206,9 @@ def _matches(entry: Entry, key: str, value: str) -> bool:
         return {"inuse": entry.in_use, "shared": entry.shared, "private": not entry.shared}[
             key
         ] == wanted
+    if key in ("label", "label!"):
+        # No part of the cache has labels: Docker takes the filter along with those of other nouns.
+        return key == "label!"
     if key == "id":
         return entry.id.startswith(value)
     if key == "description":

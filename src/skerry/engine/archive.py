@@ -282,8 +282,9 @@ class Archive:
                 if not stat.S_ISDIR(os.fstat(fd).st_mode):
                     raise InvalidInput("extraction point is not a directory")
                 target = view.path
+            # Without a user of its own the archive's owners are kept, as Docker does.
+            as_user = as_user and bool(container.record.config.get("User"))
             owner = self._owner(container, view) if as_user else None
-
             container.record.ever_started = True
             if distant:
                 await self._put_behind(container, target, body, keep_kinds, owner)
@@ -356,7 +357,10 @@ def _mounted(container: Container) -> list[MountPoint]:
 
 def _status(container: Container, view: _View, path: str, clean: str, follow: bool) -> PathStat:
     with _opened(container, view, path, follow) as fd:
-        return _stat(fd, posixpath.basename(clean) or "/", view)
+        found = _stat(fd, posixpath.basename(clean) or "/", view)
+    if path.endswith(("/", "/.")) and not stat.S_ISDIR(found.mode):
+        raise InvalidInput(f"lstat {path}: not a directory")
+    return found
 
 
 def _in_mount(container: Container, path: str) -> bool:

@@ -87,11 +87,27 @@ class Archives:
         referrers: bool = False,
     ) -> AsyncIterator[bytes]:
         """`docker save`, in pieces. Errors about names and formats are raised here."""
-        names = list(names)
+        names = [each for name in names for each in self._tags_of(name)]
         chunks = self._store.images.save(names, layout, compression, referrers=referrers)
         for name in names:
             self.emit("save", self._store.images.get(name))
         return in_pieces(chunks)
+
+    def _tags_of(self, name: str) -> list[str]:
+        """Every tag of a repository for a name without tag and digest, else the name itself."""
+        try:
+            wanted = parse_reference(name, default_tag="")
+        except InvalidInput:
+            return [name]
+        if wanted.tag or wanted.digest:
+            return [name]
+        tags = sorted(
+            tag
+            for image in self._store.images.list()
+            for tag in image.tags
+            if parse_reference(tag).name == wanted.name
+        )
+        return tags or [name]
 
     def import_rootfs(
         self,

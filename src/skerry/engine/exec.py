@@ -205,10 +205,10 @@ class Execs:
         try:
             started, stream = await self._driver.exec(task, self._on_exit(exec), attach=how)
         except (SkerryError, GuestFault) as error:
-            code = 126
+            code = 126 if getattr(error, "errno", errno.EACCES) == errno.EACCES else 128
             if isinstance(error, CommandNotFound | CommandNotExecutable):
                 code = error.exit_code
-            elif isinstance(error, KernelFault) and error.errno == errno.ENOENT:
+            elif isinstance(error, KernelFault) and error.errno in (errno.ENOENT, errno.ENOTDIR):
                 code = 127
             self._failed(exec, code)
             raise

@@ -108,7 +108,10 @@ class Selection:
         try:
             return int(text)
         except ValueError:
-            raise InvalidInput(f"invalid filter 'exited={text}': no whole number") from None
+            raise InvalidInput(
+                f"invalid filter 'exited={text:.40}': strconv.Atoi: "
+                f'parsing "{text:.40}": invalid syntax'
+            ) from None
 
     def _times(self, key: str, roster: Roster) -> list[int]:
         result = []

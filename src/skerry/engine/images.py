@@ -60,6 +60,9 @@ class Images:
         for key in filters:
             if key not in KNOWN_FILTERS:
                 raise InvalidInput(f"invalid filter '{key}'")
+        for pattern in filters.get("reference", ()):
+            if "]" not in pattern[pattern.rfind("[") :] and "[" in pattern:
+                raise InvalidInput("syntax error in pattern")
         images = self._store.images.list()
         parents = {image.parent for image in images if image.parent}
         bounds = {

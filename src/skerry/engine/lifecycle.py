@@ -437,14 +437,21 @@ class Lifecycle:
         await self.end(container, timeout, signal)
         self.emit(container, "stop")
 
-    async def end(self, container: Container, timeout: int | None = None, signal: str = "") -> None:
-        """As stop, without a word about it."""
+    async def end(
+        self,
+        container: Container,
+        timeout: int | None = None,
+        signal: str = "",
+        *,
+        deed: str = "cannot stop container:",
+    ) -> None:
+        """As stop, without a word about it; `deed` is what a wrong signal's error says of it."""
         config = container.record.config
         try:
             number = parse_signal(signal or config.get("StopSignal") or DEFAULT_STOP)
         except InvalidInput as wrong:
             name = container.record.name
-            raise InvalidInput(f"cannot stop container: {name}: {wrong.message}") from None
+            raise InvalidInput(f"{deed} {name}: {wrong.message}") from None
         if timeout is None:
             timeout = config.get("StopTimeout", STOP_TIMEOUT)
         container.exit_on_next = True
@@ -510,7 +517,7 @@ class Lifecycle:
     ) -> None:
         """Stop it if it runs, then start it."""
         if container.running or container.state.status == "restarting":
-            await self.end(container, timeout, signal)
+            await self.end(container, timeout, signal, deed="Cannot restart container")
         if container.removing:
             raise Conflict("container is marked for removal and cannot be restarted")
         await self.start(container)

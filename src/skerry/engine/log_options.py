@@ -1,10 +1,12 @@
 """Docker's `LogConfig`: which driver keeps a container's output, where and how much of it."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
 from skerry.base.errors import InvalidInput
 from skerry.base.isolation import LogOptions
+from skerry.engine.record import Record
 
 JSON_FILE, LOCAL, NONE = "json-file", "local", "none"
 DRIVERS: Final = (JSON_FILE, LOCAL, NONE)
@@ -20,6 +22,7 @@ _DEFAULTS: Final = {
     LOCAL: LogOptions(LOCAL, "", 20 << 20, 5, compress=True),
 }
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_FIELD = re.compile(r"\{\{\s*\.(\w+)\s*\}\}")
 _TRUTH = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}
 
 
@@ -64,6 +67,22 @@ def log_options(host: Mapping[str, Any], path: str) -> LogOptions:
         raise InvalidInput(f"invalid value for compress: {said:.20}")
     compress = _TRUTH[said.lower()] if said else defaults.compress
     return LogOptions(driver, path, max_size, int(count), compress)
+
+
+def tag(template: str, record: Record) -> str:
+    """The option `tag` for one container: Docker's fields in double braces are filled in, what is
+    none of them stays as it is."""
+    image = record.image_id
+    fields = {
+        "ID": record.id[:12],
+        "FullID": record.id,
+        "Name": record.name,
+        "ImageName": record.image,
+        "ImageID": image.removeprefix("sha256:")[:12],
+        "ImageFullID": image,
+        "DaemonName": "docker",
+    }
+    return _FIELD.sub(lambda found: fields.get(found[1], found[0]), template)
 
 
 def parse_size(text: str) -> int:

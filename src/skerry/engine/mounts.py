@@ -68,7 +68,7 @@ def _bind_options(point: MountPoint, options: str, text: str) -> None:
         elif option in PROPAGATIONS and point.kind == "bind":
             point.propagation = option
         elif option != "rw" and option not in _HARMLESS:
-            raise InvalidInput(f"invalid volume specification: '{text}': invalid mode: {options}")
+            raise InvalidInput(f"invalid mode: {options}")
 
 
 def parse_mount(raw: Mapping[str, Any]) -> MountPoint:

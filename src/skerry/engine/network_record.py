@@ -206,7 +206,7 @@ def parse(body: Mapping[str, Any], id: str, created_at: int) -> Network:
         raise Forbidden(f'only one instance of "{driver}" network is allowed')
     if not only and driver not in DRIVERS:
         raise InvalidInput(
-            f"could not find plugin {driver} in v1 plugin registry: plugin not found"
+            f'plugin "{driver:.80}" not found'
             if driver != "overlay"
             else "this node is not a swarm manager: overlay networks need one"
         )

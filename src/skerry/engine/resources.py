@@ -99,6 +99,8 @@ def _check_set(wanted: str, what: str, online: str) -> None:
 
 def check_update(id: str, host: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
     """Conflict, as with Docker, for more memory than memory and swap may be together."""
+    if 0 < changes.get("Memory", 0) < MEMORY_FLOOR:
+        raise InvalidInput("Minimum memory limit allowed is 6MB")
     wanted, before = changes.get("Memory", 0), host.get("MemorySwap") or 2 * host.get("Memory", 0)
     if wanted and -1 != before < wanted and not changes.get("MemorySwap"):
         raise Conflict(

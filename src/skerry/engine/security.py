@@ -114,7 +114,7 @@ def seccomp_profile(
 def check_devices(requests: Iterable[Mapping[str, Any]]) -> None:
     """GPUs and other device requests need a driver that skerry does not have."""
     for request in requests:
-        kinds = [name for group in request.get("Capabilities") or [] for name in group]
+        kinds = [f"[{' '.join(group)}]" for group in request.get("Capabilities") or []]
         raise Unsupported(
             f'could not select device driver "{request.get("Driver", "")}" with capabilities: '
             f"[{' '.join(kinds)}]",

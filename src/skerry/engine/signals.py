@@ -14,7 +14,9 @@ def parse_signal(text: str) -> int:
         number = int(name) if len(name) < 4 else 0
         if 1 <= number <= signal.NSIG - 1:
             return number
-        raise InvalidInput(f"invalid signal: {text:.40}")
+        if not name.strip("0"):
+            raise InvalidInput(f"invalid signal: {text:.40}")
+        raise InvalidInput(f"the linux daemon does not support signal {text:.40}")
     name = name.removeprefix("SIG")
     for base, sign in (("RTMIN", 1), ("RTMAX", -1)):
         head, tail = name[: len(base)], name[len(base) :]

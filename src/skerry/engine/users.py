@@ -5,6 +5,7 @@ beneath the image's root, up to a limit, and parsed leniently as getpwent(3) doe
 """
 
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from skerry.base.errors import InvalidInput, NotFound
 FILE_LIMIT = 8 << 20
 """Bytes of passwd or group that are read."""
 ID_LIMIT = 2**31 - 1
+_WHOLE = re.compile(r"[+-]?[0-9]+")
 """Docker's limit on numeric ids."""
 GROUP_LIMIT = 1024
 
@@ -84,10 +86,8 @@ def parse_group(data: bytes) -> list[Group]:
 def _id(text: str, what: str) -> int | None:
     """`text` as a numeric id, None when it is a name."""
     value = _number(text)
-    if value is None:
-        return None
-    if value > ID_LIMIT:
-        raise InvalidInput(f"{what} must be in range 0-{ID_LIMIT}: {text}")
+    if (value is None and _WHOLE.fullmatch(text)) or (value or 0) > ID_LIMIT:
+        raise InvalidInput(f"{what} must be in range 0-{ID_LIMIT}: {text:.40}")
     return value
 
 

@@ -264,7 +264,7 @@ def check_process(process: Process) -> None:
     cwd = process.get("cwd", "")
     if not cwd.startswith("/"):
         raise InvalidInput(
-            f"process.cwd must be an absolute path: {cwd!r:.100}"
+            f"Cwd must be an absolute path: {cwd!r:.100}"
             if cwd
             else "Cwd property must not be empty"
         )

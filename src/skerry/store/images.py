@@ -327,6 +327,8 @@ class Images:
         name = parse_reference(reference)
         if _FULL_ID.fullmatch(name.familiar_name):
             raise InvalidInput(f"cannot use {reference!r:.80} as a name: it looks like an id")
+        if name.familiar_name in ("sha256", "sha384", "sha512"):
+            raise InvalidInput("refusing to create an ambiguous tag using digest algorithm as name")
         return name
 
     def _put_names(self, id_: str, names: Iterable[Reference]) -> None:

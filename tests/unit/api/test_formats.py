@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from skerry.api import formats, hijack, versions
 from skerry.api.errors import message_of, status_of
 from skerry.api.router import Route, Router
-from skerry.api.routes.images import apply_change
 from skerry.api.server import all_routes
 from skerry.base import errors
 
@@ -180,33 +179,6 @@ def test_nothing_is_lost_but_a_beginning_of_the_keys(chunks: list[bytes]) -> Non
             return
     whole = b"".join(chunks)
     assert whole in (out, out + b"\x10")
-
-
-def test_changes_of_a_commit() -> None:
-    config: dict[str, Any] = {"Env": ["A=1"], "Labels": {"x": "y"}}
-    for change in (
-        'CMD ["a", "b"]',
-        "ENTRYPOINT run it",
-        "ENV A=2 B='c d'",
-        "LABEL k=v",
-        "EXPOSE 80 53/udp",
-        "VOLUME /data",
-        "USER web",
-        "WORKDIR /srv",
-    ):
-        apply_change(config, change)
-    assert config == {
-        "Cmd": ["a", "b"],
-        "Entrypoint": ["/bin/sh", "-c", "run it"],
-        "Env": ["A=2", "B=c d"],
-        "Labels": {"x": "y", "k": "v"},
-        "ExposedPorts": {"80/tcp": {}, "53/udp": {}},
-        "Volumes": {"/data": {}},
-        "User": "web",
-        "WorkingDir": "/srv",
-    }
-    with pytest.raises(errors.InvalidInput):
-        apply_change(config, "RUN true")
 
 
 @pytest.mark.parametrize("text", ["253402300800", "99999999999999999", "253402300800.9"])

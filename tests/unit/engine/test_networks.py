@@ -87,7 +87,7 @@ def test_a_network_made_from_a_configuration() -> None:
         ({"Name": ""}, InvalidInput, "is empty"),
         ({"Driver": "host"}, Forbidden, "only one instance"),
         ({"Driver": "overlay"}, InvalidInput, "swarm"),
-        ({"Driver": "weave"}, InvalidInput, "could not find plugin weave"),
+        ({"Driver": "weave"}, InvalidInput, 'plugin "weave" not found'),
         ({"IPAM": {"Config": [{"Gateway": "10.0.0.1"}]}}, InvalidInput, "needs a subnet"),
         ({"IPAM": {"Config": [{"Subnet": "10.0.0.0"}]}}, InvalidInput, "CIDR"),
         (

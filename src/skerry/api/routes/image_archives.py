@@ -2,17 +2,17 @@
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any
 
 from aiohttp import web
 
 from skerry.api import platform
 from skerry.api.call import Call
 from skerry.api.router import Route
-from skerry.api.routes.images import apply_change, progress
+from skerry.api.routes.images import progress
 from skerry.base.architectures import architecture
 from skerry.base.errors import InvalidInput, Unsupported
 from skerry.base.references import parse_reference
+from skerry.build.changes import applied
 from skerry.engine.archives import as_file
 
 TAR = "application/x-tar"
@@ -64,10 +64,8 @@ async def import_rootfs(call: Call) -> web.StreamResponse:
     repository, tag = call.text("repo"), call.text("tag")
     name = f"{repository}:{tag}" if repository and tag else repository
     if name and parse_reference(name).digest:
-        raise InvalidInput("cannot import under a digest")
-    config: dict[str, Any] = {}
-    for change in call.query.getall("changes", []):
-        apply_change(config, change)
+        raise InvalidInput("cannot import digest reference")
+    config = applied({}, call.query.getall("changes", []))
     async with as_file(call.chunks()) as stream:
         return await progress(
             call,
@@ -75,7 +73,7 @@ async def import_rootfs(call: Call) -> web.StreamResponse:
                 stream,
                 config,
                 tag=name,
-                message=call.text("message"),
+                message=call.text("message") or "Imported from -",
                 platform=call.text("platform"),
             ),
         )

@@ -12,6 +12,7 @@ from skerry.api.router import Route
 from skerry.api.routes.containers import until_as_time
 from skerry.base.errors import GuestFault, InvalidInput, SkerryError
 from skerry.base.references import parse_reference
+from skerry.build.changes import applied
 from skerry.engine import validation
 
 
@@ -102,8 +103,7 @@ async def commit(call: Call) -> web.StreamResponse:
         parse_reference(target)
     container = call.engine.containers.find(call.text("container"))
     config = {**container.record.config, **said}
-    for change in call.query.getall("changes", []):
-        apply_change(config, change)
+    config = applied(config, call.query.getall("changes", []))
     for key in ("Image", "Hostname", "AttachStdin", "AttachStdout", "AttachStderr"):
         config.pop(key, None)
     await call.engine.lifecycle.settle(container)
@@ -125,55 +125,6 @@ async def commit(call: Call) -> web.StreamResponse:
             await call.engine.lifecycle.unpause(container)
     call.engine.lifecycle.emit(container, "commit", imageID=id, imageRef=target)
     return call.json({"Id": id}, 201)
-
-
-def apply_change(config: dict[str, Any], change: str) -> None:
-    """One `--change`: a Dockerfile instruction that only touches the configuration."""
-    import json
-    import shlex
-
-    word, _, rest = change.strip().partition(" ")
-    rest = rest.strip()
-    listed: list[str] | None = None
-    if rest.startswith("["):
-        try:
-            listed = validation.command(json.loads(rest), word)
-        except ValueError:
-            listed = None
-    match word.upper():
-        case "CMD" | "ENTRYPOINT":
-            key = "Cmd" if word.upper() == "CMD" else "Entrypoint"
-            config[key] = listed if listed is not None else ["/bin/sh", "-c", rest]
-        case "ENV" | "LABEL":
-            pairs = _pairs(rest, shlex.split(rest))
-            if word.upper() == "LABEL":
-                config["Labels"] = {**(config.get("Labels") or {}), **pairs}
-            else:
-                kept = [e for e in config.get("Env") or () if e.partition("=")[0] not in pairs]
-                config["Env"] = kept + [f"{key}={value}" for key, value in pairs.items()]
-        case "USER":
-            config["User"] = rest
-        case "WORKDIR":
-            config["WorkingDir"] = rest
-        case "EXPOSE":
-            ports: dict[str, Any] = {p if "/" in p else f"{p}/tcp": {} for p in rest.split()}
-            config["ExposedPorts"] = {**(config.get("ExposedPorts") or {}), **ports}
-        case "VOLUME":
-            config["Volumes"] = {
-                **(config.get("Volumes") or {}),
-                **{path: {} for path in listed or rest.split()},
-            }
-        case "STOPSIGNAL":
-            config["StopSignal"] = rest
-        case _:
-            raise InvalidInput(f"{word[:40]} is not a valid change command")
-
-
-def _pairs(rest: str, words: list[str]) -> dict[str, str]:
-    if words and "=" not in words[0]:
-        key, _, value = rest.partition(" ")
-        return {key: value.strip()}
-    return {key: value for key, _, value in (word.partition("=") for word in words)}
 
 
 ROUTES = [

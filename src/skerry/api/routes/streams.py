@@ -14,8 +14,9 @@ from skerry.api.formats import parse_time
 from skerry.api.router import Route
 from skerry.base.errors import Conflict, InvalidInput
 from skerry.base.isolation import Attach, Stats
-from skerry.engine import logs, processes
+from skerry.engine import log_options, logs, processes
 from skerry.engine.container import Container
+from skerry.engine.filters import search
 from skerry.engine.record import Record
 
 _HEAD = struct.Struct(">BxxxI").pack
@@ -39,7 +40,7 @@ def frame(entry: logs.Entry, *, terminal: bool, timestamps: bool) -> bytes:
 
 def details(record: Record) -> str:
     """What `details` puts before each line: the labels and the variables that the log's options
-    `labels` and `env` name, as Docker writes them.
+    `labels` and `env` (`labels-regex`, `env-regex`) name, and its `tag`, as Docker writes them.
     """
     options = (record.host.get("LogConfig") or {}).get("Config") or {}
     known = dict(entry.partition("=")[::2] for entry in record.config.get("Env") or ())
@@ -47,9 +48,12 @@ def details(record: Record) -> str:
     found = {
         name: values[name]
         for key, values in (("labels", labels), ("env", known))
-        for name in options.get(key, "").split(",")
-        if name in values
+        for name in values
+        if name in options.get(key, "").split(",")
+        or ((pattern := options.get(f"{key}-regex")) and search(pattern, name))
     }
+    if options.get("tag"):
+        found["tag"] = log_options.tag(options["tag"], record)
     return ",".join(f"{quote_plus(k)}={quote_plus(found[k])}" for k in sorted(found)) + " "
 
 

@@ -233,7 +233,10 @@ async def disk_usage(call: Call) -> web.StreamResponse:
         ]
     if "volume" in wanted:
         result["Volumes"] = [
-            volume_shape(each.volume, size=each.bytes, users=each.users) for each in usage.volumes
+            volume_shape(each.volume, size=each.bytes, users=each.users)
+            for each in usage.volumes
+            # Docker leaves out what lies elsewhere, such as a tmpfs or a folder of the host's.
+            if each.bytes >= 0
         ]
     if "build-cache" in wanted:
         cache = await asyncio.to_thread(call.builder.inventory.entries)

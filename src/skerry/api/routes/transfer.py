@@ -12,6 +12,8 @@ from skerry.api.router import Route
 from skerry.api.routes.image_archives import import_rootfs
 from skerry.api.routes.images import progress
 from skerry.base.errors import InvalidInput
+from skerry.base.truths import TRUE
+from skerry.engine.filters import truth
 from skerry.registry.auth import Credential, decode_auth_config, decode_auth_header
 
 _SEARCH_FILTERS = frozenset({"is-official", "is-automated", "stars"})
@@ -61,8 +63,10 @@ async def search(call: Call) -> web.StreamResponse:
     for key in filters:
         if key not in _SEARCH_FILTERS:
             raise InvalidInput(f"invalid filter '{key}'")
-    found = await call.engine.transfer.search(term, call.number("limit", 25), credential(call))
     stars = max((_number(each) for each in filters.get("stars", ())), default=0)
+    for key in ("is-official", "is-automated"):
+        truth(key, filters)
+    found = await call.engine.transfer.search(term, call.number("limit", 25), credential(call))
     return call.json(
         [
             {
@@ -81,12 +85,15 @@ async def search(call: Call) -> web.StreamResponse:
 
 
 def _agrees(wanted: frozenset[str] | None, value: bool) -> bool:
-    return not wanted or ("true" if value else "false") in wanted
+    return not wanted or bool(wanted & TRUE) == value
 
 
 def _number(text: str) -> int:
     if not text.isdecimal() or len(text) > 9:
-        raise InvalidInput(f"invalid filter 'stars={text:.40}'")
+        raise InvalidInput(
+            f"invalid filter 'stars={text:.40}': strconv.Atoi: "
+            f'parsing "{text:.40}": invalid syntax'
+        )
     return int(text)
 
 

@@ -211,6 +211,12 @@ def test_files_go_in_and_out_running_and_stopped(machines: Skerry, docker: Docke
     *_, said, _, _, size = docker("exec", "files", "sh", "-c", fill).splitlines()
     assert "No space left on device" in said
     assert 32 << 20 < int(size) <= 64 << 20
+    docker("exec", "files", "sh", "-c", "echo late:x:77:88::/:/bin/sh >> /etc/passwd")
+    found = docker("exec", "-u", "late", "files", "sh", "-c", "id -u; id -g")
+    assert found.split() == ["77", "88"]
+    done = machines.docker("exec", "-u", "nobody-knows", "files", "true", check=False)
+    assert "unable to find user nobody-knows" in done.stdout
+    assert done.returncode == 126
     titles, row = docker("top", "files").splitlines()[:2]
     assert titles.split()[:3] == ["UID", "PID", "PPID"]
     assert "sleep 1000" in row

@@ -93,6 +93,15 @@ def _told(command: list[str]) -> str:
     return f"{command[0]} {' '.join(command[1:])}"[:512]
 
 
+def _look_up(container: Container, wanted: dict[str, Any], root: int) -> users.User:
+    """The user of an exec below `root`, which is closed."""
+    try:
+        groups = tuple(container.record.host.get("GroupAdd") or ())
+        return facts.lookup_user(root, wanted["User"], groups)
+    finally:
+        os.close(root)
+
+
 class Execs:
     """The service."""
 
@@ -135,7 +144,8 @@ class Execs:
             raise Conflict(f"container {container.id} has too many execs")
         if not wanted.get("Cmd"):
             raise InvalidInput("No exec command specified")
-        self._user(container, wanted)
+        if not self._in_machine(container):  # Whose files are looked at once, when it starts.
+            self._user_here(container, wanted)
         exec = Exec(container, wanted, kept=kept)
         container.execs[exec.id] = exec
         self._by_id[exec.id] = exec
@@ -181,11 +191,9 @@ class Execs:
         assert container.process is not None
         exec.started = True
         try:
+            user = await self._user(container, wanted)
             process = spec.exec_process(
-                container.process,
-                wanted,
-                self._user(container, wanted),
-                tuple(self._host.known_capabilities),
+                container.process, wanted, user, tuple(self._host.known_capabilities)
             )
         except SkerryError:
             # Clients ask for the code of an exec that they could not start.
@@ -289,20 +297,23 @@ class Execs:
         for exec in [e for e in self._by_id.values() if not e.started and e.created_at < limit]:
             self._forget(exec)
 
-    def _user(self, container: Container, wanted: dict[str, Any]) -> users.User | None:
+    async def _user(self, container: Container, wanted: dict[str, Any]) -> users.User | None:
         """Another user than the container's, looked up in its root as it is now."""
-        text = wanted.get("User")
-        if not text:
+        if not wanted.get("User") or not self._in_machine(container):
+            return self._user_here(container, wanted)
+        async with self._lifecycle.seen(container, ("etc/passwd", "etc/group")) as overlay:
+            return _look_up(container, wanted, facts.open_root(overlay))
+
+    def _user_here(self, container: Container, wanted: dict[str, Any]) -> users.User | None:
+        if not wanted.get("User"):
             return None
         root = facts.root_of(container.record)
         if root < 0:
-            if not container.running or wall_of(container.record.host) != VM:
-                raise Conflict(f"container {container.id} is not running")
-            root = facts.open_root(self._lifecycle.overlay(container))
-        try:
-            return facts.lookup_user(root, text, tuple(container.record.host.get("GroupAdd") or ()))
-        finally:
-            os.close(root)
+            raise Conflict(f"container {container.id} is not running")
+        return _look_up(container, wanted, root)
+
+    def _in_machine(self, container: Container) -> bool:
+        return container.running and wall_of(container.record.host) == VM
 
     async def resize(self, exec: Exec, rows: int, columns: int) -> None:
         """Set the terminal's size; Conflict when it does not run."""

@@ -10,7 +10,10 @@ import subprocess
 import tarfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import yaml
@@ -233,6 +236,25 @@ def test_export_and_import(skerry: Cli, image: str, tmp_path: Path) -> None:
     skerry("rmi", "flat:v1")
 
 
+def test_import_fetches_what_a_url_names(engine: Skerry, skerry: Cli, busybox_tar: Path) -> None:
+    serve = partial(SimpleHTTPRequestHandler, directory=str(busybox_tar.parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}/{busybox_tar.name}"
+            id_ = skerry("import", url, "fetched:ours").strip()
+            engine.docker("import", "--change", "CMD echo on", url, "fetched:docker")
+            missing = skerry("import", f"{url}x", code=1, error=True)
+        finally:
+            server.shutdown()
+            thread.join()
+    assert "the server answers 404" in missing
+    assert skerry("image", "inspect", "-f", "{{.Id}}", "fetched:ours").strip() == id_
+    assert engine.docker("run", "--rm", "--network", "none", "fetched:docker").stdout == "on\n"
+    skerry("rmi", "fetched:ours", "fetched:docker")
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
@@ -242,7 +264,8 @@ def test_export_and_import(skerry: Cli, image: str, tmp_path: Path) -> None:
         (["copy", "nonsense", "skerry:x"], "names no place"),
         (["copy", "skerry:none-such", "oci:/tmp/x"], "No such image: none-such"),
         (["copy", "skerry:busybox", "oci-archive:/no/such/x"], "there is no folder /no/such"),
-        (["import", "http://example.com/x.tar"], "URLs are not fetched"),
+        (["import", "ftp://example.com/x.tar"], "only http and https are fetched"),
+        (["import", "http://127.0.0.1:1/x.tar"], "http://127.0.0.1:1/x.tar"),
         (["save", "--format", "zip", "busybox"], "cannot write images as 'zip'"),
     ],
 )

@@ -1,7 +1,8 @@
 """/images as files: get (save), load, and the import half of create."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from typing import Any, BinaryIO
 
 from aiohttp import web
 
@@ -13,6 +14,7 @@ from skerry.base.architectures import architecture
 from skerry.base.errors import InvalidInput, Unsupported
 from skerry.base.references import parse_reference
 from skerry.build.changes import applied
+from skerry.build.downloads import Downloads
 from skerry.engine.archives import as_file
 
 TAR = "application/x-tar"
@@ -55,28 +57,41 @@ async def load(call: Call) -> web.StreamResponse:
 
 
 async def import_rootfs(call: Call) -> web.StreamResponse:
-    """POST /images/create?fromSrc=-: a tar archive of a root file system in the body."""
-    if call.text("fromSrc") != "-":
-        raise Unsupported(
-            "importing from a URL is not supported",
-            hint="fetch the archive and import it from standard input",
-        )
+    """POST /images/create?fromSrc=…: a tar archive of a root file system, in the body (`-`) or at
+    a URL."""
+    source = call.text("fromSrc")
     repository, tag = call.text("repo"), call.text("tag")
     name = f"{repository}:{tag}" if repository and tag else repository
     if name and parse_reference(name).digest:
         raise InvalidInput("cannot import digest reference")
     config = applied({}, call.query.getall("changes", []))
-    async with as_file(call.chunks()) as stream:
-        return await progress(
-            call,
-            call.engine.archives.import_rootfs(
-                stream,
-                config,
-                tag=name,
-                message=call.text("message") or "Imported from -",
-                platform=call.text("platform"),
-            ),
+
+    def lines(stream: BinaryIO) -> AsyncIterator[dict[str, Any]]:
+        return call.engine.archives.import_rootfs(
+            stream,
+            config,
+            tag=name,
+            message=call.text("message") or f"Imported from {source}",
+            platform=call.text("platform"),
         )
+
+    if source != "-":
+        return await progress(call, _fetched(call.builder.downloads, source, lines))
+    async with as_file(call.chunks()) as stream:
+        return await progress(call, lines(stream))
+
+
+async def _fetched(
+    downloads: Downloads, source: str, lines: Callable[[BinaryIO], AsyncIterator[dict[str, Any]]]
+) -> AsyncIterator[dict[str, Any]]:
+    url = source if "://" in source else f"http://{source}"
+    if not url.lower().startswith(("http://", "https://")):
+        raise InvalidInput(f"cannot import {source:.200}: only http and https are fetched")
+    yield {"status": f"Downloading from {url}"}
+    found = await downloads.fetch(url)
+    with open(found.path, "rb") as stream:
+        async for each in lines(stream):
+            yield each
 
 
 ROUTES = [

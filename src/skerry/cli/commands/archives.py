@@ -117,20 +117,16 @@ def import_(context: Context, parsed: Parsed) -> int:
     """An image from a tar archive of a file system."""
     source = parsed.arguments[0]
     name, tag = split_tag(parsed.arguments[1]) if len(parsed.arguments) > 1 else ("", "")
-    if "://" in source:
-        raise InvalidInput(
-            f"cannot import {source:.200}: URLs are not fetched",
-            hint="fetch it and pipe it: … | skerry import - NAME",
-        )
+    fetched = "://" in source
     target = "/images/create" + query(
-        fromSrc="-",
+        fromSrc=source if fetched else "-",
         repo=name,
         tag=tag if name else "",
         message=parsed.text("message"),
         changes=parsed.many("change") or None,
         platform=parsed.text("platform"),
     )
-    body = read_file("" if source == "-" else source)
+    body = None if fetched else read_file("" if source == "-" else source)
     headers = {"Content-Type": "application/x-tar"}
     response = context.client.open("POST", target, body, headers)
     try:

@@ -219,7 +219,7 @@ def test_inside(runtime: Runtime, case: Case) -> None:
 
 REFUSED: list[tuple[str, Change, str]] = [
     ("no args", process(args=[]), "process.args"),
-    ("relative cwd", process(cwd="tmp"), "cwd"),
+    ("relative cwd", process(cwd="tmp"), "Cwd must be an absolute path"),
     ("unknown rlimit", process(rlimits=[{"type": "RLIMIT_X", "soft": 1, "hard": 1}]), "RLIMIT_X"),
     ("rlimit twice", process(rlimits=[{"type": "RLIMIT_CPU", "soft": 1, "hard": 1}] * 2), "twice"),
     ("version", lambda s: s.update(ociVersion="2.0.0"), "ociVersion"),

@@ -70,7 +70,9 @@ class OomWatches:
     def _woken(self) -> None:
         loop = asyncio.get_running_loop()
         for fd, _ in self._epoll.poll(0):
-            watched = self._by_fd[fd]
+            watched = self._by_fd.get(fd)
+            if watched is None:
+                continue  # A child that is being started has it open for a moment longer.
             watched.watch.clear()
             for timer in watched.timers:
                 timer.cancel()

@@ -21,6 +21,7 @@ from skerry.base.errors import InvalidInput, SkerryError
 from skerry.base.settings import Settings, default_settings
 from skerry.engine import instance, network_settings
 from skerry.engine.engine import Engine
+from skerry.engine.spec import DEFAULT_PATH
 
 LEVELS = ("debug", "info", "warning", "error")
 log = logging.getLogger("skerry")
@@ -69,16 +70,13 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-
 def main(arguments: Sequence[str]) -> int:
     """Serve until SIGTERM or SIGINT. The exit status: 0, or 1 when the engine cannot start."""
     options = parser().parse_args(arguments)
     # What is made for containers has the modes that it is made with, whoever started the engine.
     os.umask(0o022)
     if not os.environ.get("PATH"):
-        os.environ["PATH"] = _PATH
+        os.environ["PATH"] = DEFAULT_PATH.removeprefix("PATH=")
     logging.basicConfig(
         level=options.log_level.upper(),
         format="%(asctime)s %(levelname)s %(message)s",

@@ -36,7 +36,7 @@ from skerry.engine.record import MountPoint
 from skerry.engine.root_view import RootView
 from skerry.engine.threads import blocking
 from skerry.engine.volumes import Volumes
-from skerry.engine.walls import VM, Walls, wall_of
+from skerry.engine.walls import VM, Walls, runs_in_machine, wall_of
 from skerry.kernel import descriptors, mounts
 from skerry.store import Store
 from skerry.store.archive import extract_tar, tar_stream
@@ -229,7 +229,7 @@ class Archive:
         self, container: Container, path: str, clean: str, follow: bool
     ) -> tuple[str, ...]:
         """Where a path leads in a machine that runs, for `Lifecycle.seen`."""
-        if not container.running or wall_of(container.record.host) != VM:
+        if not runs_in_machine(container.record):
             return ()
         async with self._view(container, clean) as view:
             with _opened(container, view, path, follow) as fd:

@@ -30,7 +30,7 @@ from skerry.engine.container import Container
 from skerry.engine.isolation import Driver, Stream
 from skerry.engine.lifecycle import Lifecycle
 from skerry.engine.roster import Roster
-from skerry.engine.walls import VM, wall_of
+from skerry.engine.walls import runs_in_machine
 
 KEPT = 300.0
 """Seconds that a finished exec can still be asked about, as in Docker."""
@@ -144,7 +144,7 @@ class Execs:
             raise Conflict(f"container {container.id} has too many execs")
         if not wanted.get("Cmd"):
             raise InvalidInput("No exec command specified")
-        if not self._in_machine(container):  # Whose files are looked at once, when it starts.
+        if not runs_in_machine(container.record):  # Whose files are looked at once, when it starts.
             self._user_here(container, wanted)
         exec = Exec(container, wanted, kept=kept)
         container.execs[exec.id] = exec
@@ -299,7 +299,7 @@ class Execs:
 
     async def _user(self, container: Container, wanted: dict[str, Any]) -> users.User | None:
         """Another user than the container's, looked up in its root as it is now."""
-        if not wanted.get("User") or not self._in_machine(container):
+        if not wanted.get("User") or not runs_in_machine(container.record):
             return self._user_here(container, wanted)
         async with self._lifecycle.seen(container, ("etc/passwd", "etc/group")) as overlay:
             return _look_up(container, wanted, facts.open_root(overlay))
@@ -311,9 +311,6 @@ class Execs:
         if root < 0:
             raise Conflict(f"container {container.id} is not running")
         return _look_up(container, wanted, root)
-
-    def _in_machine(self, container: Container) -> bool:
-        return container.running and wall_of(container.record.host) == VM
 
     async def resize(self, exec: Exec, rows: int, columns: int) -> None:
         """Set the terminal's size; Conflict when it does not run."""

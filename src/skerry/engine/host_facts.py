@@ -5,7 +5,6 @@ about them; the rest from /proc and /sys.
 """
 
 import os
-import re
 import shutil
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from typing import NamedTuple
 from skerry.engine import criu
 from skerry.kernel import capabilities, cgroups, host_probe, kvm_probe, processes
 from skerry.kernel.cgroups import Layout
+from skerry.kernel.mountinfo import plain
 from skerry.machine import compiled, shares
 
 
@@ -80,7 +80,6 @@ _SYSCTLS = (
     "kernel/pid_max",
     "fs/inotify/max_user_instances",
 )
-_ESCAPE = re.compile(r"\\([0-7]{3})")
 _PROGRAMS = (
     *("newuidmap", "newgidmap", "mmdebstrap"),
     *("qemu-system-x86_64", "qemu-img", "mkfs.erofs", "mkfs.ext4"),
@@ -225,8 +224,7 @@ def fstype(path: str, mountinfo: str) -> str:
         words = left.split(" ")
         if len(words) < 5:
             continue
-        # Blanks come as octal numbers (proc_pid_mountinfo(5)).
-        point = _ESCAPE.sub(lambda match: chr(int(match[1], 8)), words[4]).rstrip("/") + "/"
+        point = plain(words[4]).rstrip("/") + "/"
         if f"{path}/".startswith(point) and len(point) >= nearest:
             nearest, found = len(point), right.split(" ")[0]
     return found

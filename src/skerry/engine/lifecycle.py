@@ -48,7 +48,7 @@ from skerry.engine.isolation import Driver
 from skerry.engine.roster import Roster
 from skerry.engine.signals import DEFAULT_STOP, parse_signal
 from skerry.engine.volumes import Volumes
-from skerry.engine.walls import VM, Walls, wall_of
+from skerry.engine.walls import VM, Walls, runs_in_machine, wall_of
 from skerry.store import Store
 from skerry.store.trees import remove_tree
 
@@ -116,11 +116,7 @@ class Lifecycle:
         machine that runs those are a copy, in which long files have their contents only at and
         below `contents` (relative to the root): they come all over the line to the guest."""
         overlay = self.overlay(container)
-        if (
-            not container.running
-            or not isinstance(self._driver, Walls)
-            or wall_of(container.record.host) != VM
-        ):
+        if not runs_in_machine(container.record) or not isinstance(self._driver, Walls):
             yield overlay
             return
         scratch = self._store.scratch

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from skerry.base.errors import InvalidInput, KernelFault, SystemFault, Unsupported
 from skerry.engine.log_options import parse_size
 from skerry.kernel import mounts, quota
+from skerry.kernel.mountinfo import plain
 from skerry.runtime import mount_options
 
 KNOWN = ("device", "o", "size", "type")
@@ -150,21 +151,9 @@ def carry_out(call: Call, target: str) -> None:
 
 def is_mount_point(path: str) -> bool:
     """Whether something is mounted there; st_dev would not tell of bind mounts."""
-    real = os.path.realpath(path).encode("utf-8", "surrogateescape")
-    with open("/proc/self/mountinfo", "rb") as file:
-        return any(_plain(line.split(b" ", 5)[4]) == real for line in file)
-
-
-def _plain(field: bytes) -> bytes:
-    """A field of mountinfo without its escapes (proc_pid_mountinfo(5))."""
-    for escape, letter in (
-        (b"\\040", b" "),
-        (b"\\011", b"\t"),
-        (b"\\012", b"\n"),
-        (b"\\134", b"\\"),
-    ):
-        field = field.replace(escape, letter)
-    return field
+    real = os.path.realpath(path)
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        return any(plain(line.split(" ", 5)[4]) == real for line in file)
 
 
 def take_down(target: str) -> None:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from skerry.base.errors import SystemFault
 from skerry.engine.record import MountPoint
+from skerry.kernel.mountinfo import plain
 
 _SHARED = ("shared", "rshared")
 _SLAVE = ("slave", "rslave")
@@ -27,10 +28,7 @@ class Mount(NamedTuple):
 def parse(line: str) -> Mount:
     """One line of /proc/PID/mountinfo."""
     words = line.split(" - ", 1)[0].split()
-    point = words[4]
-    for escape, letter in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        point = point.replace(escape, letter)
-    return Mount(point, tuple(words[6:]))
+    return Mount(plain(words[4]), tuple(words[6:]))
 
 
 def mount_of(path: str) -> Mount | None:

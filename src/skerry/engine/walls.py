@@ -23,6 +23,7 @@ from skerry.base.isolation import (
     Unpacking,
 )
 from skerry.engine.isolation import Driver, OnExit, OnOom, Stream
+from skerry.engine.record import Record
 
 CONTAINER, VM = "container", "vm"
 ANNOTATION = "io.skerry.isolation"
@@ -59,6 +60,11 @@ def wall_of(host: Mapping[str, Any]) -> str:
     if len(asked) > 1:
         raise InvalidInput("the isolation, the runtime and the annotations contradict one another")
     return asked.pop() if asked else CONTAINER
+
+
+def runs_in_machine(record: Record) -> bool:
+    """Whether it runs, and what it has written is in its machine alone."""
+    return record.running and wall_of(record.host) == VM
 
 
 @runtime_checkable

@@ -4,17 +4,16 @@
 """
 
 import os
-import re
 
 from skerry.base.errors import InvalidInput
 from skerry.base.light import Any, NamedTuple
+from skerry.kernel.mountinfo import plain
 
 V2_MOUNT = "/sys/fs/cgroup"
 """Where systemd and others mount the unified hierarchy when nothing else is in use."""
 
 PATH_MAX = 4096
 NAME_MAX = 255
-_ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
 class Hierarchy(NamedTuple):
@@ -79,10 +78,6 @@ class _Mount(NamedTuple):
     options: frozenset[str]
 
 
-def _unescape(text: str) -> str:
-    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)
-
-
 def _mounts(mountinfo: str) -> list[_Mount]:
     found = []
     for line in mountinfo.splitlines():
@@ -91,7 +86,7 @@ def _mounts(mountinfo: str) -> list[_Mount]:
         if not dash or len(words) < 6 or len(tail) < 3 or tail[0] not in ("cgroup", "cgroup2"):
             continue
         options = frozenset(tail[2].split(","))
-        found.append(_Mount(_unescape(words[3]), _unescape(words[4]), tail[0], options))
+        found.append(_Mount(plain(words[3]), plain(words[4]), tail[0], options))
     return found
 
 

@@ -92,16 +92,8 @@ def key_of(kit: str, shape: Shape, accel: Accel) -> str:
     """The name of the template for a kit, a shape and the QEMU that is installed."""
     status = os.stat(qemu.BINARY)
     arguments = devices(hypervisor.numbers([]), shape, accel, ram=0, share=True, tap=0)
-    words: tuple[object, ...] = (
-        kit,
-        shape,
-        accel.name,
-        accel.cpu,
-        status.st_size,
-        status.st_mtime_ns,
-        arguments,
-    )
-    words += tuple(program_limits())
+    binary = (status.st_size, status.st_mtime_ns)
+    words = (kit, shape, accel.name, accel.cpu, *binary, arguments, *program_limits())
     return hashlib.sha256(repr(words).encode()).hexdigest()[:32]
 
 

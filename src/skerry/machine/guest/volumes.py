@@ -11,7 +11,6 @@ Sources: proc_pid_mountinfo(5), proc_pid_maps(5), mount_setattr(2).
 """
 
 import os
-import re
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final, NamedTuple
@@ -20,10 +19,10 @@ from skerry.base.errors import Conflict, KernelFault, SkerryError
 from skerry.kernel import mounts
 from skerry.kernel.cgroups import Cgroup
 from skerry.kernel.descriptors import open_in_root
+from skerry.kernel.mountinfo import plain
 from skerry.machine.guest.identity import inside
 
 KIND: Final = "virtiofs"
-_ESCAPE: Final = re.compile(r"\\([0-7]{3})")
 _ATTRIBUTES: Final = {
     "ro": mounts.ATTR_RDONLY,
     "nosuid": mounts.ATTR_NOSUID,
@@ -60,12 +59,8 @@ def parse(mountinfo: str) -> list[Mount]:
         fields, _, rest = line.partition(" - ")
         if rest.split(" ", 1)[0] == KIND:
             _, _, device, root, target, options, *_ = fields.split(" ")
-            found.append(Mount(device, _plain(root), _plain(target), tuple(options.split(","))))
+            found.append(Mount(device, plain(root), plain(target), tuple(options.split(","))))
     return found
-
-
-def _plain(field: str) -> str:
-    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), field)
 
 
 def planned(mounted: list[Mount], sources: dict[str, str]) -> list[Gone]:

@@ -59,8 +59,8 @@ _REMOVED: Final = (
     "var/lib/systemd/random-seed",
 )
 _DAY: Final = 86400
-_LOOK: Final = 0.5
-"""Seconds between looks whether the image is still wanted."""
+_LOOK_MS: Final = 500
+"""Milliseconds between looks whether the image is still wanted."""
 
 
 class Request(NamedTuple):
@@ -200,10 +200,13 @@ def _lines(fd: int, kill: Callable[[], None], wanted: Callable[[], bool]) -> Ite
     """What is written, until nobody has the pipe's other end any more; `kill` sees to that once
     it is not wanted."""
     rest = b""
+    # select(2) knows no descriptor from 1024 on, which a busy engine has.
+    ready = select.poll()
+    ready.register(fd, select.POLLIN)
     while True:
         if not wanted():
             kill()
-        elif not select.select([fd], [], [], _LOOK)[0]:
+        elif not ready.poll(_LOOK_MS):
             continue
         piece = os.read(fd, 65536)
         *whole, rest = (rest + piece).split(b"\n")

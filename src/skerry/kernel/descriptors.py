@@ -9,7 +9,9 @@ import ctypes
 import errno
 import fcntl
 import os
+import select
 import stat
+import time
 
 from skerry.base.errors import KernelFault, SystemFault
 from skerry.kernel.syscalls import (
@@ -205,6 +207,21 @@ def memfd_sealed(name: str, data: bytes, *, executable: bool = False) -> int:
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
     os.lseek(fd, 0, os.SEEK_SET)
     return fd
+
+
+def read_within(fd: int, seconds: float) -> bytes:
+    """What a pipe says until its end, or within so many seconds."""
+    # select(2) knows no descriptor from 1024 on, which a busy engine has.
+    ready = select.poll()
+    ready.register(fd, select.POLLIN)
+    deadline = time.monotonic() + seconds
+    said = b""
+    while (left := deadline - time.monotonic()) > 0 and ready.poll(left * 1000):
+        piece = os.read(fd, 65536)
+        if not piece:
+            break
+        said += piece
+    return said
 
 
 def set_dumpable(allowed: bool) -> None:

@@ -10,16 +10,15 @@ import contextlib
 import fcntl
 import json
 import os
-import select
 import signal
 import stat
 import sys
-import time
 from collections.abc import Callable
 
 from skerry.base.errors import SkerryError
 from skerry.base.isolation import Overlay
 from skerry.kernel import cgroups, mounts, namespaces, seccomp
+from skerry.kernel.descriptors import read_within
 from skerry.kernel.namespaces import FLAGS
 
 PATIENCE_SECONDS = 20.0
@@ -65,15 +64,7 @@ def probe(scratch: str) -> Results:
 
 
 def _collect(fd: int) -> Results:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    said = b""
-    while (left := deadline - time.monotonic()) > 0:
-        if not select.select([fd], [], [], left)[0]:
-            break
-        piece = os.read(fd, 65536)
-        if not piece:
-            break
-        said += piece
+    said = read_within(fd, PATIENCE_SECONDS)
     results: Results = {}
     for line in said.decode("utf-8", "replace").splitlines():
         try:

@@ -16,13 +16,13 @@ import ctypes
 import errno
 import mmap
 import os
-import select
 import signal
 import struct
 import sys
 import time
 
 from skerry.base.light import NamedTuple
+from skerry.kernel.descriptors import read_within
 from skerry.kernel.syscalls import libc
 
 WORKS = "works"
@@ -198,17 +198,8 @@ def _run_child(device: str) -> tuple[str, int]:
     finally:
         os.close(write_end)
     deadline = time.monotonic() + _PATIENCE_SECONDS
-    said = b""
     try:
-        while (left := deadline - time.monotonic()) > 0:
-            if not select.select([read_end], [], [], left)[0]:
-                break
-            piece = os.read(read_end, 4096)
-            if not piece:
-                break
-            said += piece
-        else:
-            os.kill(pid, signal.SIGKILL)
+        said = read_within(read_end, _PATIENCE_SECONDS)
         if time.monotonic() >= deadline:
             os.kill(pid, signal.SIGKILL)
         return said.decode("ascii", "replace"), os.waitpid(pid, 0)[1]

@@ -117,3 +117,13 @@ def test_device_numbers() -> None:
             assert d.device_number(fd) == number
         finally:
             os.close(fd)
+
+
+def test_a_pipe_is_read_to_its_end_or_for_a_time() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"first")
+    assert d.read_within(reading, 0.05) == b"first"
+    os.write(writing, b"last")
+    os.close(writing)
+    assert d.read_within(reading, 120) == b"last"
+    os.close(reading)

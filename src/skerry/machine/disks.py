@@ -1,6 +1,6 @@
-"""Disks of containers' machines: the image's layers as one erofs, the writable layer as a qcow2.
+"""Disks of containers' machines: the layers as one file system, the writable layer as a qcow2.
 
-    <root>/machines/layers/<key>.erofs    a chain of layers, made once, shared, read-only
+    <root>/machines/layers/<key>.erofs    a chain of layers (see `layer_disk`), shared, read-only
     <root>/machines/blank.raw             an empty ext4, sparse
     <root>/machines/blank.qcow2           an empty overlay over it; copied for each container
     <root>/machines/rehearsal.erofs       a shell, for `rehearsal`
@@ -23,7 +23,7 @@ from pathlib import Path
 
 from skerry.base.errors import InvalidInput, SystemFault, Unavailable
 from skerry.base.isolation import WHOLE, Overlay
-from skerry.machine import orderly
+from skerry.machine import lean, orderly
 from skerry.machine.full.confine import Bind
 from skerry.machine.full.disks import confined, judge
 from skerry.machine.full.qemu import interpreter
@@ -39,31 +39,10 @@ _HINTS = {
     "mkfs.ext4": "install e2fsprogs",
     "qemu-img": "install qemu-utils",
 }
-_MOUNT_AND_MAKE = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from skerry.base.isolation import Overlay
-from skerry.kernel import mounts, namespaces
-import os
-target, place, lower = sys.argv[2], sys.argv[3], tuple(sys.argv[4:])
-namespaces.unshare(namespaces.FLAGS["mount"])
-mounts.mount("", "/", flags=mounts.MS_REC | mounts.MS_PRIVATE)
-if len(lower) == 1:
-    mounts.mount(lower[0], place, flags=mounts.MS_BIND)
-else:
-    mounts.mount_overlay(Overlay(lower), place)
-# The same layers give the same bytes, wherever and whenever: a time of making that is nobody's
-# (and later than any file's), no number of its own. Files keep their times.
-os.environ["SOURCE_DATE_EPOCH"] = "4102444800"
-none = "00000000-0000-0000-0000-000000000000"
-os.execvp("mkfs.erofs", ["mkfs.erofs", "--quiet", "-x1", "-U", none, target, place])
-"""
 _GROWTH, _SLACK = 2, 64 << 20
 _HALF_MADE = ".make-"
 _CHECKED = (0, 2, 3)
 """Exit codes of `qemu-img check` that has read all of the disk."""
-MAGIC = b"\xe2\xe1\xf5\xe0"
-"""Of erofs, at byte 1024."""
 
 
 class Disks:
@@ -133,18 +112,11 @@ class Disks:
         return path
 
     def _make(self, overlay: Overlay, path: Path) -> None:
-        import sys
-
-        import skerry
-
-        source = str(Path(os.path.abspath(skerry.__file__)).parents[1])
         with tempfile.TemporaryDirectory(prefix=_HALF_MADE, dir=self._folder) as scratch:
             fresh, place = f"{scratch}/image", f"{scratch}/root"
             os.mkdir(place)
-            _run(
-                sys.executable, "-ISE", "-c", _MOUNT_AND_MAKE, source, fresh, place, *overlay.lower,
-                needs="mkfs.erofs",
-            )  # fmt: skip
+            wanted = json.dumps([fresh, place, overlay.lower])
+            _run(*lean.command("layer_disk", wanted), needs="mkfs.erofs")
             if os.path.getsize(fresh) > SLOT_SIZE:
                 raise SystemFault(f"an image of more than {SLOT_SIZE >> 30} GiB")
             os.truncate(fresh, SLOT_SIZE)
@@ -252,7 +224,7 @@ class _Lock:
 
 def key_of(overlay: Overlay) -> str:
     """The name of a chain: by its folders, and when each of them was made."""
-    digest = hashlib.sha256(b"2\n")
+    digest = hashlib.sha256(b"3\n")
     for path in overlay.lower:
         status = os.stat(path)
         digest.update(f"{path} {status.st_ino} {status.st_mtime_ns}\n".encode())

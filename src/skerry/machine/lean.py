@@ -15,12 +15,17 @@ _BOOT = (
 )
 
 
+def command(module: str, argument: str) -> list[str]:
+    """argv of a lean interpreter that runs `skerry.machine.<module>.main` on an argument."""
+    source = os.path.dirname(os.path.dirname(os.path.abspath(skerry.__file__)))
+    return [sys.executable, "-ISE", "-c", _BOOT.format(module), source, argument]
+
+
 async def run(module: str, argument: str, *fds: int) -> None:
     """Run `skerry.machine.<module>.main` on an argument, with descriptors that keep their numbers
     and are named after it; raises the error that it reports as JSON on standard output."""
-    source = os.path.dirname(os.path.dirname(os.path.abspath(skerry.__file__)))
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-ISE", "-c", _BOOT.format(module), source, argument),
+        *command(module, argument),
         *(str(fd) for fd in fds),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,

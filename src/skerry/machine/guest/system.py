@@ -214,14 +214,22 @@ def flush_buffers(device: str) -> None:
 def attach_disks(layers: str, writable: str) -> None:
     """Mount the image's layers and the writable layer, by the serials of their disks."""
     if layers:
-        device = device_by_serial(layers)
-        mounts.mount(device, "/layers", "erofs", mounts.MS_RDONLY)
+        _mount_layers(device_by_serial(layers))
     device = device_by_serial(writable)
     # Without the thread that clears what no file uses yet: it takes each fresh copy some time.
     mounts.mount(device, "/rw", "ext4", mounts.MS_NOATIME, "noinit_itable")
     for path in ("/rw/upper", "/rw/work"):
         if not os.path.isdir(path):  # On a disk of an older make.
             os.mkdir(path)
+
+
+def _mount_layers(device: str) -> None:
+    try:
+        mounts.mount(device, "/layers", "erofs", mounts.MS_RDONLY)
+    except KernelFault as fault:
+        if fault.errno != errno.EINVAL:
+            raise
+        mounts.mount(device, "/layers", "ext4", mounts.MS_RDONLY)  # See `layer_disk`.
 
 
 def limit_disk(writable: str, size: int) -> None:

@@ -3,7 +3,8 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 # Debian's interpreter starts in half the time of a pyenv build, and a container engine is started often.
-PYTHON ?= $(shell for p in /usr/bin/python3 python3; do \
+# The shell looks for it, not make: make would before the package is installed.
+PYTHON ?= $$(for p in /usr/bin/python3 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v $$p; break; }; done)
 VENV := .venv
 BIN := $(VENV)/bin

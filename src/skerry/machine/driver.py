@@ -7,12 +7,8 @@ that a keeper keeps (`warden`) and who is asked about what goes on behind the wa
 import asyncio
 import json
 import os
-import shutil
-import socket
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from skerry.base.errors import (
@@ -24,64 +20,41 @@ from skerry.base.errors import (
     Unsupported,
 )
 from skerry.base.isolation import (
-    DISK,
-    MIRRORED,
     Attach,
     ExecTask,
     Exit,
     LogOptions,
     Overlay,
-    SavedInfo,
     Started,
     Stats,
     Task,
-    Unpacking,
 )
 from skerry.kernel import cgroups, processes
 from skerry.machine import (
-    lean,
     machine_id,
-    mirroring,
-    orderly,
     planning,
     portable,
-    qemu,
     rehearsal,
-    stream,
-    template,
+    said,
     tidying,
-    warden,
 )
-from skerry.machine.accel import choose
-from skerry.machine.conf import Conf, bare, pack
-from skerry.machine.disks import Disks, repair
-from skerry.machine.guest import identity
-from skerry.machine.shape import Shape, shape_for
+from skerry.machine.chains import disk_of, frozen_disks, on_layers_disk
+from skerry.machine.conf import Conf, pack
+from skerry.machine.contents import Contents
+from skerry.machine.shape import shape_for
+from skerry.machine.snapshots import Snapshots
 from skerry.machine.spares import TAKE_SECONDS, Pattern, Spare, Spares
-from skerry.machine.templates import Templates
-from skerry.runtime import bundle, plan, rundir, tiny_init
-from skerry.runtime.driver import RuntimeDriver, leftovers
+from skerry.runtime import bundle, plan, tiny_init
+from skerry.runtime.driver import leftovers
 from skerry.runtime.driver.driver import CONFIG
-from skerry.runtime.driver.link import Control
 from skerry.runtime.driver.readings import networks, stats_from
-from skerry.runtime.driver.spawning import Spawner
 from skerry.runtime.driver.streams import AttachStream
 from skerry.runtime.steps import process_to_wire
 
 OnExit = Callable[[str, Exit], None]
-ANSWER_SECONDS = 20.0
-SAVE_SECONDS = 150.0
-_TAKERS = 32
-_BOOT = """
-import os, sys
-os.close(int(sys.argv[2]))
-sys.path.insert(1, sys.argv[3])
-from skerry.machine.spawner import main
-main(int(sys.argv[1]))
-"""
 
 
-class MachineDriver(RuntimeDriver):
+class MachineDriver(Snapshots, Contents):
     """Containers in microVMs."""
 
     name = "vm"
@@ -89,20 +62,13 @@ class MachineDriver(RuntimeDriver):
     def __init__(self, root: str, *, cgroup_parent: str = "/skerry", spares: int = 0) -> None:
         """`root` is the engine's; kits, templates and disks are kept below it. At most so many
         `spares` stand ready."""
-        super().__init__(cgroup_parent=cgroup_parent, spawner=Spawner(_BOOT))
-        self.templates = Templates(Path(root))
-        self.disks = Disks(Path(root, "machines"))
+        super().__init__(root, cgroup_parent=cgroup_parent)
         self.spares = Spares(
             self.disks, self._spawner.send, self._cgroup_parent, spares, lambda: self._busy > 0
         )
         self._guests: dict[str, tuple[Task, planning.Guest]] = {}
-        self._lines: dict[str, Control] = {}
         self._given: dict[str, Spare] = {}
         """Spares that are promised to a start, by its run directory."""
-        self._takers = ThreadPoolExecutor(_TAKERS, "machine-files")
-        """Threads that wait for guests: a slow one keeps nobody else's."""
-        self._busy = 0
-        """Starts that may be about to open a template or a disk by its name."""
 
     # Life cycle
 
@@ -149,14 +115,6 @@ class MachineDriver(RuntimeDriver):
         """Clone the template and run the container in it; as `Driver.start`."""
         with self._opening():
             return await self._start(task, on_exit, attach)
-
-    @contextmanager
-    def _opening(self) -> Iterator[None]:
-        self._busy += 1
-        try:
-            yield
-        finally:
-            self._busy -= 1
 
     async def _start(
         self, task: Task, on_exit: OnExit, attach: Attach | None
@@ -224,7 +182,7 @@ class MachineDriver(RuntimeDriver):
                 "shape": [guest.shape.memory, guest.shape.cpus],
                 "template": frozen.key,
                 "made_of": (saved.made_of if saved else None)
-                or _made_of(frozen.kit, guest.shape, accel)
+                or portable.made_of(frozen.kit, guest.shape, accel)
                 ._replace(shares=len(guest.shares))
                 ._asdict(),
             },
@@ -268,116 +226,6 @@ class MachineDriver(RuntimeDriver):
         self.disks.writable(disk_of(task))
         return self._ready_disks(task.rootfs)
 
-    async def repair(self, rootfs: Overlay) -> None:
-        """Check the writable disk of a container that does not run, if a machine left it open:
-        before it is written to or frozen, and the mark goes or stays with it."""
-        disk = Path(os.path.dirname(rootfs.upper), DISK)
-        if orderly.is_marked(str(disk)):
-            await asyncio.to_thread(repair, disk)
-
-    def _ready_disks(self, overlay: Overlay | None) -> str:
-        self.disks.prepare()
-        if overlay is None or not overlay.lower:
-            return ""
-        return str(self.disks.layers(_on_layers_disk(overlay)))
-
-    async def save(
-        self, container_id: str, rootfs: Overlay, memory: int = -1, devices: str = ""
-    ) -> SavedInfo:
-        """Save the running machine; it goes on.
-
-        What it has written to its disk is never written again: from now on it writes to the fresh
-        disk of `rootfs`. Its memory goes into the empty file behind the descriptor `memory`, the
-        rest to the path `devices`; without those only the disk is frozen. Conflict when it does not
-        run or is paused; it runs on as before when this fails.
-        """
-        container = self._containers.get(container_id)
-        if container is None:
-            raise Conflict(f"container {container_id} is not running")
-        disk = Path(os.path.dirname(rootfs.upper), DISK)
-        await asyncio.to_thread(self.disks.writable, disk)
-        overlay = os.open(disk, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        if memory < 0:
-            answer = await self.ask(container_id, "save", fds=(overlay,), seconds=SAVE_SECONDS)
-            return SavedInfo(float(answer["pause_ms"]), [], False, {})
-        size = self._shape_of(container_id).memory
-        # Into memory, as the machine may stand still meanwhile; what takes long comes afterwards.
-        raw = os.memfd_create("skerry-stream", os.MFD_CLOEXEC)
-        try:
-            fds = (overlay, os.dup(raw), os.dup(memory))
-            answer = await self.ask(container_id, "save", fds=fds, seconds=SAVE_SECONDS)
-            take = _write_out if answer.get("apart") is True else _split
-            await asyncio.to_thread(take, raw, memory, size, devices)
-        finally:
-            os.close(raw)
-        renew, hooks = read_told(answer.get("guest"))
-        version = portable.told_version(answer.get("qemu"))
-        made_of = {**self._containers[container_id].facts.get("made_of", {}), "qemu": version}
-        if made_of.get("cpus"):
-            made_of["cpus"] = int(answer["cpus"])
-            made_of["more"] = int(answer["more"])
-        return SavedInfo(float(answer["pause_ms"]), renew, hooks, made_of)
-
-    async def load_memory(self, path: str) -> int:
-        """A sealed memfd with the memory of a saved machine; the caller closes it. Copies map it,
-        and none of their hypervisors can write to it."""
-        return await asyncio.to_thread(_load_memory, path)
-
-    def seal(self, memory: int) -> None:
-        """Let nobody write to a memfd any more."""
-        template.seal(memory)
-
-    def pack_snapshot(
-        self, overlay: Overlay, folder: str, made_of: dict[str, Any], target: str
-    ) -> tuple[dict[str, Any], dict[str, str]]:
-        """What of a machine's snapshot another engine takes in, below the folder `target`: words
-        for `take_snapshot`, and file names to paths. `folder` has its memory, if it was kept.
-        Blocks."""
-        files: dict[str, str] = {}
-        if made_of:
-            portable.leave_out_shares(portable.MadeOf(**made_of))
-        if chain := frozen_disks(overlay):
-            files[DISK] = f"{target}/{DISK}"
-            self.disks.flatten(chain, Path(files[DISK]))
-        if not made_of:
-            return {}, files
-        layers = self._ready_disks(overlay)
-        said = portable.MadeOf(**made_of)._replace(layers=portable.digest(layers) if layers else "")
-        files[portable.MEMORY] = f"{target}/{portable.MEMORY}"
-        portable.compress(f"{folder}/memory", files[portable.MEMORY])
-        files[portable.DEVICES] = f"{folder}/{portable.DEVICES}"
-        return said._asdict(), files
-
-    def take_snapshot(
-        self, said: object, files: dict[str, str], overlay: Overlay, folder: str
-    ) -> dict[str, Any]:
-        """Put what `pack_snapshot` made, perhaps a stranger, into the folder of a frozen layer that
-        is being made above the layers of `overlay`; the `made_of` of a machine with memory.
-
-        InvalidInput for what is no snapshot, Unsupported when its memory cannot go on here. Blocks.
-        """
-        made_of: dict[str, Any] = {}
-        if portable.MEMORY in files and portable.DEVICES in files:
-            found = portable.parse(said)
-            portable.refuse(found, self._here(found.shape, overlay))
-            portable.expand(files[portable.MEMORY], f"{folder}/memory", found.memory + found.more)
-            portable.take_devices(files[portable.DEVICES], f"{folder}/{portable.DEVICES}")
-            made_of = found._asdict()
-        self.disks.take_in(Path(files[DISK]), Path(folder, DISK))
-        return made_of
-
-    def _here(self, shape: Shape, overlay: Overlay) -> portable.MadeOf:
-        contents, accel = self.templates.kit_contents(), choose()
-        layers = self._ready_disks(overlay)
-        return _made_of(contents, shape, accel)._replace(
-            qemu=portable.qemu_version(), layers=portable.digest(layers) if layers else ""
-        )
-
-    def _shape_of(self, container_id: str) -> Shape:
-        facts = self._containers[container_id].facts
-        memory, cpus = facts["shape"]
-        return Shape(int(memory), int(cpus))
-
     async def exec(
         self, task: ExecTask, on_exit: OnExit, *, attach: Attach | None
     ) -> tuple[Started, AttachStream | None]:
@@ -420,7 +268,6 @@ class MachineDriver(RuntimeDriver):
         await self.spares.close()
         await super().close()
         self.templates.close()
-        self._takers.shutdown(wait=False)
 
     # What can go
 
@@ -431,7 +278,7 @@ class MachineDriver(RuntimeDriver):
             return tidying.Unused([], [], [])
         facts = [container.facts for container in self._containers.values()]
         used = {str(each.get("template", "")) for each in facts}
-        wanted = [_on_layers_disk(chain) for chain in chains]
+        wanted = [on_layers_disk(chain) for chain in chains]
         return tidying.Unused(
             self.templates.unused_kits(), self.templates.unused(used), self.disks.unused(wanted)
         )
@@ -445,36 +292,6 @@ class MachineDriver(RuntimeDriver):
         return await asyncio.to_thread(found.set_aside().remove)
 
     # Behind the wall
-
-    def _hang_up(self, run_dir: str) -> None:
-        line = self._lines.pop(run_dir, None)
-        if line is not None:
-            line.close()
-
-    async def ask(
-        self,
-        container_id: str,
-        op: str,
-        *,
-        fds: tuple[int, ...] = (),
-        seconds: float | None = ANSWER_SECONDS,
-        **words: Any,
-    ) -> dict[str, Any]:
-        """Ask the warden of a running container; Conflict when it does not run, MachineFault when
-        the guest does not answer in time. Takes over `fds`."""
-        kept = self._containers.get(container_id)
-        if kept is None:
-            raise Conflict(f"container {container_id} is not running")
-        line = self._lines.get(kept.run_dir)
-        if line is None or line.closed:
-            sock = rundir.connect(kept.run_dir, warden.SOCKET)
-            if sock is None:
-                raise Conflict(f"container {container_id} is not running")
-            line = self._lines[kept.run_dir] = Control(sock, lambda _: None)
-        try:
-            return await asyncio.wait_for(line.request(op, fds, **words), seconds)
-        except TimeoutError:
-            raise MachineFault(f"the machine of {container_id} does not answer") from None
 
     async def signal(self, container_id: str, run_dir: str, signal: int) -> None:
         """Send a signal to the init, or to an exec; with SIGKILL the whole task ends."""
@@ -549,99 +366,9 @@ class MachineDriver(RuntimeDriver):
         """Rows of UID, PID, PPID, C, STIME, TTY, TIME, CMD; of the guest's processes."""
         answer = await self.ask(container_id, "processes")
         try:
-            return read_rows(answer.get("body"))
+            return said.read_rows(answer.get("body"))
         except ValueError:
             raise _senseless(container_id) from None
-
-    async def mirror(self, container_id: str, overlay: Overlay, run_dir: str) -> None:
-        """Make `overlay.upper` what the container has written by now.
-
-        Of a container that does not run this is done once, and again only when its disk changed.
-        """
-        disk = Path(os.path.dirname(overlay.upper), DISK)
-        if not disk.exists():
-            return
-        running = container_id in self._containers
-        stamp = disk.with_name(MIRRORED)
-        status = disk.stat()
-        state = f"{status.st_mtime_ns} {status.st_size}"
-        if not running and stamp.exists() and stamp.read_text() == state:
-            return
-        stamp.unlink(missing_ok=True)
-        await self._pack(container_id, overlay, run_dir, overlay.upper)
-        if not running:
-            status = disk.stat()
-            stamp.write_text(f"{status.st_mtime_ns} {status.st_size}")
-
-    async def look(
-        self, container_id: str, overlay: Overlay, folder: str, contents: tuple[str, ...]
-    ) -> None:
-        """Make `folder` what the running container has written by now, but of long files elsewhere
-        than at and below `contents` (relative to the root) a hole of their size."""
-        if container_id not in self._containers:
-            raise Conflict(f"container {container_id} is not running")
-        await self._pack(container_id, overlay, "", folder, contents=contents)
-
-    async def _pack(
-        self, container_id: str, overlay: Overlay, run_dir: str, folder: str, **more: Any
-    ) -> None:
-        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        loop = asyncio.get_running_loop()
-        taking = loop.run_in_executor(self._takers, mirroring.take, mine, folder)
-        request = {"op": "pack", **more}
-        try:
-            await self._work(container_id, overlay, run_dir, request, theirs.detach())
-        except BaseException:
-            with suppress(OSError):
-                mine.shutdown(socket.SHUT_RDWR)
-            with suppress(Exception):
-                await taking
-            raise
-        await taking
-
-    async def unpack(
-        self, container_id: str, overlay: Overlay, run_dir: str, archive: Unpacking
-    ) -> None:
-        """Unpack into the container, running or not."""
-        request = {
-            "op": "unpack",
-            "path": archive.path,
-            "keep_kinds": archive.keep_kinds,
-            "owner": archive.owner,
-        }
-        await self._work(container_id, overlay, run_dir, request, os.dup(archive.fd))
-
-    async def _work(
-        self, container_id: str, overlay: Overlay, run_dir: str, request: dict[str, Any], fd: int
-    ) -> None:
-        """Have a machine read or write its container's files; `fd` is taken over."""
-        if container_id in self._containers:
-            await self.ask(container_id, request.pop("op"), fds=(fd,), seconds=None, **request)
-            return
-        with self._opening():
-            await self._read(container_id, overlay, run_dir, request, fd)
-
-    async def _read(
-        self, container_id: str, overlay: Overlay, run_dir: str, request: dict[str, Any], fd: int
-    ) -> None:
-        shape = shape_for(0, 0, 1)
-        try:
-            frozen = await self.templates.get(shape)
-            layers = await asyncio.to_thread(self._ready_disks, overlay)
-            await self.repair(overlay)
-            below = frozen_disks(overlay)
-            accel = self.templates.accel
-            os.makedirs(run_dir, 0o700, exist_ok=True)
-            conf = bare(
-                container_id, run_dir, frozen.state, f"/proc/{os.getpid()}/fd/{frozen.ram}",
-                shape=shape, accel=(accel.name, accel.cpu, accel.tsc_khz), layers=layers,
-                writable=os.path.join(os.path.dirname(overlay.upper), DISK),
-                below=[str(disk) for disk in below], blank=self.disks.floor(below),
-            )  # fmt: skip
-            await lean.run("reader", json.dumps([conf, request, os.getpid()]), fd)
-        finally:
-            os.close(fd)
-            shutil.rmtree(run_dir, ignore_errors=True)
 
     async def stats(self, container_id: str) -> Stats:
         """One reading of the counters: the guest's own of the container."""
@@ -658,83 +385,8 @@ class MachineDriver(RuntimeDriver):
         raise Unsupported("a machine does not tell how many processes it was refused")
 
 
-def read_rows(said: object) -> list[list[str]]:
-    """Processes as a guest tells them, with what can be printed only; ValueError."""
-    try:
-        rows = json.loads(said) if isinstance(said, bytes) else None
-    except RecursionError:
-        rows = None
-    if not isinstance(rows, list):
-        raise ValueError("no rows")
-    return [
-        ["".join(c if c.isprintable() else "?" for c in str(field)[:4096]) for field in row[:8]]
-        for row in rows[:4096]
-        if isinstance(row, list)
-    ]
-
-
-def read_told(said: object) -> tuple[list[str], bool]:
-    """What a guest tells when it is saved: which files a copy must have of its own, and whether
-    it has hooks. What makes no sense is nothing."""
-    told = said if isinstance(said, dict) else {}
-    renew = told.get("renew")
-    named = renew if isinstance(renew, list) else []
-    return [path for path in identity.RENEWED if path in named], told.get("hooks") is True
-
-
 def _senseless(container_id: str) -> MachineFault:
     return MachineFault(f"the machine of {container_id} answers without sense")
-
-
-def _made_of(kit: str, shape: Shape, accel: qemu.Accel) -> portable.MadeOf:
-    return portable.MadeOf(kit, accel.name, accel.cpu, accel.tsc_khz, shape.memory, shape.cpus)
-
-
-def frozen_disks(overlay: Overlay | None) -> list[Path]:
-    """The disks of the frozen layers that a container stands on, top-most first."""
-    found = []
-    for path in overlay.lower if overlay else ():
-        disk = Path(os.path.dirname(path), DISK)
-        if os.path.basename(path) == "upper" and disk.exists():
-            found.append(disk)
-    return found
-
-
-def _on_layers_disk(overlay: Overlay) -> Overlay:
-    """The chain without what is on frozen disks, which is not taken from its folder."""
-    disks = {str(disk.parent / "upper") for disk in frozen_disks(overlay)}
-    return overlay._replace(lower=tuple(path for path in overlay.lower if path not in disks))
-
-
-def _load_memory(path: str) -> int:
-    memory = os.memfd_create("skerry-saved", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            os.ftruncate(memory, size)
-            template.copy_sparse(file.fileno(), memory, size)
-        template.seal(memory)
-    except BaseException:
-        os.close(memory)
-        raise
-    return memory
-
-
-def _split(raw: int, memory: int, size: int, devices: str) -> None:
-    """Take apart what QEMU has written."""
-    with open(devices, "xb") as file:
-        file.writelines(stream.split(stream.read(raw), memory, size, "ram"))
-
-
-def _write_out(raw: int, _memory: int, _size: int, devices: str) -> None:
-    """What is apart already."""
-    with open(devices, "xb") as file:
-        file.writelines(stream.read(raw))
-
-
-def disk_of(task: Task) -> Path:
-    """The writable disk: beside the upper folder whose part it plays, so that it lives as long."""
-    return Path(os.path.dirname(task.rootfs.upper) if task.rootfs else task.state_dir, DISK)
 
 
 def _read_files(files: dict[str, str]) -> dict[str, str]:

@@ -63,6 +63,11 @@ class MadeOf(NamedTuple):
         return Shape(self.memory, self.cpus)
 
 
+def made_of(kit: str, shape: Shape, accel: qemu.Accel) -> MadeOf:
+    """A machine of this shape."""
+    return MadeOf(kit, accel.name, accel.cpu, accel.tsc_khz, shape.memory, shape.cpus)
+
+
 def parse(said: object) -> MadeOf:
     """What an archive says; InvalidInput for what no machine is made of."""
     if not isinstance(said, dict) or not said.keys() <= set(MadeOf._fields):

@@ -20,7 +20,7 @@ from skerry.kernel import cgroups
 from skerry.kernel.cgroups import Cgroup, Layout
 from skerry.kernel.descriptors import pidfd_open
 from skerry.kernel.syscalls import libc
-from skerry.machine import daemon, spare, terminal, warden
+from skerry.machine import clients, daemon, spare, terminal, warden
 from skerry.machine.conf import Conf, unpack
 from skerry.runtime import rundir, wire
 from skerry.runtime.containers import Containers
@@ -69,7 +69,7 @@ class Machines(Containers):
 
     def _start_machine(self, head: dict[str, Any], body: bytes, ends: Ends) -> Launched:
         conf, plan = unpack(body)
-        rundir.remove(conf.run_dir, warden.LAST_WORDS, warden.SOCKET)
+        rundir.remove(conf.run_dir, warden.LAST_WORDS, clients.SOCKET)
         group = Cgroup(conf.cgroup, self._layout)
         limits = cgroups.plan(conf.cgroup, head.get("limits"), self._layout, devices=False)
         group.create(limits)
@@ -145,7 +145,7 @@ def _hear(fd: int) -> bool:
 
 
 def _exec(head: dict[str, Any], body: bytes, ends: Ends) -> Launched:
-    sock = rundir.connect(str(head["machine"]), warden.SOCKET)
+    sock = rundir.connect(str(head["machine"]), clients.SOCKET)
     if sock is None:
         raise Conflict("the container's machine is not running")
     slave = -1

@@ -11,11 +11,12 @@ import time
 from typing import Any
 
 from skerry.base.errors import GuestFault, KernelFault, MachineFault, SkerryError
-from skerry.machine import cabling, orderly, qemu, warden
+from skerry.machine import cabling, orderly, qemu
 from skerry.machine.channel import MOST_FROM_GUEST, Line, Message, Sink
 from skerry.machine.clone import clone, identity
 from skerry.machine.conf import Conf
 from skerry.machine.full.confine import die_with_parent
+from skerry.machine.packing import Work
 from skerry.machine.said import guests_error
 from skerry.runtime import wire
 from skerry.runtime.loop import Loop
@@ -61,7 +62,7 @@ def work(conf: Conf, request: dict[str, Any], fd: int) -> None:
         ask(op="attach", layers=layers, writable=qemu.WRITABLE_SERIAL)
         os.set_blocking(fd, False)
         end = line.sink(_STREAM, fd) if request["op"] == "pack" else line.source(_STREAM, fd)
-        files = warden.Work(end, lambda head: None)
+        files = Work(end, lambda head: None)
         ask(**request, stream=_STREAM)
         while not messages:
             turn()

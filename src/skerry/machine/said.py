@@ -1,6 +1,7 @@
 """What a guest says, made fit for others: numbers within bounds, errors that are its own."""
 
 import _socket
+import json
 import socket
 from contextlib import suppress
 
@@ -45,6 +46,21 @@ def guests_error(value: object) -> SkerryError | GuestFault:
 
 def _words(text: str) -> str:
     return "".join(each if each.isprintable() else " " for each in text[:_MOST_TEXT])
+
+
+def read_rows(said: object) -> list[list[str]]:
+    """Processes as a guest tells them, with what can be printed only; ValueError."""
+    try:
+        rows = json.loads(said) if isinstance(said, bytes) else None
+    except RecursionError:
+        rows = None
+    if not isinstance(rows, list):
+        raise ValueError("no rows")
+    return [
+        ["".join(c if c.isprintable() else "?" for c in str(field)[:4096]) for field in row[:8]]
+        for row in rows[:4096]
+        if isinstance(row, list)
+    ]
 
 
 def result(head: dict[str, Any]) -> dict[str, Any]:

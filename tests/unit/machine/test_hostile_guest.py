@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from skerry.base import errors
 from skerry.base.errors import Conflict, GuestFault, MachineFault, SkerryError, SystemFault
+from skerry.machine import asking, clients, packing, pausing
 from skerry.machine import warden as module
 from skerry.machine.channel import (
     ACK,
@@ -40,11 +41,11 @@ from skerry.machine.channel import (
 )
 from skerry.machine.clone import Cloned
 from skerry.machine.conf import Conf
-from skerry.machine.driver import read_rows, read_told
 from skerry.machine.guest.identity import RENEWED
 from skerry.machine.hypervisor import Hypervisor
 from skerry.machine.qmp import Monitor
-from skerry.machine.said import guests_error
+from skerry.machine.said import guests_error, read_rows
+from skerry.machine.snapshots import read_told
 from skerry.machine.warden import Warden
 from skerry.runtime import rundir, wire
 
@@ -110,7 +111,7 @@ class Guest:
 
     def ask(self, **head: Any) -> socket.socket:
         """Ask the warden, as the engine does."""
-        sock = rundir.connect(self.run_dir, module.SOCKET)
+        sock = rundir.connect(self.run_dir, clients.SOCKET)
         assert sock is not None
         sock.settimeout(120)
         fds = head.pop("fds", ())
@@ -314,14 +315,14 @@ def test_execs_of_a_guest_that_never_answers_leave_nothing(guest: Guest) -> None
         assert select.select([reading], [], [], 60)[0]
         assert os.read(reading, 1) == b""
         os.close(reading)
-    assert not guest.warden._execs
+    assert not len(guest.warden._execs)
     assert len(os.listdir("/proc/self/fd")) <= before + 2
     with guest.ask(op="signal", id="main", signal=9):
         assert guest.end() == -signal.SIGKILL
 
 
 def test_questions_that_wait_are_bounded(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MOST_WAITING", 3)
+    monkeypatch.setattr(asking, "_MOST_WAITING", 3)
     guest.begin()
     waiting = [guest.ask(op="processes") for _ in range(3)]
     for _ in waiting:
@@ -344,22 +345,22 @@ def test_questions_that_wait_are_bounded(guest: Guest, monkeypatch: pytest.Monke
 
 def test_who_leaves_while_the_machine_is_saved_has_asked_nothing(guest: Guest) -> None:
     still = type("Still", (), {"step": lambda self: None})
-    guest.warden._saving = still()
+    guest.warden._saver.current = still()
     guest.begin()
     reading, writing = os.pipe()
     with guest.ask(op="exec", id="e", terminal=False, fds=(writing, writing)):
         os.close(writing)
     assert os.read(reading, 1) == b"", "the warden keeps its descriptors"
     os.close(reading)
-    guest.warden._saving = None
+    guest.warden._saver.current = None
     with guest.ask(op="signal", id="main", signal=9):
         assert guest.request()["op"] == "signal"
         assert guest.end() == -signal.SIGKILL
 
 
 def test_files_that_stand_still_are_given_up(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WORK_SECONDS", 0.05)
-    monkeypatch.setattr(module, "_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(packing, "WORK_SECONDS", 0.05)
+    monkeypatch.setattr(packing, "LOOK_SECONDS", 0.05)
     guest.begin()
     reading, writing = os.pipe()
     asked = guest.ask(op="pack", fds=(writing,))
@@ -377,7 +378,7 @@ def test_files_that_stand_still_are_given_up(guest: Guest, monkeypatch: pytest.M
 
 
 def test_a_pause_does_not_wait_for_the_guest(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(pausing, "PAUSE_SECONDS", 0.05)
     guest.begin()
     asked = guest.ask(op="pause")
     assert b'"stop"' in guest.monitor.recv(4096)

@@ -6,8 +6,11 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skerry.machine.channel import Message
-from skerry.machine.warden import Exec, Waiting, Warden, Work
+from skerry.machine.asking import Guest, Waiting
+from skerry.machine.channel import Line, Message
+from skerry.machine.execs import Exec, Execs
+from skerry.machine.packing import Work, Works
+from skerry.machine.warden import Warden
 from skerry.runtime import wire
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
@@ -37,9 +40,11 @@ def warden(asker: socket.socket) -> Warden:
     """One without a machine, whom the asker waits for and whose exec runs."""
     made = object.__new__(Warden)
     made._end = None
-    made._execs = {"exec": Exec(asker, [], None)}
-    made._waiting = {1: Waiting(asker, 7, None), 2: Waiting(None, 0, None)}
-    made._working = {3: Work(None, lambda head: None)}  # type: ignore[arg-type]
+    made._guest = guest = Guest(object.__new__(Line))
+    guest._waiting = {1: Waiting(asker, 7, None), 2: Waiting(None, 0, None)}
+    made._execs, made._works = Execs(guest), Works(guest)
+    made._execs._running = {"exec": Exec(asker, [], None)}
+    made._works._going = {3: Work(None, lambda head: None)}  # type: ignore[arg-type]
     made._dns = Names()  # type: ignore[assignment]
     return made
 

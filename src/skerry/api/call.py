@@ -80,6 +80,8 @@ class Call:
             return {}
         try:
             data = json.loads(raw)
+            if data is None:
+                return {}
             if not isinstance(data, dict) or len(data) > FILTER_LIMIT:
                 raise ValueError
             result = {}

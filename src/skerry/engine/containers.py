@@ -104,7 +104,13 @@ class Containers:
         name = check_name(name.removeprefix("/")) if name else self._roster.free_name()
         self._roster.check_free(name)
         reference = config.get("Image") or ""
-        image = self._store.images.get(reference)
+        try:
+            image = self._store.images.get(reference)
+        except NotFound:
+            # Clients pull upon that and try again: what is wrong all the same comes first.
+            admission.check(config, host, self._host)
+            mounts.requested(config, host, [])
+            raise
         merged = merging.merge(config, image.config)
         host = dict(host)
         discarded = admission.discard(host, self._host.layout)

@@ -137,13 +137,13 @@ class Execs:
         One that is not `kept` is forgotten when it ends. One whose id the client is not `told` is
         written down only when it runs.
         """
+        if not wanted.get("Cmd"):
+            raise InvalidInput("No exec command specified")
         container = self._roster.find(reference)
         self._check(container)
         self._sweep()
         if len(container.execs) >= PER_CONTAINER:
             raise Conflict(f"container {container.id} has too many execs")
-        if not wanted.get("Cmd"):
-            raise InvalidInput("No exec command specified")
         if not runs_in_machine(container.record):  # Whose files are looked at once, when it starts.
             self._user_here(container, wanted)
         exec = Exec(container, wanted, kept=kept)

@@ -22,6 +22,7 @@ Rules for every driver:
 from collections.abc import Callable
 from typing import Protocol
 
+from skerry.base.errors import GuestFault, MachineFault, SkerryError, Unavailable
 from skerry.base.isolation import Attach, ExecTask, Exit, Started, Stats, Task
 
 OnExit = Callable[[str, Exit], None]
@@ -29,6 +30,18 @@ OnExit = Callable[[str, Exit], None]
 OnOom = Callable[[str, bool], None]
 """Told, with the id, when the kernel has killed for lack of memory in a task that goes on, and
 whether an earlier engine may have been told."""
+NOT_STARTED = (
+    "failed to create task for container: OCI runtime create failed: "
+    "unable to start container process: "
+)
+
+
+def tell_as_docker(error: SkerryError | GuestFault) -> None:
+    """Put dockerd's words in front of those of a driver's error of a start: scripts look for them.
+    What a machine did and what the engine lacks is nobody else's."""
+    if not isinstance(error, MachineFault | Unavailable):
+        error.message = f"{NOT_STARTED}{error.message}"
+        error.args = (error.message,)
 
 
 class Stream(Protocol):

@@ -44,7 +44,7 @@ from skerry.engine import (
 from skerry.engine.container import Container
 from skerry.engine.endpoints import Endpoints
 from skerry.engine.events import Events
-from skerry.engine.isolation import Driver
+from skerry.engine.isolation import Driver, tell_as_docker
 from skerry.engine.roster import Roster
 from skerry.engine.signals import DEFAULT_STOP, parse_signal
 from skerry.engine.volumes import Volumes
@@ -303,6 +303,9 @@ class Lifecycle:
             started, stream = await self._driver.start(
                 task, self.on_exit, attach=attach.union(waiting) if waiting else None
             )
+        except (SkerryError, GuestFault) as error:
+            tell_as_docker(error)
+            raise
         finally:
             container.starting = False
             attach.deliver(stream, waiting, terminal=bool(saved.config.get("Tty")))

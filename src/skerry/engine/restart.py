@@ -29,12 +29,14 @@ def parse(raw: dict[str, Any] | None) -> Policy:
     retries = raw.get("MaximumRetryCount") or 0
     if name not in NAMES:
         raise InvalidInput(f"invalid restart policy: unknown policy '{name}'")
-    if not isinstance(retries, int) or retries < 0:
-        raise InvalidInput("invalid restart policy: maximum retry count cannot be negative")
+    negative = not isinstance(retries, int) or retries < 0
     if retries and name != "on-failure":
         raise InvalidInput(
             "invalid restart policy: maximum retry count can only be used with 'on-failure'"
+            + (" and cannot be negative" if negative else "")
         )
+    if negative:
+        raise InvalidInput("invalid restart policy: maximum retry count cannot be negative")
     return Policy(name, retries)
 
 

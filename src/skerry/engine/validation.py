@@ -77,15 +77,22 @@ def number(low: int = -NUMBER, high: int = NUMBER) -> Check:
     return described(check, {"type": "integer", "minimum": low, "maximum": high})
 
 
+def _zero(check: Check) -> Any:
+    """What Go makes of a null among an array's or an object's values; None when it is none."""
+    kind = str(schema_of(check).get("type"))
+    return {"string": "", "integer": 0, "boolean": False, "array": [], "object": {}}.get(kind)
+
+
 def items(each: Check, limit: int = ENTRIES) -> Check:
     """An array."""
+    zero = _zero(each)
 
     def check(value: Any, path: str) -> list[Any]:
         if not isinstance(value, list):
             raise _fail(path, "an array", value)
         if len(value) > limit:
             raise LimitExceeded(f"{path}: more than {limit} entries")
-        return [each(entry, path) for entry in value]
+        return [each(zero if entry is None else entry, path) for entry in value]
 
     return described(check, {"type": "array", "items": schema_of(each), "maxItems": limit})
 
@@ -93,13 +100,17 @@ def items(each: Check, limit: int = ENTRIES) -> Check:
 def table(each: Check, limit: int = ENTRIES) -> Check:
     """An object with free keys."""
     key_check = text()
+    zero = _zero(each)
 
     def check(value: Any, path: str) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise _fail(path, "an object", value)
         if len(value) > limit:
             raise LimitExceeded(f"{path}: more than {limit} entries")
-        return {key_check(key, path): each(entry, f"{path}.{key}") for key, entry in value.items()}
+        return {
+            key_check(key, path): each(zero if entry is None else entry, f"{path}.{key}")
+            for key, entry in value.items()
+        }
 
     return described(check, {"type": "object", "additionalProperties": schema_of(each)})
 
@@ -362,6 +373,12 @@ EXEC = fields(
         "WorkingDir": string,
         "ConsoleSize": items(number(0, 65535), 2),
     }
+)
+
+EXEC_START = fields(
+    {"Detach": flag, "Tty": flag, "ConsoleSize": items(number(0, 65535), 2)},
+    # A Tty that is false makes an exec without a terminal of one that was to have one.
+    keep_empty=frozenset({"Tty"}),
 )
 
 

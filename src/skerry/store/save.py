@@ -25,7 +25,7 @@ def save(
 ) -> Iterator[bytes]:
     """The archive in pieces. NotFound and InvalidInput are raised here, not while iterating.
 
-    A name brings that tag along, an id all tags of its image; `referrers` what is about the images,
+    A name brings that tag along, an id none; `referrers` what is about the images,
     which only an oci-archive can hold.
     """
     writing.check_format(layout, compression)
@@ -52,7 +52,7 @@ def choose(images: "Images", names: Iterable[str]) -> Chosen:
     chosen: Chosen = {}
     for name in names:
         image = images.get(name)
-        tags = image.tags
+        tags: tuple[str, ...] = ()
         if not image.id.removeprefix("sha256:").startswith(name.removeprefix("sha256:")):
             familiar = parse_reference(name).familiar
             tags = (familiar,) if familiar in image.tags else ()

@@ -104,7 +104,8 @@ async def test_each_answers_a_stranger(client: aiohttp.ClientSession, version: V
             continue
         path = f"/v{version}{endpoint.filled()}"
         limit = aiohttp.ClientTimeout(ONE_ANSWER)
-        async with client.request(endpoint.method, path, timeout=limit) as answer:
+        kind = {"Content-Type": "application/json"}
+        async with client.request(endpoint.method, path, timeout=limit, headers=kind) as answer:
             what = f"{endpoint.method} {path}: {answer.status}"
             assert answer.status in (*range(200, 300), 400, 404, 409, 501, 503), what
             refusal = refusals.get(f"{endpoint.method} {endpoint.path}")

@@ -109,8 +109,12 @@ async def test_a_command_that_is_not_there_leaves_the_container_created(
 ) -> None:
     container = await create()
     driver.fail = CommandNotFound('exec: "x": executable file not found in $PATH')
-    with pytest.raises(CommandNotFound):
+    with pytest.raises(CommandNotFound) as caught:
         await engine.containers.start(container.id)
+    said = caught.value.message
+    assert said.startswith("failed to create task for container: ")
+    assert said.endswith(': exec: "x": executable file not found in $PATH')
+    assert container.state.error == said
     assert container.state.status == "created"
     assert container.state.exit_code == 127
     driver.fail = None

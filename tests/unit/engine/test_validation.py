@@ -26,6 +26,15 @@ def test_keys_are_matched_as_go_does() -> None:
     }
 
 
+def test_null_among_values_is_their_zero() -> None:
+    body = {"Cmd": ["a", None], "Labels": {"a": None}, "Env": [None]}
+    assert validation.CONFIG(body, "") == {"Cmd": ["a", ""], "Labels": {"a": ""}, "Env": [""]}
+    assert validation.HOST({"Devices": [None], "Sysctls": {"a": None}}, "") == {
+        "Devices": [{}],
+        "Sysctls": {"a": ""},
+    }
+
+
 def test_empty_values_are_left_out_but_where_they_mean_something() -> None:
     body = {"Tty": False, "Env": [], "Entrypoint": [], "StopTimeout": 0, "User": "", "Cmd": None}
     assert validation.CONFIG(body, "") == {"Entrypoint": [], "StopTimeout": 0}

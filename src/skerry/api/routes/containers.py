@@ -205,10 +205,16 @@ async def resize(call: Call) -> web.StreamResponse:
 
 def size_of(call: Call) -> tuple[int, int]:
     """Rows and columns of the query."""
-    rows, columns = call.number("h"), call.number("w")
-    if not (0 <= rows < 65536 and 0 <= columns < 65536):
-        raise InvalidInput(f"invalid terminal size {rows}x{columns}")
-    return rows, columns
+    return _extent(call, "h", "height"), _extent(call, "w", "width")
+
+
+def _extent(call: Call, name: str, noun: str) -> int:
+    said = call.text(name)
+    if not (said.isascii() and said.isdigit()):
+        raise InvalidInput(f'invalid resize {noun} "{said:.40}": invalid syntax')
+    if len(said) > 5 or int(said) > 65535:
+        raise InvalidInput(f'invalid resize {noun} "{said:.40}": value out of range')
+    return int(said)
 
 
 async def top(call: Call) -> web.StreamResponse:

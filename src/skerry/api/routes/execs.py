@@ -31,10 +31,10 @@ async def create(call: Call) -> web.StreamResponse:
 
 async def start(call: Call) -> web.StreamResponse:
     """POST /exec/{id}/start."""
-    body = await call.body()
+    body = validation.EXEC_START(await call.body(), "")
     exec = call.engine.execs.get(call.params["id"])
-    terminal = bool(body["Tty"]) if "Tty" in body else None
-    console = validation.EXEC({"ConsoleSize": body.get("ConsoleSize")}, "").get("ConsoleSize")
+    terminal: bool | None = body.get("Tty")
+    console = body.get("ConsoleSize")
     if body.get("Detach"):
         await call.engine.execs.start(exec, None, terminal=terminal, console=console)
         return web.Response(status=200)
@@ -134,8 +134,9 @@ async def inspect(call: Call) -> web.StreamResponse:
 
 async def resize(call: Call) -> web.StreamResponse:
     """POST /exec/{id}/resize."""
+    size = size_of(call)
     exec = call.engine.execs.get(call.params["id"])
-    await call.engine.execs.resize(exec, *size_of(call))
+    await call.engine.execs.resize(exec, *size)
     return web.Response(status=200)
 
 

@@ -53,7 +53,9 @@ async def load(call: Call) -> web.StreamResponse:
     if wanted and wanted.architecture != architecture():
         raise Unsupported("images are loaded from archives for this machine's platform alone")
     async with as_file(call.chunks()) as stream:
-        return await progress(call, call.engine.archives.load(stream, call.text("tag")))
+        lines = call.engine.archives.load(stream, call.text("tag"))
+        # Clients look for what is wrong with an archive in the stream, where Docker tells it.
+        return await progress(call, lines, tell_all=True)
 
 
 async def import_rootfs(call: Call) -> web.StreamResponse:

@@ -78,8 +78,11 @@ async def prune(call: Call) -> web.StreamResponse:
     )
 
 
-async def progress(call: Call, lines: AsyncIterator[dict[str, Any]]) -> web.StreamResponse:
-    """Docker's progress stream: lines of JSON, an error as the last one."""
+async def progress(
+    call: Call, lines: AsyncIterator[dict[str, Any]], *, tell_all: bool = False
+) -> web.StreamResponse:
+    """Docker's progress stream: lines of JSON, an error as the last one. One that comes before
+    the first line is an answer of its own, unless the stream is to `tell_all`."""
     response = None
     try:
         async for each in lines:
@@ -87,8 +90,9 @@ async def progress(call: Call, lines: AsyncIterator[dict[str, Any]]) -> web.Stre
                 response = await call.stream()
             await response.write(line(each))
     except (SkerryError, GuestFault) as error:
-        if response is None:
+        if response is None and not tell_all:
             raise
+        response = response or await call.stream()
         text = message_of(error)
         await response.write(line({"errorDetail": {"message": text}, "error": text}))
     return response or await call.stream()

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from skerry.api.call import Call
 from skerry.api.router import Handle, Route
-from skerry.base.errors import NotFound, Unavailable, Unsupported
+from skerry.base.errors import InvalidInput, NotFound, Unavailable, Unsupported
 from skerry.engine import criu
 
 NOT_A_SWARM = (
@@ -20,13 +20,24 @@ async def no_swarm(call: Call) -> web.StreamResponse:
     raise Unavailable(NOT_A_SWARM)
 
 
+async def no_swarm_to_change(call: Call) -> web.StreamResponse:
+    """Whatever a swarm manager takes a body for: Docker looks at that first."""
+    await call.body()
+    raise Unavailable(NOT_A_SWARM)
+
+
 async def no_swarm_here(call: Call) -> web.StreamResponse:
     """Joining and making swarms."""
+    body = await call.body()
+    if not body.get("ListenAddr"):
+        raise InvalidInput('invalid ListenAddr "": invalid empty address')
     raise Unsupported("this engine has no swarm mode")
 
 
 async def no_build(call: Call) -> web.StreamResponse:
     """The sessions that BuildKit's clients open."""
+    if not call.request.headers.get("Upgrade"):
+        raise InvalidInput("no upgrade proto in request")
     raise Unsupported(
         "this engine does not speak BuildKit's protocol", hint="set DOCKER_BUILDKIT=0"
     )
@@ -66,12 +77,14 @@ def _swarm() -> list[Route]:
     routes = [Route("GET", "/swarm", no_swarm)]
     for noun in ("nodes", "services", "tasks", "secrets", "configs"):
         routes.append(Route("GET", f"/{noun}", no_swarm))
-        routes.append(Route("POST", f"/{noun}/create", no_swarm))
-        methods = ("GET", "POST", "DELETE")
+        routes.append(Route("POST", f"/{noun}/create", no_swarm_to_change))
+        routes.append(Route("POST", f"/{noun}/{{rest:*}}", no_swarm_to_change))
+        methods = ("GET", "DELETE")
         routes += [Route(method, f"/{noun}/{{rest:*}}", no_swarm) for method in methods]
     routes += [Route("POST", f"/swarm/{verb}", no_swarm_here) for verb in ("init", "join")]
-    verbs = ("leave", "update", "unlock")
-    routes += [Route("POST", f"/swarm/{verb}", no_swarm) for verb in verbs]
+    verbs = ("update", "unlock")
+    routes += [Route("POST", f"/swarm/{verb}", no_swarm_to_change) for verb in verbs]
+    routes.append(Route("POST", "/swarm/leave", no_swarm))
     routes.append(Route("GET", "/swarm/unlockkey", no_swarm))
     return routes
 

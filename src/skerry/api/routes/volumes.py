@@ -78,7 +78,10 @@ def _accepts(call: Call, volume: Volume, filters: dict[str, frozenset[str]]) -> 
 
 async def create(call: Call) -> web.StreamResponse:
     """POST /volumes/create."""
-    body = _BODY(await call.body(), "")
+    said = await call.body()
+    body = _BODY(said, "")
+    if said.get("ClusterVolumeSpec") is not None:
+        raise Unavailable(NOT_A_SWARM)
     check_driver(body)
     name = body.get("Name", "")
     volume = call.engine.volumes.create(

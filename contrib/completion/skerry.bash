@@ -136,7 +136,7 @@ _skerry_options() {
     'volume export') echo '--output -o --help' ;;
     'volume import') echo '--help' ;;
     'volume backup') echo '--directory -d --help' ;;
-    'vm create') echo '--memory -m --cpus --cpu --machine --accel --boot --video --vnc --vnc-password --usb --sound --tpm --autostart --nic --publish -p --share --firmware --disk --cdrom --cloud-init --user --password --ssh-key --hostname --user-data --meta-data --network-config --start --help' ;;
+    'vm create') echo '--memory -m --cpus --cpu --machine --accel --boot --video --vnc --vnc-password --usb --sound --tpm --autostart --autostart-order --autostart-delay --nic --publish -p --share --firmware --disk --cdrom --cloud-init --user --password --ssh-key --hostname --user-data --meta-data --network-config --start --help' ;;
     'vm ls') echo '--format --no-trunc --quiet -q --help' ;;
     'vm inspect') echo '--format -f --help' ;;
     'vm start') echo '--help' ;;
@@ -153,8 +153,8 @@ _skerry_options() {
     'vm screenshot') echo '--output -o --help' ;;
     'vm sendkey') echo '--text --help' ;;
     'vm clone') echo '--linked --snapshot --help' ;;
-    'vm edit') echo '--memory -m --cpus --cpu --machine --accel --boot --video --vnc --vnc-password --usb --sound --tpm --autostart --nic --publish -p --share --name --add-disk --add-nic --add-share --unpublish --detach --resize --add-cdrom --disc --help' ;;
-    'vm export') echo '--output -o --help' ;;
+    'vm edit') echo '--memory -m --cpus --cpu --machine --accel --boot --video --vnc --vnc-password --usb --sound --tpm --autostart --autostart-order --autostart-delay --nic --publish -p --share --name --add-disk --add-nic --add-share --unpublish --detach --resize --add-cdrom --disc --help' ;;
+    'vm export') echo '--output -o --format --disk --help' ;;
     'vm import') echo '--help' ;;
     'vm stats') echo '--format --help' ;;
     'vm ip') echo '--all -a --help' ;;
@@ -827,6 +827,8 @@ _skerry_value() {
     'vm create --video') echo 'any' ;;
     'vm create --vnc') echo 'any' ;;
     'vm create --vnc-password') echo 'any' ;;
+    'vm create --autostart-order') echo 'any' ;;
+    'vm create --autostart-delay') echo 'any' ;;
     'vm create --nic') echo 'any' ;;
     'vm create --publish'|'vm create -p') echo 'any' ;;
     'vm create --share') echo 'any' ;;
@@ -857,6 +859,8 @@ _skerry_value() {
     'vm edit --video') echo 'any' ;;
     'vm edit --vnc') echo 'any' ;;
     'vm edit --vnc-password') echo 'any' ;;
+    'vm edit --autostart-order') echo 'any' ;;
+    'vm edit --autostart-delay') echo 'any' ;;
     'vm edit --nic') echo 'any' ;;
     'vm edit --publish'|'vm edit -p') echo 'any' ;;
     'vm edit --share') echo 'any' ;;
@@ -870,6 +874,8 @@ _skerry_value() {
     'vm edit --add-cdrom') echo 'any' ;;
     'vm edit --disc') echo 'any' ;;
     'vm export --output'|'vm export -o') echo 'any' ;;
+    'vm export --format') echo 'any' ;;
+    'vm export --disk') echo 'any' ;;
     'vm stats --format') echo 'any' ;;
     'vm snapshot create --name') echo 'any' ;;
     'vm snapshot create --comment') echo 'any' ;;

@@ -34,6 +34,12 @@ def test_a_disc_boots_to_its_login_and_lives_every_state(vm: Machines, medium: P
     )
     vm.log_in("tiny")
     assert read(port) == read(low) == "served by tiny\n"
+    more = free_port()
+    vm("edit", "tiny", "-p", f"{more}:80", "--unpublish", str(port))
+    assert read(more) == "served by tiny\n"
+    socket.create_server(("127.0.0.1", port)).close()
+    assert "needs the machine off" in vm("edit", "tiny", "--unpublish", str(low), check=False)
+    vm("edit", "tiny", "-p", f"{port}:80")
     assert "64M" in vm.runs("tiny", "grep vda /proc/partitions | grep -q 65536 && echo 64M")
 
     with socket.create_server(("127.0.0.1", 0)) as service:
@@ -130,6 +136,9 @@ def test_packages_go_out_and_come_back(vm: Machines, medium: Path) -> None:
         *("boxed.ovf", "boxed-disk001.vmdk", "boxed-disk002.vmdk"),
     }
     vm("export", "boxed", "-o", str(out / "boxed.ova"))
+    assert "choose one: disk0, disk1" in vm("export", "boxed", "-o", "a.vdi", check=False)
+    vm("export", "boxed", "-o", str(out / "one.img"), "--disk", "disk0")
+    assert (out / "one.img").read_bytes() == medium.read_bytes()
     vm("import", str(out / "boxed.ovf"), "again")
     vm("import", str(out / "boxed.ova"), "third")
     assert "already in use" in vm("import", str(out / "boxed.ova"), check=False)

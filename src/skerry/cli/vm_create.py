@@ -26,6 +26,8 @@ COMMON: tuple[Option, ...] = (
     switch("sound", "Have an HD Audio card (its sound is not heard)"),
     switch("tpm", "Have a TPM 2.0 (needs swtpm)"),
     switch("autostart", "Start it with the host"),
+    number("autostart-order", "Its turn among them: lower ones first (default 0)"),
+    number("autostart-delay", "Seconds to wait before it is started", "SECONDS"),
     many(
         "nic", "Network card: nat, bridge=NAME, internal=NAME or none, with ,mac=… ,model=…", "KIND"
     ),
@@ -78,6 +80,9 @@ def common(parsed: Parsed) -> dict[str, Any]:
     for name in ("usb", "sound", "tpm", "autostart"):
         if name in parsed.given:
             wanted[name] = parsed.on(name)
+    for name in ("autostart-order", "autostart-delay"):
+        if name in parsed.given:
+            wanted[name.replace("-", "_")] = parsed.number(name)
     nics = [nic(each) for each in parsed.many("nic")]
     ports = [forward(each) for each in parsed.many("publish")]
     if ports:

@@ -156,9 +156,10 @@ class Machine:
         made = self._client.post(self._path(f"/clone{query(name=name)}"), body)
         return Machine(self._client, made["Id"])
 
-    def export(self) -> Iterator[bytes]:
-        """The machine as an OVA, in pieces."""
-        response = self._client.open("GET", self._path("/export"))
+    def export(self, form: str = "ova", *, disk: str = "") -> Iterator[bytes]:
+        """The machine as an OVA, in pieces; or one of its disks as qcow2, raw, vdi, vhdx, vmdk."""
+        tail = query(format=form, disk=disk)
+        response = self._client.open("GET", self._path(f"/export{tail}"))
 
         def stream() -> Iterator[bytes]:
             try:

@@ -6,7 +6,7 @@ import pytest
 
 from skerry.base.errors import InvalidInput, NotFound
 from skerry.cli import vm_create
-from skerry.cli.commands.vm_copy import EDIT
+from skerry.cli.commands.vm_copy import EDIT, export_form
 from skerry.cli.options import parse
 
 
@@ -105,3 +105,25 @@ def test_changes_add_to_what_is_there(tmp_path: Path) -> None:
     }
     whole = vm_create.changes(parse(EDIT, ["-p", "1:2", "--nic", "nat"]))
     assert whole == {"nics": [{"kind": "nat", "forwards": [{"host_port": 1, "guest_port": 2}]}]}
+
+
+@pytest.mark.parametrize(
+    ("target", "form", "found"),
+    [
+        ("", "", "ova"),
+        ("a.OVF", "", "ovf"),
+        ("a.img", "", "raw"),
+        ("a.vdi", "", "vdi"),
+        ("a.b", "", "ova"),
+        ("a.ova", "qcow2", "qcow2"),
+        ("-", "VHDX", "vhdx"),
+    ],
+)
+def test_the_format_of_an_export(target: str, form: str, found: str) -> None:
+    assert export_form(target, form, "") == found
+
+
+@pytest.mark.parametrize(("form", "disk"), [("tar", ""), ("ova", "disk0"), ("", "disk0")])
+def test_no_format_of_an_export(form: str, disk: str) -> None:
+    with pytest.raises(InvalidInput):
+        export_form("", form, disk)

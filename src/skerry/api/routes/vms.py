@@ -152,11 +152,16 @@ async def edit(call: Call) -> web.StreamResponse:
 
 
 async def export(call: Call) -> web.StreamResponse:
-    """GET /skerry/vms/{id}/export: an OVA."""
+    """GET /skerry/vms/{id}/export: an OVA; with ?format=qcow2&disk=disk0 one disk."""
+    form, exchange = call.text("format", "ova"), call.engine.vms.exchange
     async with _held(call) as live:
-        chunks = call.engine.vms.exchange.export(live)
+        if form == "ova":
+            chunks, kind = exchange.export(live), "application/x-tar"
+        else:
+            chunks = exchange.export_disk(live, form, call.text("disk"))
+            kind = "application/octet-stream"
         first = await anext(chunks)
-        response = await call.stream("application/x-tar")
+        response = await call.stream(kind)
         await response.write(first)
         async for chunk in chunks:
             await response.write(chunk)

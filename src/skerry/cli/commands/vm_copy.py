@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _BLOCK = 1 << 18
+_FORMATS = ("ova", "ovf", "qcow2", "raw", "vdi", "vhdx", "vmdk")
 
 
 def clone(context: Context, parsed: Parsed) -> int:
@@ -58,18 +59,36 @@ def edit(context: Context, parsed: Parsed) -> int:
     return 0
 
 
+def export_form(target: str, form: str, disk: str) -> str:
+    """The format that is asked for, by its name or by the file's; ova is the default. ovf is an
+    ova that is unpacked. InvalidInput."""
+    ending = os.path.splitext(target)[1][1:].lower()
+    form = form.lower() or {"img": "raw"}.get(ending, ending if ending in _FORMATS else "ova")
+    if form not in _FORMATS:
+        raise InvalidInput(f"unknown format: {form!r:.40}", hint=", ".join(_FORMATS))
+    if disk and form in ("ova", "ovf"):
+        raise InvalidInput(
+            "packages hold every disk", hint="a single one goes out as qcow2, raw, vdi, vhdx, vmdk"
+        )
+    return form
+
+
 def export(context: Context, parsed: Parsed) -> int:
-    """Write a machine as an OVA, or as an OVF and its files."""
-    name = parsed.arguments[0]
-    target = parsed.text("output") or f"{name}.ova"
-    response = context.client.open("GET", path(name, "/export"))
+    """Write a machine as an OVA, or as an OVF and its files, or one of its disks."""
+    name, disk = parsed.arguments[0], parsed.text("disk")
+    form = export_form(parsed.text("output"), parsed.text("format"), disk)
+    target = parsed.text("output") or f"{name}.{form}"
+    if form == "ovf" and target == "-":
+        raise InvalidInput("an OVF and its files are several", hint="-o - writes an OVA")
+    tail = query(format="ova" if form == "ovf" else form, disk=disk or None)
+    response = context.client.open("GET", path(name, f"/export{tail}"))
     try:
         chunks = response.chunks()
         if target == "-":
             for chunk in chunks:
                 write(1, chunk)
             return 0
-        if target.endswith(".ovf"):
+        if form == "ovf":
             _unpack(target, chunks)
         else:
             _save(target, chunks)
@@ -83,8 +102,14 @@ def _save(target: str, chunks: Iterator[bytes]) -> None:
     part = f"{target}.{os.getpid()}.part"
     try:
         with open(part, "xb") as file:
+            size = 0
             for chunk in chunks:
-                file.write(chunk)
+                size += len(chunk)
+                if chunk.count(0) == len(chunk):
+                    file.seek(size)  # a hole
+                else:
+                    file.write(chunk)
+            file.truncate(size)
         os.rename(part, target)
     except OSError as error:
         raise InvalidInput(f"cannot write {target}: {error.strerror or error}") from None
@@ -209,10 +234,12 @@ COMMANDS = {
     ),
     "vm export": Command(
         export,
-        "Write a machine as OVA or OVF",
+        "Write a machine as OVA or OVF, or one of its disks",
         "MACHINE",
-        (text("output", "The file, .ova or .ovf (default MACHINE.ova); - is standard output",
-              "FILE", "o"),),
+        (text("output", "The file (default MACHINE.ova); - is standard output", "FILE", "o"),
+         text("format", "ova, ovf, or a disk's: qcow2, raw, vdi, vhdx, vmdk (default: as the "
+              "file is called)", "FORMAT"),
+         text("disk", "Which disk, where there are several: disk0", "DISK")),
         least=1,
         most=1,
         complete="machines",

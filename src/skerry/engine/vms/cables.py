@@ -51,10 +51,15 @@ def cables(root: str, record: Machine, bridges: dict[str, str]) -> dict[int, tup
     return found
 
 
-def check_ports(record: Machine, running: Iterable[Machine]) -> None:
-    """Conflict when somebody has a port of the host that this machine wants: QEMU would end."""
+def check_ports(
+    record: Machine,
+    running: Iterable[Machine],
+    wanted: Iterable[tuple[str, int, str]] | None = None,
+) -> None:
+    """Conflict when somebody has a port of the host that this machine wants: QEMU would end.
+    `wanted`: (address, port, protocol), when they are not all that it has."""
     owners = {port: other.name for other in running for port in _ports(other.hardware)}
-    for port in _ports(record.hardware):
+    for port in _ports(record.hardware) if wanted is None else wanted:
         address, number, protocol = port
         kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
         with socket.socket(socket.AF_INET, kind) as probe:

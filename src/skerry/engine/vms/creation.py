@@ -11,7 +11,7 @@ import msgspec
 
 from skerry.base.errors import Conflict, InvalidInput, LimitExceeded, NotFound
 from skerry.base.ids import check_name, new_id, random_name
-from skerry.engine.vms import cables
+from skerry.engine.vms import autostart, cables
 from skerry.engine.vms.life import Life
 from skerry.engine.vms.record import OFF, SAVED, Live, Machine
 from skerry.engine.vms.shelf import Shelf
@@ -67,6 +67,8 @@ class Wish(msgspec.Struct, forbid_unknown_fields=True):
     sound: bool = False
     tpm: bool = False
     autostart: bool = False
+    autostart_order: int = 0
+    autostart_delay: int = 0
     cloud_init: seed.CloudInit | None = None
 
 
@@ -94,7 +96,9 @@ class Creation:
         hardware = _hardware(wish, record.hardware.uuid)
         spec.check(replace_disks(hardware, wish))
         cables.check_shares(hardware)
-        record.autostart = wish.autostart
+        for field in autostart.FIELDS:
+            setattr(record, field, getattr(wish, field))
+        autostart.check(record)
         record.vnc_password = check_password(wish.vnc_password)
         with self._shelf.making(record):
             try:

@@ -1,4 +1,4 @@
-"""Changing machines: most things while they are off, discs and names at any time."""
+"""Changing machines: most things while they are off; discs, ports, names at any time."""
 
 import os
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ import msgspec
 
 from skerry.base.errors import InvalidInput, NotFound
 from skerry.base.ids import check_name
-from skerry.engine.vms import cables
+from skerry.engine.vms import autostart, cables, forwarding
 from skerry.engine.vms.creation import (
     Creation,
     DiskWish,
@@ -18,6 +18,7 @@ from skerry.engine.vms.creation import (
     check_password,
     must_be_off,
 )
+from skerry.engine.vms.forwarding import Rule
 from skerry.engine.vms.life import Life
 from skerry.engine.vms.record import Live, Machine
 from skerry.engine.vms.shelf import Shelf
@@ -34,6 +35,8 @@ class Changes(msgspec.Struct, forbid_unknown_fields=True):
 
     name: str | None = None
     autostart: bool | None = None
+    autostart_order: int | None = None
+    autostart_delay: int | None = None
     discs: dict[str, str] = {}
     vnc_password: str | None = None
     memory: int | None = None
@@ -81,6 +84,7 @@ class Editing:
             must_be_off(live, "this change")
         hardware = self._plain(record.hardware, wanted)
         spec.check(hardware)
+        gone, come = self._ports(live, hardware)
         if wanted.shares or wanted.add_shares:
             cables.check_shares(hardware)
         if wanted.name is not None:
@@ -88,6 +92,9 @@ class Editing:
             if wanted.name != record.name:
                 self._creation.check_free(wanted.name)
         password = None if wanted.vnc_password is None else check_password(wanted.vnc_password)
+        shown = record.hardware.vnc != "unix"
+        if shown and password is not None and not (password and record.vnc_password):
+            must_be_off(live, "asking for a VNC password, or for none any more,")
         before = msgspec.structs.replace(record)
         with self._shelf.making(record):
             try:
@@ -97,16 +104,48 @@ class Editing:
                     hardware = await self._insert(live, hardware, drive, path)
                 record.hardware = hardware
                 record.name = wanted.name or record.name
-                if wanted.autostart is not None:
-                    record.autostart = wanted.autostart
+                for field in autostart.FIELDS:
+                    if (value := getattr(wanted, field)) is not None:
+                        setattr(record, field, value)
+                autostart.check(record)
                 if password is not None:
                     record.vnc_password = password
                 self._shelf.save(record)
+                try:
+                    await self._tell_qemu(live, gone, come, password)
+                except BaseException:
+                    self._shelf.save(before)
+                    raise
             except BaseException:
                 for field in record.__struct_fields__:
                     setattr(record, field, getattr(before, field))
                 raise
         self._life.tell(live, "update")
+
+    def _ports(self, live: Live, hardware: Hardware) -> tuple[set[Rule], set[Rule]]:
+        """Forwarded ports that a running machine loses and gets. Conflict when it cannot."""
+        record = live.record
+        if live.process is None:
+            return set(), set()
+        old, new = forwarding.wanted(record.hardware), forwarding.wanted(hardware)
+        gone, come = old - new, new - old
+        if record.uid:
+            forwarding.check_reachable(gone | come)
+        held = {(each.host_ip, each.host_port, each.protocol) for each in gone}
+        asked = {(each.host_ip, each.host_port, each.protocol) for each in come}
+        cables.check_ports(record, self._life.others(live), sorted(asked - held))
+        return gone, come
+
+    async def _tell_qemu(
+        self, live: Live, gone: set[Rule], come: set[Rule], password: str | None
+    ) -> None:
+        if live.process is None:
+            return
+        monitor = self._life.running(live)
+        if password is not None and live.record.hardware.vnc != "unix":
+            await monitor.execute("set_password", protocol="vnc", password=password)
+        if gone or come:
+            await forwarding.exchange(monitor, gone, come)
 
     def _plain(self, hardware: Hardware, wanted: Changes) -> Hardware:
         changes = {name: value for name in _PLAIN if (value := getattr(wanted, name)) is not None}
@@ -222,7 +261,7 @@ def _forwarding(cards: list[Nic], wanted: Changes) -> list[Nic]:
 
 
 def _needs_off(wanted: Changes) -> bool:
-    free = {"name", "autostart", "discs", "vnc_password"}
+    free = {"name", *autostart.FIELDS, "discs", "vnc_password", "add_forwards", "drop_forwards"}
     return any(
         getattr(wanted, field) not in (None, (), {}, 0)
         or (isinstance(getattr(wanted, field), bool))

@@ -1,4 +1,5 @@
-"""Machines in and out as OVA: a tar archive of an OVF descriptor, a manifest and the disks."""
+"""Machines in and out as OVA: a tar archive of an OVF descriptor, a manifest and the disks. Single
+disks out in other products' formats."""
 
 import asyncio
 import hashlib
@@ -10,14 +11,14 @@ from typing import IO, Any
 
 import msgspec
 
-from skerry.base.errors import DigestMismatch, InvalidInput, LimitExceeded
+from skerry.base.errors import DigestMismatch, InvalidInput, LimitExceeded, NotFound
 from skerry.base.ids import NAME_PATTERN
 from skerry.engine.vms.creation import Creation, DiskWish, NicWish, must_be_off
 from skerry.engine.vms.record import Live, Machine
 from skerry.engine.vms.shelf import Shelf
 from skerry.machine.full import manifest, ovf
-from skerry.machine.full.disks import Tools
-from skerry.machine.full.spec import SECURE
+from skerry.machine.full.disks import EXPORTS, Tools
+from skerry.machine.full.spec import SECURE, Disk
 
 MAX_PACKAGE = 4 << 40
 _BLOCK = 1 << 20
@@ -54,11 +55,28 @@ class Exchange:
             for name, path in files.items():
                 size = os.path.getsize(path)
                 yield _tar_header(name, size)
-                with open(path, "rb") as file:
-                    while data := await asyncio.to_thread(file.read, _BLOCK):
-                        yield data
+                async for data in _contents(path):
+                    yield data
                 yield bytes(-size % 512)
             yield bytes(1024)
+
+    async def export_disk(self, live: Live, form: str, name: str = "") -> AsyncIterator[bytes]:
+        """The present state of one disk as a file of qemu-img's `form`, without a backing file;
+        `name` may be left out where there is one disk. The machine has to be off; callers hold its
+        lock. InvalidInput, NotFound."""
+        must_be_off(live, "an export")
+        if form not in EXPORTS:
+            raise InvalidInput(
+                f"unknown format: {form!r:.40}", hint=f"ova, {', '.join(sorted(EXPORTS))}"
+            )
+        disk = _the_disk(live.record, name)
+        places = self._shelf.make_folders(live.record)
+        with tempfile.TemporaryDirectory(dir=places.state, prefix="export-") as folder:
+            os.chmod(folder, 0o711)
+            path = os.path.join(folder, "disk")
+            await Tools(live.record.uid).flatten(self._shelf.chain(disk.layer), path, form)
+            async for data in _contents(path):
+                yield data
 
     async def take_in(self, name: str, chunks: AsyncIterator[bytes]) -> Machine:
         """A machine out of an OVA. InvalidInput, LimitExceeded, DigestMismatch."""
@@ -77,6 +95,25 @@ class Exchange:
             return await self._creation.create(
                 name or _plain_name(machine.name), wish(machine, folder)
             )
+
+
+async def _contents(path: str) -> AsyncIterator[bytes]:
+    with open(path, "rb") as file:
+        while data := await asyncio.to_thread(file.read, _BLOCK):
+            yield data
+
+
+def _the_disk(record: Machine, name: str) -> Disk:
+    found = {disk.name: disk for disk in record.hardware.disks}
+    if not found:
+        raise NotFound(f"machine {record.name} has no disk")
+    if not name and len(found) > 1:
+        raise InvalidInput(
+            f"machine {record.name} has {len(found)} disks", hint=f"choose one: {', '.join(found)}"
+        )
+    if name and name not in found:
+        raise NotFound(f"machine {record.name} has no disk {name!r:.60}")
+    return found[name] if name else next(iter(found.values()))
 
 
 def _plain_name(title: str) -> str:

@@ -75,8 +75,7 @@ class Life:
                     f"machine {record.name} is paused", hint=f"skerry vm resume {record.name}"
                 )
             raise NotModified(f"machine {record.name} is running already")
-        others = [other.record for other in self._shelf if other.process is not None]
-        cables.check_ports(record, others)
+        cables.check_ports(record, self.others(live))
         cables.check_shares(record.hardware)
         cables.check_discs(record)
         places = self._shelf.make_folders(record)
@@ -99,6 +98,10 @@ class Life:
             with contextlib.suppress(OSError):
                 os.unlink(incoming)
         self.tell(live, "start")
+
+    def others(self, live: Live) -> list[Machine]:
+        """The other machines that run."""
+        return [each.record for each in self._shelf if each is not live and each.process]
 
     async def _launch(self, record: Machine, incoming: str) -> launching.Launch:
         hardware = record.hardware

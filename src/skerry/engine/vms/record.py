@@ -59,6 +59,8 @@ class Machine(msgspec.Struct):
     current: str = ""
     pending: Pending | None = None
     autostart: bool = False
+    autostart_order: int = 0
+    autostart_delay: int = 0
     started_at: int = 0
     finished_at: int = 0
     exit_code: int | None = None

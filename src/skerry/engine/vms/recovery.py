@@ -8,7 +8,8 @@ The record is the truth about what exists, /proc about what runs. In order, for 
 2. It does not live: the keeper's exit record says how it ended, or nobody knows.
 3. A snapshot that was being made is finished or undone (`snapshots`).
 4. What no record names is removed: folders, layers, control groups.
-5. Machines with autostart are started, once after each boot of the host.
+
+Then those with autostart are started beside (`autostart`).
 """
 
 import asyncio
@@ -17,7 +18,7 @@ import os
 
 from skerry.base.errors import SkerryError
 from skerry.base.settings import Settings
-from skerry.engine.vms import cables
+from skerry.engine.vms import cables, forwarding
 from skerry.engine.vms.life import Life
 from skerry.engine.vms.record import PAUSED, RUNNING, Live
 from skerry.engine.vms.shelf import Shelf
@@ -32,7 +33,6 @@ class Recovery:
 
     def __init__(self, settings: Settings, shelf: Shelf, life: Life, snapshots: Snapshots) -> None:
         self._root = settings.root
-        self._marker = os.path.join(settings.run_root, "vms", "autostarted")
         self._shelf = shelf
         self._life = life
         self._snapshots = snapshots
@@ -49,7 +49,6 @@ class Recovery:
         await asyncio.to_thread(self._shelf.tidy)
         await asyncio.to_thread(self._shelf.sweep)
         await asyncio.to_thread(self._sweep_host)
-        await self._autostart()
 
     async def _find(self, live: Live) -> None:
         record = live.record
@@ -71,6 +70,8 @@ class Recovery:
         await self._life.join(live)
         await self._snapshots.resolve(live)
         await self._life.settle(live)
+        if live.monitor is not None and any(nic.kind == "nat" for nic in record.hardware.nics):
+            await forwarding.settle(live.monitor, record.hardware, detoured=record.uid != 0)
 
     def _sweep_host(self) -> None:
         """Bridges and tables of machines that do not run."""
@@ -89,17 +90,3 @@ class Recovery:
         if group is not None and group.exists():
             group.kill_all()
             group.remove()
-
-    async def _autostart(self) -> None:
-        if os.path.exists(self._marker):
-            return
-        os.makedirs(os.path.dirname(self._marker), mode=0o710, exist_ok=True)
-        with open(self._marker, "w", encoding="ascii"):
-            pass
-        for live in self._shelf:
-            if live.record.autostart and live.process is None:
-                try:
-                    async with live.lock:
-                        await self._life.start(live)
-                except SkerryError as error:
-                    log.error("autostart of machine %s: %s", live.record.name, error)

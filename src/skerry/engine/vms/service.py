@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from skerry.base.settings import Settings
+from skerry.engine.vms.autostart import Autostart
 from skerry.engine.vms.cloning import Cloning
 from skerry.engine.vms.console import Consoles
 from skerry.engine.vms.creation import Creation
@@ -36,13 +37,16 @@ class Vms:
         self.cloning = Cloning(self.shelf, self.life, self.creation, self.snapshots)
         self.exchange = Exchange(self.shelf, self.creation, settings.root)
         self._recovery = Recovery(settings, self.shelf, self.life, self.snapshots)
+        self._autostart = Autostart(settings, self.shelf, self.life)
 
     async def recover(self) -> None:
         """Find everything again after a start of the engine."""
         await self._recovery.run()
+        self._autostart.begin()
 
     async def close(self) -> None:
         """Leave; machines run on."""
+        await self._autostart.end()
         for live in self.shelf:
             if live.watcher is not None:
                 live.watcher.cancel()
@@ -75,6 +79,7 @@ class Vms:
             "disks": [disk.size for disk in record.hardware.disks],
             "snapshots": len(record.snapshots),
             "autostart": record.autostart,
+            "autostart_order": record.autostart_order,
             "created_at": record.created_at,
             "started_at": record.started_at,
         }

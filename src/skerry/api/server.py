@@ -109,7 +109,7 @@ class Api:
         try:
             return await self._answer(request)
         finally:
-            uploads.release(request)
+            uploads.leave(request)
             self.active -= 1
             self.last = asyncio.get_running_loop().time()
 
@@ -134,7 +134,7 @@ class Api:
                 response = await route.handle(call)
             else:
                 # A client that leaves must not stop a removal half-way.
-                response = await asyncio.shield(asyncio.ensure_future(route.handle(call)))
+                response = await _whole(asyncio.ensure_future(route.handle(call)))
         except (SkerryError, GuestFault) as error:
             response = _failure(status_of(error), message_of(error))
         except (asyncio.CancelledError, ConnectionError):
@@ -149,6 +149,22 @@ class Api:
                 raise ConnectionResetError
             response.headers.update(_HEADERS)
         return response
+
+
+async def _whole(work: asyncio.Future[web.StreamResponse]) -> web.StreamResponse:
+    """Its answer; it goes on to its end when nobody waits for that any more."""
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        work.add_done_callback(_unheard)
+        raise
+
+
+def _unheard(work: asyncio.Future[web.StreamResponse]) -> None:
+    """The end of a request whose client has left: only a fault of the engine's is worth a word."""
+    error = None if work.cancelled() else work.exception()
+    if error is not None and not isinstance(error, SkerryError | GuestFault | ConnectionError):
+        log.error("a request whose client had left", exc_info=error)
 
 
 def _failure(status: int, message: str) -> web.Response:

@@ -192,6 +192,14 @@ class Connection(web.RequestHandler):
         if not transport.is_closing():
             transport.resume_reading()
 
+    def leave(self) -> None:
+        """The request is over. A thread that still reads, for an engine that ends, is told to stop;
+        whoever holds the body releases it then."""
+        if self._body is not None:
+            self._body.cut()
+        else:
+            self.release()
+
     def connection_lost(self, exc: BaseException | None) -> None:
         """The thread must not wait for a client that is gone."""
         if self._body is not None:
@@ -207,10 +215,10 @@ class Server(web.Server):
         return Connection(self, loop=self._loop, **self._kwargs)
 
 
-def release(request: web.BaseRequest) -> None:
+def leave(request: web.BaseRequest) -> None:
     """What of a request's body was held back and not read goes the ordinary way."""
     if isinstance(request.protocol, Connection):
-        request.protocol.release()
+        request.protocol.leave()
 
 
 @contextlib.asynccontextmanager
@@ -221,11 +229,11 @@ async def body(call: Call) -> AsyncIterator[BinaryIO]:
     """
     connection = call.request.protocol
     held = connection.hold() if isinstance(connection, Connection) else None
-    if held is None:
+    if held is None or not isinstance(connection, Connection):
         async with as_file(call.chunks()) as stream:
             yield stream
         return
     try:
         yield cast(BinaryIO, held)
     finally:
-        release(call.request)
+        connection.release()

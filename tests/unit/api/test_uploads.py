@@ -5,16 +5,19 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from skerry.api import server
 from skerry.api.uploads import Body
 from skerry.base.errors import InvalidInput
 from skerry.engine.archive import Body as Uploaded
 from skerry.engine.engine import Engine
+from skerry.engine.instance import listen
 from skerry.engine.threads import blocking
 
 LAST = b"0\r\n\r\n"
@@ -153,27 +156,41 @@ async def test_the_connection_goes_on(
     assert reads.got == PAYLOAD[:least]
 
 
-async def test_a_client_that_leaves_ends_the_reading(
+@pytest.mark.parametrize("who", ["the client", "the engine"])
+async def test_whoever_leaves_ends_the_reading(
     engine: Engine,
-    socket_path: str,
+    short_tmp: Path,
     create: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    who: str,
 ) -> None:
     made = await create("there")
-    ended: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+    loop = asyncio.get_running_loop()
+    begun: asyncio.Future[None] = loop.create_future()
+    ended: asyncio.Future[BaseException] = loop.create_future()
 
     async def put(container: object, path: str, uploaded: Uploaded, **how: bool) -> None:
         try:
             async with uploaded as stream:
+                begun.set_result(None)
                 await blocking(stream.read)
         except BaseException as error:
             ended.set_result(error)
             raise
 
     monkeypatch.setattr(engine.archive, "put", put)
-    _, writer = await asyncio.open_unix_connection(socket_path)
+    monkeypatch.setattr(server, "GRACE", 0.01)
+    _, runner = await server.serve(engine, [listen(str(short_tmp / "s"))])
+    _, writer = await asyncio.open_unix_connection(str(short_tmp / "s"))
     writer.write(HEAD % made.id.encode() + chunked([b"half"]))
-    await writer.drain()
-    writer.close()
     async with asyncio.timeout(120):
+        await begun
+        if who == "the client":
+            writer.close()
+        else:
+            await runner.cleanup()
         assert "cut off" in str(await ended)
+    writer.close()
+    await runner.cleanup()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]

@@ -117,6 +117,7 @@ class Engine:
         self.volume_archives = VolumeArchives(self.store, self.volumes, self.roster)
         self.vms = Vms(settings, self.store.records, self.events)
         self._sweeper: asyncio.Task[None] | None = None
+        self._warming: asyncio.Task[None] | None = None
 
     def _volume_users(self, name: str) -> list[str]:
         return [
@@ -145,17 +146,25 @@ class Engine:
         ).run()
         await self.vms.recover()
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
+        self._warming = asyncio.get_running_loop().create_task(self._get_ready())
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        if self._sweeper is not None:
-            self._sweeper.cancel()
+        for beside in (self._sweeper, self._warming):
+            if beside is not None:
+                beside.cancel()
         await self.vms.close()
         await self.lifecycle.close()
         await self.endpoints.close()
         await self.driver.close()
         self.store.close()
         instance.remove_pid_file(self.settings.run_root)
+
+    async def _get_ready(self) -> None:
+        """Machines for those to come, beside the work."""
+        if isinstance(self.driver, walls.Walls):
+            folder = os.path.join(self.settings.run_root, "containers")
+            await self.driver.get_ready(self.settings.root, folder)
 
     async def _sweep(self) -> None:
         """Empty the trash now and then, beside the work."""

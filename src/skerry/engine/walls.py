@@ -284,6 +284,15 @@ class Walls:
         machines: Any = self._drivers.get(VM)
         return list(machines.spares.rows()) if machines is not None else []
 
+    async def get_ready(self, root: str, folder: str) -> None:
+        """Have machines ready for containers as were started in them before; `root` is the
+        engine's, `folder` where run directories are made."""
+        from skerry.machine import remembered  # Late, as a driver's own module.
+
+        made = os.path.join(root, "machines", remembered.NAME)
+        if VM in self._makers and os.path.exists(made):
+            await self._of_machines().get_ready(folder)
+
     def _of_machines(self) -> Any:
         if VM not in self._makers:
             raise Unsupported("this engine has no machines")

@@ -55,6 +55,11 @@ class Disks:
             shutil.rmtree(half, ignore_errors=True)
 
     @property
+    def folder(self) -> Path:
+        """Where they all are."""
+        return self._folder
+
+    @property
     def blank(self) -> Path:
         """The empty file system."""
         return self._folder / "blank.raw"

@@ -6,6 +6,7 @@ that a keeper keeps (`warden`) and who is asked about what goes on behind the wa
 
 import asyncio
 import json
+import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +17,7 @@ from skerry.base.errors import (
     InvalidInput,
     KernelFault,
     MachineFault,
+    SkerryError,
     Unavailable,
     Unsupported,
 )
@@ -50,6 +52,8 @@ from skerry.runtime.driver.driver import CONFIG
 from skerry.runtime.driver.readings import networks, stats_from
 from skerry.runtime.driver.streams import AttachStream
 from skerry.runtime.steps import process_to_wire
+
+log = logging.getLogger(__name__)
 
 OnExit = Callable[[str, Exit], None]
 
@@ -200,10 +204,36 @@ class MachineDriver(Snapshots, Contents):
             folder = os.path.dirname(task.run_dir)
             self.spares.asked(
                 Pattern(
-                    frozen, guest.shape, conf.accel, dict(task.spec), folder, bool(conf.shares)
+                    frozen,
+                    guest.shape,
+                    conf.accel,
+                    dict(task.spec),
+                    folder,
+                    bool(conf.shares),
+                    guest.kernel,
                 ),
                 missed=spare is None,
             )
+
+    async def get_ready(self, folder: str) -> None:
+        """Have spares of what the last engine was asked for, where their templates are there;
+        `folder` is where run directories are made."""
+        for kind in await asyncio.to_thread(self.spares.last_kinds):
+            with self._opening():
+                try:
+                    if not await asyncio.to_thread(self.templates.is_made, kind.shape, kind.kernel):
+                        continue
+                    frozen = await self.templates.get(kind.shape, kind.kernel)
+                except (SkerryError, OSError) as error:
+                    log.warning("no spare machine of what was asked for before: %s", error)
+                    continue
+            accel = self.templates.accel
+            self.spares.expect(
+                Pattern(
+                    frozen, kind.shape, (accel.name, accel.cpu, accel.tsc_khz), kind.spec, folder,
+                    kind.shares, kind.kernel,
+                )
+            )  # fmt: skip
 
     def _send(self, head: dict[str, Any], body: bytes, fds: tuple[int, ...]) -> None:
         """To the spare that the request was promised, the first time."""

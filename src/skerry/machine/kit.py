@@ -88,6 +88,15 @@ def open_kit(folder: Path, kernel: str = "") -> Kit:
     return _checked(target, digest)
 
 
+def find(folder: Path, kernel: str = "") -> str:
+    """The digest of the kit that `open_kit` would open without making it; empty when it would make
+    one, or fetch what it is made from. Blocks."""
+    if not kernel and not any(folder.glob("linux-image-*")):
+        return ""
+    digest = _digest(folder, kernel)
+    return digest if (folder / digest / MANIFEST).exists() else ""
+
+
 def unused(folder: Path) -> list[Path]:
     """All kits but the one that was opened last, and what was left half made; none while one is
     being made. The distribution's packages stay: kits are made from them without a network."""

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from skerry.base.errors import SkerryError
 from skerry.kernel import processes
-from skerry.machine import rehearsal
+from skerry.machine import rehearsal, remembered
 from skerry.machine.conf import Conf, bare, pack
 from skerry.machine.disks import Disks
 from skerry.machine.shape import Shape
@@ -141,6 +141,8 @@ class Pattern(NamedTuple):
     """Where run directories are made."""
     shares: bool
     """Whether it had volumes."""
+    kernel: str = ""
+    """The user's own; empty for the distribution's."""
 
 
 class Spare:
@@ -231,6 +233,8 @@ class Spares:
         """Those that nobody has yet, by their ids."""
         self._turning: asyncio.Task[None] | None = None
         self._watching: set[asyncio.Task[None]] = set()
+        self._news = False
+        """Whether there is something to remember."""
 
     def asked(self, pattern: Pattern, *, missed: bool) -> None:
         """A machine of a template was started, `missed` without a spare."""
@@ -243,8 +247,22 @@ class Spares:
             found = found._replace(shares=now)
         if missed and before:
             found = found._replace(missed=now)
-        self._asked[key] = found
-        self._patterns[key] = pattern
+        self._await(pattern, found)
+        self._news = True
+
+    def expect(self, pattern: Pattern) -> None:
+        """Such a machine was asked for before this engine was there."""
+        now = time.monotonic()
+        shares = {"shares": now} if pattern.shares else {}
+        self._await(pattern, Asked(now, **shares))
+
+    def last_kinds(self) -> list[remembered.Kind]:
+        """The kinds that the last engine was asked for, as many as can have a spare. Blocks."""
+        return remembered.read(self._disks.folder, time.time())[: self._most]
+
+    def _await(self, pattern: Pattern, asked: Asked) -> None:
+        self._asked[pattern.frozen.key] = asked
+        self._patterns[pattern.frozen.key] = pattern
         if self._turning is None or self._turning.done():
             self._turning = asyncio.get_running_loop().create_task(self._turn())
 
@@ -298,9 +316,31 @@ class Spares:
                 self._drop(self._spares[id_])
             if found.make:
                 await self._make(found.make, shares=found.shares)
+            if self._news:
+                self._news = False
+                await asyncio.to_thread(self._remember, self._kinds(now))
             self._asked = {
                 key: each for key, each in self._asked.items() if now - each.at < KEEP_SECONDS
             }
+
+    def _kinds(self, now: float) -> list[remembered.Kind]:
+        """What was asked for of late, last first."""
+        since = time.time() - now
+        latest = sorted(self._asked, key=lambda key: -self._asked[key].at)
+        return [
+            remembered.Kind(
+                pattern.shape, pattern.kernel, _has_shares(now, self._asked[key]),
+                since + self._asked[key].at, rehearsal.spec_for(pattern.spec),
+            )
+            for key in latest[: self._most]
+            for pattern in (self._patterns[key],)
+        ]  # fmt: skip
+
+    def _remember(self, kinds: list[remembered.Kind]) -> None:
+        try:
+            remembered.write(self._disks.folder, kinds)
+        except SkerryError as error:
+            log.warning("cannot remember which machines were asked for: %s", error)
 
     async def _make(self, key: str, *, shares: bool) -> None:
         pattern = self._patterns[key]

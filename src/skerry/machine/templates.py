@@ -66,6 +66,14 @@ class Templates:
             making.add_done_callback(lambda _: self._making.pop(key, None))
         return await asyncio.shield(making)
 
+    def is_made(self, shape: Shape, kernel: str = "") -> bool:
+        """Whether `get` would make nothing. Blocks."""
+        digest = kit.find(self._kits, kernel)
+        if not digest:
+            return False
+        key = template.key_of(digest, shape, accel.choose())
+        return (self._folder / key / template.MANIFEST).exists()
+
     async def _get(
         self,
         wanted: _Key,

@@ -99,12 +99,12 @@ PROCESS = [
         "rlimits",
         process(
             rlimits=[
-                {"type": "RLIMIT_NOFILE", "soft": 100, "hard": 200},
+                {"type": "RLIMIT_NOFILE", "soft": 8, "hard": 16},
                 {"type": "RLIMIT_CORE", "soft": 0, "hard": 4096},
             ]
         ),
         "ulimit -Sn; ulimit -Hn; ulimit -Sc",
-        "100\n200\n0",
+        "8\n16\n0",
     ),
     Case("capabilities none", process(capabilities={}), status("CapBnd"), f"CapBnd: {0:016x}"),
     Case("capabilities absent", lambda s: s["process"].pop("capabilities"), status("CapEff"),

@@ -27,7 +27,7 @@ from skerry.base.ids import new_id
 from skerry.base.isolation import Attach, ExecTask, Exit, Started
 from skerry.engine import exec_files, facts, spec, users
 from skerry.engine.container import Container
-from skerry.engine.isolation import Driver, Stream
+from skerry.engine.isolation import NOT_EXECUTED, Driver, Stream, tell_as_docker
 from skerry.engine.lifecycle import Lifecycle
 from skerry.engine.roster import Roster
 from skerry.engine.walls import runs_in_machine
@@ -218,6 +218,7 @@ class Execs:
                 code = error.exit_code
             elif isinstance(error, KernelFault) and error.errno in (errno.ENOENT, errno.ENOTDIR):
                 code = 127
+            tell_as_docker(error, NOT_EXECUTED)
             self._failed(exec, code)
             raise
         if not exec.saved:

@@ -34,13 +34,14 @@ NOT_STARTED = (
     "failed to create task for container: OCI runtime create failed: "
     "unable to start container process: "
 )
+NOT_EXECUTED = "OCI runtime exec failed: exec failed: unable to start container process: "
 
 
-def tell_as_docker(error: SkerryError | GuestFault) -> None:
+def tell_as_docker(error: SkerryError | GuestFault, words: str) -> None:
     """Put dockerd's words in front of those of a driver's error of a start: scripts look for them.
     What a machine did and what the engine lacks is nobody else's."""
     if not isinstance(error, MachineFault | Unavailable):
-        error.message = f"{NOT_STARTED}{error.message}"
+        error.message = f"{words}{error.message}"
         error.args = (error.message,)
 
 

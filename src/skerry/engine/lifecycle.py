@@ -44,7 +44,7 @@ from skerry.engine import (
 from skerry.engine.container import Container
 from skerry.engine.endpoints import Endpoints
 from skerry.engine.events import Events
-from skerry.engine.isolation import Driver, tell_as_docker
+from skerry.engine.isolation import NOT_STARTED, Driver, tell_as_docker
 from skerry.engine.roster import Roster
 from skerry.engine.signals import DEFAULT_STOP, parse_signal
 from skerry.engine.volumes import Volumes
@@ -304,7 +304,7 @@ class Lifecycle:
                 task, self.on_exit, attach=attach.union(waiting) if waiting else None
             )
         except (SkerryError, GuestFault) as error:
-            tell_as_docker(error)
+            tell_as_docker(error, NOT_STARTED)
             raise
         finally:
             container.starting = False

@@ -15,6 +15,7 @@ from skerry.base.ids import check_volume_name
 from skerry.engine.record import MountPoint
 from skerry.runtime.mount_options import SUBPATH
 
+_TYPES = ("bind", "volume", "tmpfs", "npipe", "cluster", "image")
 PROPAGATIONS = ("private", "rprivate", "shared", "rshared", "slave", "rslave")
 _HARMLESS = ("z", "Z", "cached", "delegated", "consistent", "volume-nocopy")
 TMPFS_DEFAULT = ("noexec", "nosuid", "nodev")
@@ -79,6 +80,8 @@ def parse_mount(raw: Mapping[str, Any]) -> MountPoint:
         raise InvalidInput(
             f'invalid mount config for type "{kind}": field Target must not be empty'
         )
+    if kind not in _TYPES:
+        raise InvalidInput(f'invalid mount config for type "{kind}": mount type unknown')
     point = MountPoint(kind, _target(target, target), read_only=bool(raw.get("ReadOnly")))
     source = raw.get("Source", "")
     if kind == "bind":
@@ -90,6 +93,11 @@ def parse_mount(raw: Mapping[str, Any]) -> MountPoint:
         point.source = posixpath.normpath(source)
         options = raw.get("BindOptions") or {}
         point.propagation = options.get("Propagation", "")
+        if point.propagation and point.propagation not in PROPAGATIONS:
+            raise InvalidInput(
+                'invalid mount config for type "bind": '
+                f"invalid propagation mode: {point.propagation}"
+            )
         point.options = ["nonrecursive"] if options.get("NonRecursive") else []
         point.options += ["create"] if options.get("CreateMountpoint") else []
         point.options += _read_only_below(options, point)

@@ -1,11 +1,12 @@
 """Docker's limits as the OCI runtime specification's `linux.resources` and `process.rlimits`."""
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from skerry.base.errors import Conflict, InvalidInput
+from skerry.base.errors import Conflict, InvalidInput, LimitExceeded
 from skerry.base.number_lists import numbers
 
 PERIOD = 100_000
@@ -13,6 +14,8 @@ PERIOD = 100_000
 MEMORY_FLOOR = 6 << 20
 """Docker's least memory limit: below it a container cannot start."""
 
+_MOST_BELOW = 100_000
+"""Entries of a folder that is given for the devices in it."""
 _TOGETHER = (
     frozenset({"Memory", "MemorySwap"}),
     frozenset({"NanoCpus", "CpuPeriod", "CpuQuota"}),
@@ -55,8 +58,9 @@ def check(host: Mapping[str, Any]) -> None:
         raise InvalidInput(
             "Minimum memory limit can not be less than memory reservation limit, see usage"
         )
-    if host.get("NanoCpus") and (host.get("CpuQuota") or host.get("CpuPeriod")):
-        raise InvalidInput("Conflicting options: Nano CPUs and CPU Period cannot both be set")
+    for field, word in (("CpuPeriod", "Period"), ("CpuQuota", "Quota")):
+        if host.get("NanoCpus") and host.get(field):
+            raise InvalidInput(f"Conflicting options: Nano CPUs and CPU {word} cannot both be set")
     cpus = os.cpu_count() or 1
     if host.get("NanoCpus", 0) > cpus * 10**9:
         raise InvalidInput(
@@ -217,7 +221,8 @@ def _block_device(path: str) -> tuple[int, int]:
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:
-        raise InvalidInput(f"no such block device: {path!r}: {error}") from None
+        reason = str((isinstance(error, OSError) and error.strerror) or error).lower()
+        raise InvalidInput(f"stat {path}: {reason}") from None
     if not stat.S_ISBLK(status.st_mode):
         raise InvalidInput(f"not a block device: {path!r}")
     return os.major(status.st_rdev), os.minor(status.st_rdev)
@@ -309,14 +314,22 @@ def _requested(source: str, target: str) -> list[dict[str, Any]]:
 def _nodes_below(folder: str) -> list[str]:
     """Device nodes in a folder, but for those that every container gets of its own."""
     own = {"pts", "shm", "fd", "mqueue", ".lxc", ".udev", "console", ".mount"}
-    found = []
-    for parent, folders, files in os.walk(folder):
-        if parent == "/dev":
-            folders[:] = [name for name in folders if name not in own]
-            files = [name for name in files if name not in own]
-        found += [os.path.join(parent, name) for name in files]
-    # Links such as /dev/stdin lead to the engine's own descriptors.
-    return sorted(path for path in found if not os.path.islink(path))
+    found, folders, seen = [], [folder], 0
+    while folders:
+        parent = folders.pop()
+        with contextlib.suppress(OSError), os.scandir(parent) as entries:
+            for entry in entries:
+                seen += 1
+                if seen > _MOST_BELOW:
+                    raise LimitExceeded(f"there is more below {folder} than devices")
+                if parent == "/dev" and entry.name in own:
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                elif not entry.is_symlink():
+                    # Links such as /dev/stdin lead to the engine's own descriptors.
+                    found.append(entry.path)
+    return sorted(found)
 
 
 def _node(path: str, inside: str) -> list[dict[str, Any]]:

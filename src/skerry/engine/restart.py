@@ -28,7 +28,10 @@ def parse(raw: dict[str, Any] | None) -> Policy:
     name = raw.get("Name") or "no"
     retries = raw.get("MaximumRetryCount") or 0
     if name not in NAMES:
-        raise InvalidInput(f"invalid restart policy: unknown policy '{name}'")
+        raise InvalidInput(
+            f"invalid restart policy: unknown policy '{name}'; "
+            "use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
+        )
     negative = not isinstance(retries, int) or retries < 0
     if retries and name != "on-failure":
         raise InvalidInput(

@@ -230,16 +230,14 @@ _ULIMIT = fields({"Name": text(32), "Soft": number(-1), "Hard": number(-1)})
 _PORT = items(fields({"HostIp": text(64), "HostPort": text(16)}), 1024)
 _MOUNT = fields(
     {
-        "Type": choice("bind", "volume", "tmpfs", "npipe", "cluster", "image"),
+        "Type": text(64),
         "Source": string,
         "Target": string,
         "ReadOnly": flag,
         "Consistency": string,
         "BindOptions": fields(
             {
-                "Propagation": choice(
-                    "", "private", "rprivate", "shared", "rshared", "slave", "rslave"
-                ),
+                "Propagation": text(64),
                 "NonRecursive": flag,
                 "CreateMountpoint": flag,
                 "ReadOnlyNonRecursive": flag,

@@ -315,7 +315,10 @@ def _reason(error: Exception) -> str:
     """Words for what went wrong on a connection."""
     if isinstance(error, aiohttp.ClientConnectorError):
         cause = error.os_error
-        return _plain(f"cannot connect: {cause.strerror or cause}")
+        # asyncio's own text is Python's: "Connect call failed ('127.0.0.1', 1)".
+        number = cause.errno or 0
+        known = os.strerror(number).lower() if number > 0 else ""
+        return _plain(f"cannot connect: {known or cause.strerror or cause}")
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return "the connection was closed without an answer"
     if isinstance(error, aiohttp.ServerTimeoutError):

@@ -1,6 +1,7 @@
 """Docker's notations for mounts."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -76,9 +77,11 @@ def test_what_cannot_be_meant(text: str) -> None:
         {"Type": "bind", "Source": "/a", "Target": "b"},
         {"Type": "tmpfs", "Source": "/a", "Target": "/b"},
         {"Type": "volume", "Source": "../x", "Target": "/b"},
+        {"Type": "nfs", "Target": "/b"},
+        {"Type": "bind", "Source": "/a", "Target": "/b", "BindOptions": {"Propagation": "x"}},
     ],
 )
-def test_mount_objects_that_cannot_be_meant(raw: dict[str, str]) -> None:
+def test_mount_objects_that_cannot_be_meant(raw: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput):
         parse_mount(raw)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from skerry.base.errors import InvalidInput
+from skerry.base.errors import InvalidInput, LimitExceeded
 from skerry.engine import mounts, resources, security, spec, validation
 from skerry.engine.record import Record
 from skerry.engine.spec import Facts, Namespaces
@@ -53,6 +53,18 @@ def built(asked: dict[str, Any]) -> dict[str, Any]:
         shm="/dev/shm" if host.get("IpcMode") == "host" else "",
     )
     return spec.build(record, facts)
+
+
+def test_a_folder_that_holds_no_devices_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a/b/c").mkdir(parents=True)
+    host = {"Devices": [{"PathOnHost": str(tmp_path)}]}
+    with pytest.raises(InvalidInput, match="not a device node"):
+        resources.devices(host, privileged=False)
+    monkeypatch.setattr(resources, "_MOST_BELOW", 2)
+    with pytest.raises(LimitExceeded, match="more below"):
+        resources.devices(host, privileged=False)
 
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)

@@ -65,7 +65,7 @@ def test_wrong_types_and_sizes_of_config(body: dict[str, Any]) -> None:
         {"Memory": 1.5},
         {"CgroupnsMode": "other"},
         {"OomScoreAdj": 1001},
-        {"Mounts": [{"Type": "nfs"}]},
+        {"Mounts": [{"Type": 5}]},
         {"ConsoleSize": [1, 2, 3]},
         {"BlkioDeviceReadBps": [{"Path": "/dev/x", "Rate": "fast"}]},
     ],

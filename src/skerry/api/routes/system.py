@@ -235,8 +235,8 @@ async def disk_usage(call: Call) -> web.StreamResponse:
         result["Volumes"] = [
             volume_shape(each.volume, size=each.bytes, users=each.users)
             for each in usage.volumes
-            # Docker leaves out what lies elsewhere, such as a tmpfs or a folder of the host's.
-            if each.bytes >= 0
+            # Docker leaves out those with options: what they have may lie elsewhere.
+            if each.bytes >= 0 and not each.volume.options
         ]
     if "build-cache" in wanted:
         cache = await asyncio.to_thread(call.builder.inventory.entries)

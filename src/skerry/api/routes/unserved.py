@@ -8,6 +8,7 @@ from skerry.api.call import Call
 from skerry.api.router import Handle, Route
 from skerry.base.errors import InvalidInput, NotFound, Unavailable, Unsupported
 from skerry.engine import criu
+from skerry.engine.filters import truth
 
 NOT_A_SWARM = (
     'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect '
@@ -50,6 +51,10 @@ async def no_plugin(call: Call) -> web.StreamResponse:
 
 async def no_plugins(call: Call) -> web.StreamResponse:
     """GET /plugins."""
+    filters = call.filters()
+    if unknown := filters.keys() - {"capability", "enabled"}:
+        raise InvalidInput(f"invalid filter '{min(unknown)}'")
+    truth("enabled", filters)
     return call.json([])
 
 

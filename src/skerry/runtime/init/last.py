@@ -70,7 +70,6 @@ def finish(
     """From root of the container to the program."""
     if plan.new_keyring:
         process.join_keyring(process.keyring_calls(f"_ses.{name}"))
-    process.set_limits(plan)
     process.own_null(process.null_devices((0, 1, 2)))
     process.own_stdio(plan.uid)
     if proc_fd >= 0:
@@ -78,6 +77,8 @@ def finish(
     filtered = bool(plan.seccomp)
     admin = filtered and not plan.no_new_privileges
     gate = close_descriptors(plan, handover)
+    # Not before: with a low limit of files nothing could be opened beside what is closed there.
+    process.set_limits(plan)
     status = handover.status
     entered = enter_folder(plan.cwd)
     process.become_user(plan)

@@ -61,16 +61,16 @@ class TestMachines(IsolationSuite):
 
 
 async def test_a_container_of_another_kind_than_the_rehearsed_one(world: MachineWorld) -> None:
-    """The init that waits in the guest has namespaces that this one does not want."""
+    """The init that waits in the guest has other namespaces than this one wants."""
 
     def usual(spec: dict[str, Any]) -> None:
         del spec["process"]["rlimits"]
 
     def other(spec: dict[str, Any]) -> None:
         usual(spec)
-        spec["linux"]["namespaces"].remove({"type": "ipc"})
+        spec["linux"]["namespaces"].append({"type": "time"})
 
-    script = "readlink /proc/self/ns/ipc; cat /proc/self/cgroup; ulimit -Sn; ulimit -Hn"
+    script = "readlink /proc/self/ns/time; cat /proc/self/cgroup; ulimit -Sn; ulimit -Hn"
     ends = [await world.run(world.task(script, change=each)) for each in (usual, other)]
     (code, first), (code2, second) = ((end.code, output[1].split()) for end, output in ends)
     assert (code, code2) == (0, 0)

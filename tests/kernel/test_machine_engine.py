@@ -82,13 +82,14 @@ def status_of(pid: int) -> dict[str, str]:
 def test_every_way_of_asking_gives_a_kernel_of_its_own(machines: Skerry, docker: Docker) -> None:
     assert "skerry-vm" in json.loads(docker("info", "-f", "{{json .Runtimes}}"))
     host = os.uname().release
-    script = "uname -r; id -u; echo $A; pwd; hostname; exit 7"
+    low = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
+    script = f"uname -r; id -u; echo $A; pwd; hostname; cat {low}; exit 7"
     options = ("-e", "A=b", "-w", "/tmp", "-u", "1000", "-h", "guest", "--network", "none")
     done = machines.docker(
         "run", "--rm", *VM, *options, "busybox", "sh", "-c", script, check=False, timeout=PATIENCE
     )
     release, *rest = done.stdout.splitlines()
-    assert (done.returncode, rest) == (7, ["1000", "b", "/tmp", "guest"])
+    assert (done.returncode, rest) == (7, ["1000", "b", "/tmp", "guest", "0"])
     assert release != host
     ours = machines.skerry(
         "run", "--rm", "--isolation", "vm", "busybox", "uname", "-r", timeout=180

@@ -33,6 +33,14 @@ GUEST_GROUP = "/skerry/container"
 """The container's control group in the guest: there is one, and it is made before its container."""
 """Where the kit has the small init."""
 MOST_FILE = 1024 * 1024
+_OWN = ("pid", "ipc", "uts")
+"""Kinds of namespaces that a container always has to itself in a machine."""
+_SYSCTLS = {
+    "net.ipv4.ip_unprivileged_port_start": "0",
+    "net.ipv4.ping_group_range": "0 2147483647",
+}
+"""Docker's defaults, which on this side are set in the container's network namespace."""
+_SEEN_LATER = frozenset({"shared", "rshared", "slave", "rslave"})
 _HOST_SIDE = ("cpu", "blockIO")
 """Limits that hold QEMU on this side; the others hold the program on the other."""
 
@@ -75,6 +83,7 @@ def guest_for(
     resources = linux.get("resources") or {}
     limits, linux["resources"] = split_limits(resources)
     linux["cgroupsPath"] = GUEST_GROUP
+    linux["sysctl"] = _SYSCTLS | (linux.get("sysctl") or {})
     if given.get("hooks"):
         raise Unsupported(
             "hooks run on the host and cannot reach into a machine",
@@ -147,6 +156,12 @@ def _namespaces(linux: dict[str, Any]) -> str:
             "a machine cannot share the host's network",
             hint="publish ports, or use --isolation container",
         )
+    for kind in _OWN:
+        if {"type": kind} not in kept:
+            raise Unsupported(
+                f"a machine cannot share the host's {kind} namespace",
+                hint="use --isolation container for this one",
+            )
     linux["namespaces"] = kept
     for name in ("uidMappings", "gidMappings", "timeOffsets"):
         linux.pop(name, None)
@@ -161,6 +176,12 @@ def _mount(
         return mount
     if mount["source"] == GUEST_INIT:
         return mount
+    if later := _SEEN_LATER.intersection(options):
+        raise Unsupported(
+            f"a machine does not see what is mounted below {mount['source']} later on, as"
+            f" {min(later)} asks for",
+            hint="leave the propagation out, or use --isolation container",
+        )
     source = os.path.normpath(os.path.join(state_dir, mount["source"]))
     if os.path.dirname(source) == os.path.normpath(state_dir):
         name = os.path.basename(source)

@@ -13,13 +13,16 @@ from skerry.machine import planning, qemu, splice
 from skerry.machine.shape import DEFAULT_MEMORY, GUEST_OVERHEAD, MIB, Shape, shape_for
 
 
+OWN = [{"type": kind} for kind in ("mount", "pid", "ipc", "uts")]
+
+
 def spec(**linux: Any) -> dict[str, Any]:
     return {
         "ociVersion": "1.2.0",
         "process": {"args": ["true"], "cwd": "/", "user": {"uid": 0, "gid": 0}},
         "root": {"path": ""},
         "mounts": [],
-        "linux": {"namespaces": [{"type": "mount"}, {"type": "network"}], **linux},
+        "linux": {"namespaces": [*OWN, {"type": "network"}], **linux},
     }
 
 
@@ -30,7 +33,7 @@ def guest(given_spec: dict[str, Any]) -> planning.Guest:
 
 
 def test_the_network_becomes_a_card() -> None:
-    wanted = spec(namespaces=[{"type": "mount"}, {"type": "network", "path": "/run/net/x"}])
+    wanted = spec(namespaces=[*OWN, {"type": "network", "path": "/run/net/x"}])
     made = guest(wanted)
     assert made.network == "/run/net/x"
     assert not made.plan.new_namespaces & namespaces.FLAGS["network"]
@@ -38,15 +41,36 @@ def test_the_network_becomes_a_card() -> None:
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("found", "words"),
     [
-        {"namespaces": [{"type": "mount"}]},
-        {"namespaces": [{"type": "network"}, {"type": "ipc", "path": "/proc/1/ns/ipc"}]},
+        (OWN, "the host's network"),
+        ([*OWN, {"type": "network"}, {"type": "ipc", "path": "/proc/1/ns/ipc"}], "another"),
+        ([*OWN[:1], *OWN[2:], {"type": "network"}], "the host's pid namespace"),
+        ([*OWN[:2], *OWN[3:], {"type": "network"}], "the host's ipc namespace"),
+        ([*OWN[:3], {"type": "network"}], "the host's uts namespace"),
     ],
 )
-def test_what_cannot_cross_the_wall_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(Unsupported):
-        guest(spec(**change))
+def test_namespaces_of_the_host_are_refused(found: list[dict[str, str]], words: str) -> None:
+    with pytest.raises(Unsupported, match=words):
+        guest(spec(namespaces=found))
+
+
+@pytest.mark.parametrize("option", ["shared", "rshared", "slave", "rslave"])
+def test_binds_that_would_see_later_mounts_are_refused(option: str) -> None:
+    bind = {"destination": "/d", "type": "bind", "source": "/srv", "options": ["rbind", option]}
+    with pytest.raises(Unsupported, match=option):
+        guest({**spec(), "mounts": [bind]})
+
+
+def test_low_ports_and_pings_are_for_everybody_as_in_a_containers_network() -> None:
+    usual = {
+        "net/ipv4/ip_unprivileged_port_start": "0",
+        "net/ipv4/ping_group_range": "0 2147483647",
+    }
+    assert dict(guest(spec()).plan.sysctls) == usual
+    own = guest(spec(sysctl={"net.ipv4.ip_unprivileged_port_start": "99", "net.core.x": "1"}))
+    changed = {"net/ipv4/ip_unprivileged_port_start": "99", "net/core/x": "1"}
+    assert dict(own.plan.sysctls) == usual | changed
 
 
 def test_hooks_are_refused() -> None:

@@ -32,8 +32,7 @@ SPEC = {
         "sysctl": {"kernel.domainname": SECRET},
         "maskedPaths": ["/proc/kcore"],
         "namespaces": [
-            {"type": "pid"},
-            {"type": "mount"},
+            *({"type": kind} for kind in ("pid", "mount", "ipc", "uts")),
             {"type": "network", "path": f"/run/{SECRET}"},
             {"type": "user"},
         ],
@@ -59,7 +58,7 @@ def test_what_decides_about_the_guests_code_is_kept() -> None:
     assert targets == ["/proc", "/dev", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"]
     linux = found["linux"]
     assert linux["maskedPaths"] == ["/proc/kcore"]
-    assert linux["namespaces"] == [{"type": kind} for kind in ("pid", "mount", "network")]
+    assert linux["namespaces"] == [{"type": kind} for kind in ("pid", "mount", "ipc", "uts", "network")]
     assert linux["resources"]["devices"] == [{"allow": False, "access": "rwm"}]
     assert found["process"]["capabilities"] == SPEC["process"]["capabilities"]  # type: ignore[index]
 

@@ -155,9 +155,12 @@ class GuestFault(Exception):
 
 class MachineFault(GuestFault):
     """What runs in a machine does not keep to its part: it breaks the agent's protocol, says what
-    makes no sense, has died, or does not answer. HTTP 502, exit code 125."""
+    makes no sense, has died, or does not answer. HTTP 502, exit code 125.
+
+    `errno` is what its kernel refused with, 0 for anything else."""
 
     exit_code = 125
+    errno = 0
 
 
 class CommandFault(GuestFault):

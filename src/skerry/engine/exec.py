@@ -19,7 +19,6 @@ from skerry.base.errors import (
     Conflict,
     GuestFault,
     InvalidInput,
-    KernelFault,
     NotFound,
     SkerryError,
 )
@@ -213,10 +212,11 @@ class Execs:
         try:
             started, stream = await self._driver.exec(task, self._on_exit(exec), attach=how)
         except (SkerryError, GuestFault) as error:
-            code = 126 if getattr(error, "errno", errno.EACCES) == errno.EACCES else 128
+            number = getattr(error, "errno", 0)
+            code = 126 if number in (0, errno.EACCES) else 128
             if isinstance(error, CommandNotFound | CommandNotExecutable):
                 code = error.exit_code
-            elif isinstance(error, KernelFault) and error.errno in (errno.ENOENT, errno.ENOTDIR):
+            elif number in (errno.ENOENT, errno.ENOTDIR):
                 code = 127
             tell_as_docker(error, NOT_EXECUTED)
             self._failed(exec, code)

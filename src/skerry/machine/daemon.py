@@ -9,6 +9,8 @@ from skerry.runtime.starter import Ends
 
 # linux/prctl.h
 _PR_SET_NAME = 15
+_AS_THEY_ARE = (signal.SIGKILL, signal.SIGSTOP, 32, 33)
+"""Signals whose handling cannot be set: the last two the C library keeps to itself (signal(7))."""
 
 
 def become_daemon(ends: Ends, report: int) -> None:
@@ -35,8 +37,9 @@ def close_ends(ends: Ends) -> None:
 def die_as(code: int) -> None:
     """End with this code, or by this signal when it is negative."""
     if code < 0:
-        signal.signal(-code, signal.SIG_DFL) if -code not in (9, 19) else None
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {-code})
+        if -code not in _AS_THEY_ARE:
+            signal.signal(-code, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {-code})
         os.kill(os.getpid(), -code)
         os._exit(128 - code)
     os._exit(code)

@@ -19,7 +19,7 @@ from skerry.base.errors import (
 from skerry.base.light import Any
 from skerry.runtime import wire
 
-_MOST_TEXT = 1000
+_MOST_TEXT, _MOST_ERRNO = 1000, 4095
 
 
 def number(value: object, most: int) -> int:
@@ -38,7 +38,9 @@ def guests_error(value: object) -> SkerryError | GuestFault:
         return MachineFault("the guest reports a failure that makes no sense")
     text, hint = _words(found.message), _words(found.hint)
     if isinstance(found, KernelFault):
-        return MachineFault(text, hint=hint)
+        refused = MachineFault(text, hint=hint)
+        refused.errno = number(found.errno, _MOST_ERRNO)
+        return refused
     blames = (InvalidInput, NotFound, Conflict, Forbidden, Unsupported, GuestFault)
     kind = type(found) if isinstance(found, blames) else MachineFault
     return kind(text, hint=hint)

@@ -128,6 +128,8 @@ def error_to_wire(error: BaseException) -> dict[str, Any]:
                 "action": error.action[:_TEXT_LIMIT],
                 "errno": error.errno,
             }
+        if isinstance(error, errors.MachineFault) and error.errno:
+            value["errno"] = error.errno
         return {**value, "type": type(error).__name__}
     text = f"{type(error).__name__}: {error}"[:_TEXT_LIMIT]
     return {"type": "SystemFault", "message": text, "hint": ""}
@@ -145,4 +147,6 @@ def error_from_wire(value: dict[str, Any]) -> SkerryError | GuestFault:
     if issubclass(kind, errors.RegistryError):
         kind = SystemFault  # made of other parts, and a keeper speaks to no registry
     made: SkerryError | GuestFault = kind(str(value.get("message", "")), hint=hint)
+    if isinstance(made, errors.MachineFault):
+        made.errno = int(value.get("errno", 0))
     return made

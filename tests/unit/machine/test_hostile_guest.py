@@ -2,6 +2,7 @@
 and whoever asked hears of the guest's fault."""
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -440,3 +441,11 @@ def test_a_name_that_leads_elsewhere_is_not_renewed() -> None:
     told = {"renew": ["/etc/../../etc/shadow", "/etc/machine-id\0", ["/etc/machine-id"]]}
     assert read_told(told) == ([], False)
     assert read_told({"renew": ["/etc/machine-id"], "hooks": True}) == (["/etc/machine-id"], True)
+
+
+def test_what_a_guests_kernel_refused_with_is_kept_on_the_way() -> None:
+    found = guests_error(wire.error_to_wire(errors.KernelFault("enter /nope", errno.ENOENT)))
+    assert isinstance(found, errors.MachineFault)
+    again = wire.error_from_wire(wire.error_to_wire(found))
+    assert (type(again), again.message) == (errors.MachineFault, found.message)
+    assert getattr(again, "errno", 0) == errno.ENOENT

@@ -12,7 +12,6 @@ from skerry.kernel import namespaces
 from skerry.machine import planning, qemu, splice
 from skerry.machine.shape import DEFAULT_MEMORY, GUEST_OVERHEAD, MIB, Shape, shape_for
 
-
 OWN = [{"type": kind} for kind in ("mount", "pid", "ipc", "uts")]
 
 

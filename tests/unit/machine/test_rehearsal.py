@@ -58,7 +58,8 @@ def test_what_decides_about_the_guests_code_is_kept() -> None:
     assert targets == ["/proc", "/dev", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"]
     linux = found["linux"]
     assert linux["maskedPaths"] == ["/proc/kcore"]
-    assert linux["namespaces"] == [{"type": kind} for kind in ("pid", "mount", "ipc", "uts", "network")]
+    kinds = ("pid", "mount", "ipc", "uts", "network")
+    assert linux["namespaces"] == [{"type": kind} for kind in kinds]
     assert linux["resources"]["devices"] == [{"allow": False, "access": "rwm"}]
     assert found["process"]["capabilities"] == SPEC["process"]["capabilities"]  # type: ignore[index]
 

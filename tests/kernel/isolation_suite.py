@@ -482,6 +482,15 @@ class IsolationSuite:
         assert end.oom_killed
         assert end.code == 128 + signal.SIGKILL
 
+        # One that goes on: both what was killed before anybody watched, and after.
+        told: list[str] = []
+        world.driver.on_oom = lambda id_, _earlier: told.append(id_)
+        task = world.task(f"{' '.join(fill)}; sleep 1000", change=change)
+        await world.start(task)
+        await until(lambda: told == [task.id], "the first is not told")
+        await world.exec(task, fill)
+        await until(lambda: told == [task.id] * 2, "the second is not told")
+
     async def test_calls_on_what_does_not_run(self, world: World) -> None:
         task = world.task(["true"])
         await world.run(task)

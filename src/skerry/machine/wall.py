@@ -9,7 +9,7 @@ from typing import Any
 
 from skerry.base.errors import Conflict, MachineFault
 from skerry.base.isolation import DISK, Overlay
-from skerry.machine import clients, orderly
+from skerry.machine import clients, orderly, starving
 from skerry.machine.chains import on_layers_disk
 from skerry.machine.disks import Disks, repair
 from skerry.machine.shape import Shape
@@ -66,6 +66,9 @@ class Wall(RuntimeDriver):
         facts = self._containers[container_id].facts
         memory, cpus = facts["shape"]
         return Shape(int(memory), int(cpus))
+
+    def _starving(self, _container_id: str, run_dir: str) -> starving.Watched:
+        return starving.Watched(run_dir)
 
     def _hang_up(self, run_dir: str) -> None:
         line = self._lines.pop(run_dir, None)

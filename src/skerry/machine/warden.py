@@ -42,6 +42,7 @@ from skerry.machine import (
     qemu,
     said,
     saving,
+    starving,
     tasks,
     terminal,
 )
@@ -98,6 +99,7 @@ class Warden:
         )
         self._sinks: list[Sink] = []
         self._dns = Forwarder(self._loop)
+        self._starved = starving.Starved(conf.run_dir, copied=conf.saved)
         self._end: dict[str, Any] | None = None
         self._failure = ""
         self._said = b""
@@ -247,6 +249,8 @@ class Warden:
         head = message.head
         if head.get("event") == "dns":
             self._forward(head, message.body)
+        elif head.get("event") == starving.OP:
+            self._starved.heard(head)
         elif head.get("event") == "worked":
             self._works.worked(head)
         elif "reply" in head:
@@ -308,6 +312,7 @@ class Warden:
     def _left(self, sock: socket.socket) -> None:
         self._guest.forget(sock)
         self._execs.forget(sock)
+        self._starved.part(sock)
 
     def _request(self, sock: socket.socket, seq: int, message: wire.Message) -> None:
         head = message.head
@@ -330,6 +335,9 @@ class Warden:
                 self._pause.end(let_go=self._saver.current is None)
                 self._guest.tell(clock())
                 said.say(sock, {"reply": seq})
+            case starving.OP:
+                self._starved.join(sock)
+                self._guest.ask(dict(head), b"", Waiting(None, 0, self._starved.heard))
             case "stats":
                 self._pause.stats(mine)
             case "status":

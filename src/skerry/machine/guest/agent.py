@@ -134,6 +134,8 @@ class Agent:
                 return {}
             case "stats":
                 return self._all_programs().stats()
+            case "starved":
+                return self._all_programs().starved()
             case "update":
                 self._all_programs().update(head["writes"])
                 return {}

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from skerry.base.errors import Conflict, KernelFault, SkerryError
 from skerry.kernel.cgroups import Cgroup, Write, detect
+from skerry.kernel.cgroups_group import OomWatch
 from skerry.machine.channel import Line, Sink, Source
 from skerry.machine.guest import files, identity, system, volumes
 from skerry.runtime import early, launch
@@ -63,6 +64,7 @@ class Programs:
         """Where the container has what of /volumes."""
         self._taken_out: list[volumes.Gone] | None = None
         self._early: early.Early | None = None
+        self._oom_watch: OomWatch | None = None
         self._like: Plan | None = None
         """Of the container that ran last."""
         self.freezer = -1
@@ -349,6 +351,20 @@ class Programs:
     def update(self, writes: list[list[Any]]) -> None:
         """Change its limits."""
         self.running_group().apply([Write(*row) for row in writes])
+
+    def starved(self) -> dict[str, Any]:
+        """How many the kernel has killed for lack of memory; it is told whenever that changes."""
+        group = self.running_group()
+        if self._oom_watch is None:
+            watch = self._oom_watch = group.watch_oom()
+
+            def woken(_fd: int, _events: int) -> None:
+                watch.clear()
+                with suppress(SkerryError):
+                    self._line.say({"event": "starved", "kills": group.oom_kills()})
+
+            self._loop.watch(watch.fd, watch.mask, woken)
+        return {"kills": group.oom_kills()}
 
     def stats(self) -> dict[str, Any]:
         """Its counters, as the host reads them."""

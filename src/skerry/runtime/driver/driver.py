@@ -19,7 +19,7 @@ from skerry.runtime import bundle, plan, rundir, tiny_init, wire
 from skerry.runtime.driver import leftovers, readings
 from skerry.runtime.driver.gauges import Gauges
 from skerry.runtime.driver.link import Control
-from skerry.runtime.driver.oom import OomWatches
+from skerry.runtime.driver.oom import OomWatches, Starving
 from skerry.runtime.driver.spawning import Spawner
 from skerry.runtime.driver.streams import AttachStream, stream_pair
 from skerry.runtime.steps import ProcessPlan, process_to_wire
@@ -267,7 +267,7 @@ class RuntimeDriver:
         self._kept[kept.run_dir] = kept
         if not kept.facts.get("exec"):
             self._containers[kept.id] = kept
-            self._oom.watch(kept.id, self._cgroup(kept.id))
+            self._oom.watch(kept.id, self._starving(kept.id, kept.run_dir))
 
     def _forget(self, run_dir: str) -> _Kept | None:
         kept = self._kept.pop(run_dir, None)
@@ -289,6 +289,10 @@ class RuntimeDriver:
             on_exit(id_, end)
         else:
             self._in_background(self._lost(id_, run_dir, facts, on_exit))
+
+    def _starving(self, container_id: str, _run_dir: str) -> Starving:
+        """What tells of a container's lack of memory."""
+        return self._cgroup(container_id)
 
     def _starved(self, container_id: str, earlier: bool) -> None:
         if self.on_oom is not None:

@@ -11,9 +11,9 @@ import os
 import resource
 import select
 from collections.abc import Callable
+from typing import Protocol
 
 from skerry.base.errors import SkerryError
-from skerry.kernel.cgroups import Cgroup
 from skerry.kernel.cgroups_group import OomWatch
 
 AFTER = 1.0
@@ -22,8 +22,18 @@ LOOKS = (0.05, 0.5, 2.0)
 """Seconds after a wake at which the count is read."""
 
 
+class Starving(Protocol):
+    """Of a control group, what is needed of it here."""
+
+    def watch_oom(self) -> OomWatch:
+        """See Cgroup.watch_oom."""
+
+    def oom_kills(self) -> int:
+        """See Cgroup.oom_kills."""
+
+
 class _Watched:
-    def __init__(self, container_id: str, group: Cgroup) -> None:
+    def __init__(self, container_id: str, group: Starving) -> None:
         self.id = container_id
         self.group = group
         self.watch = OomWatch(-1, 0)
@@ -45,7 +55,7 @@ class OomWatches:
         # Connections and streams need descriptors too.
         self._most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
 
-    def watch(self, container_id: str, group: Cgroup) -> None:
+    def watch(self, container_id: str, group: Starving) -> None:
         """From a second from now on."""
         self.forget(container_id)
         watched = self._watched[container_id] = _Watched(container_id, group)

@@ -259,6 +259,12 @@ class TestRun:
         assert process.returncode in (130, -signal.SIGINT)
         assert skerry("inspect", "-f", "{{.State.Status}}", name) == "running"
 
+    def test_an_interrupt_leaves_an_exec_running(self, background: Any, sleeper: str) -> None:
+        process = background("exec", sleeper, "sh", "-c", "echo ready; sleep 1000")
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(DEADLINE) == 130
+
     def test_output_to_a_closed_pipe_is_no_error(self, engine: Skerry) -> None:
         line = f"{PROGRAM} run --rm busybox seq 100000 | head -1"
         done = subprocess.run(
@@ -501,6 +507,10 @@ class TestFiles:
         assert self.listing(tmp_path / "back") == self.listing(tree)
         skerry("cp", f"{sleeper}:/tmp/tree/.", str(tmp_path / "content"))
         assert self.listing(tmp_path / "content") == self.listing(tree)
+        for root in ("/", "/tmp/.."):  # has no name: what it holds goes right into the folder
+            (tmp_path / "root").mkdir(exist_ok=True)
+            skerry("cp", f"{sleeper}:{root}", str(tmp_path / "root"))
+            assert self.listing(tmp_path / "root/tmp/tree") == self.listing(tree)
 
     def test_files_links_and_streams(
         self, skerry: Cli, engine: Skerry, sleeper: str, tree: Path, tmp_path: Path

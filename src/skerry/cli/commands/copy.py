@@ -128,7 +128,7 @@ def _archive_base(path: str, status: PathStatus) -> str:
     last = os.path.basename(path.rstrip("/"))
     if last in ("", ".", ".."):
         # The engine names such a stream's entries after the folder, or `./`, or `/`.
-        return "" if last in ("", ".") else status.name
+        return "" if last in ("", ".") or status.name == "/" else status.name
     return last
 
 
@@ -136,7 +136,8 @@ def _local_place(target: str, status: PathStatus, *, content: bool) -> tuple[str
     """(folder to unpack into, name that the source gets there; empty: its content)."""
     exists = os.path.lexists(target)
     if os.path.isdir(target):
-        return target, "" if content else status.name
+        # The container's root has no name that its copy could get.
+        return target, "" if content or status.name == "/" else status.name
     if target.endswith("/") and not status.is_directory:
         raise InvalidInput(f"the folder {target} does not exist")
     if exists and status.is_directory:

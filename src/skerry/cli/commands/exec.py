@@ -56,7 +56,10 @@ def exec_(context: Context, parsed: Parsed) -> int:
 def failed(error: SkerryError | GuestFault) -> int:
     """Report why the command does not run; Docker's exit code for it."""
     from skerry.cli.commands.run import start_failure
+    from skerry.cli.session import Interrupted
 
+    if isinstance(error, Interrupted):
+        raise error
     report(error)
     code = start_failure(error)
     return code if code != 125 else 1

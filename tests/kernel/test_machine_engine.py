@@ -158,7 +158,7 @@ def _networks_change_while_it_runs(docker: Docker, published: str) -> None:
         docker("network", "rm", "late", check=False)
 
 
-def test_volumes_binds_and_tmpfs(docker: Docker, tmp_path: Path) -> None:
+def test_volumes_binds_and_tmpfs(machines: Skerry, docker: Docker, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("host\n")
     script = (
         "cat /bind/file; echo guest > /bind/made; chown 7:8 /bind/made; echo kept > /volume/v;"
@@ -175,6 +175,17 @@ def test_volumes_binds_and_tmpfs(docker: Docker, tmp_path: Path) -> None:
         made = tmp_path / "made"
         assert (made.read_text(), made.stat().st_uid, made.stat().st_gid) == ("guest\n", 7, 8)
         assert docker("run", "--rm", "-v", "kept:/v", "busybox", "cat", "/v/v") == "kept\n"
+        # A spare machine takes a container with volumes as well.
+        spare = spare_of(machines, shares=True)
+        script = "cat /v/v; echo spare >> /v/v; exec sleep 1000"
+        docker(
+            "run", "-d", "--name", "of-spare", *VM, "-v", "kept:/v", "busybox", "sh", "-c", script
+        )
+        assert qemu_of(docker, "of-spare") == spare["Pid"]
+        assert lines_of(docker, "of-spare", 1) == ["kept"]
+        assert docker("exec", "of-spare", "cat", "/v/v") == "kept\nspare\n"
+        docker("rm", "-f", "of-spare")
+        until_gone(machines, spare)
     finally:
         docker("volume", "rm", "kept", check=False)
 
@@ -250,12 +261,13 @@ def spares_of(machines: Skerry) -> list[dict[str, Any]]:
     return found
 
 
-def spare_of(machines: Skerry) -> dict[str, Any]:
+def spare_of(machines: Skerry, *, shares: bool = False) -> dict[str, Any]:
     """The engine's spare machine, once it is ready; a machine was started before, perhaps by the
     engine before."""
 
     def ready() -> dict[str, Any] | None:
-        return next((spare for spare in spares_of(machines) if spare["Ready"]), None)
+        fit = (spare for spare in spares_of(machines) if spare["Shares"] or not shares)
+        return next((spare for spare in fit if spare["Ready"]), None)
 
     found: dict[str, Any] = until(ready, "no spare machine gets ready", PATIENCE)
     return found

@@ -77,9 +77,11 @@ class Machines(Containers):
             pid = 0
             if self._spare is not None:
                 pid = _adopted(self._spare, body, ends)
+            given_back = self._spare is not None and not pid
             if not pid:
                 pid = self._fork_warden(conf, plan, ends)
-            return Launched(pid, pidfd_open(pid), cgroup=conf.cgroup)
+            # The keeper is the parent of a spare's warden that could not take the container.
+            return Launched(pid, pidfd_open(pid), cgroup=conf.cgroup, reap=given_back)
         except BaseException:
             with suppress(SkerryError):
                 group.kill_all()

@@ -146,6 +146,7 @@ async def info(call: Call) -> web.StreamResponse:
                     "Ready": each["ready"],
                     "Pid": each["pid"],
                     "OwnMemory": each["own_memory"],
+                    "Shares": each["shares"],
                 }
                 for each in call.engine.spares()
             ],

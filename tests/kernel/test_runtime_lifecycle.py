@@ -730,12 +730,15 @@ class TestDescriptors:
         assert os.read(read, 100) == b"hello\n"
         os.close(read)
 
-    def test_missing_preserved(self, runtime: Runtime) -> None:
+    @pytest.mark.parametrize(
+        ("count", "why"), [("4", "preserved descriptor"), ("-1", "must not be negative")]
+    )
+    def test_missing_preserved(self, runtime: Runtime, count: str, why: str) -> None:
         done = runtime.call(
-            "run", "--preserve-fds", "4", "-b", str(runtime.bundle(["x"])), runtime.new_id()
+            "run", "--preserve-fds", count, "-b", str(runtime.bundle(["x"])), runtime.new_id()
         )
         assert done.returncode == 1
-        assert "descriptor" in done.stderr
+        assert why in done.stderr
 
     @pytest.mark.parametrize("number", range(3, 10))
     def test_working_folder_in_a_descriptor(self, runtime: Runtime, number: int) -> None:

@@ -11,6 +11,7 @@ from skerry.runtime.commands.start import (
     check_descriptors,
     connect_console,
     inherited_listeners,
+    preserved,
     write_pid_file,
 )
 from skerry.runtime.context import Context
@@ -62,7 +63,7 @@ def execute(context: Context, words: list[str]) -> int:
         raise Conflict("cannot exec in a paused container (use --ignore-paused to override)")
     spec = state.load_spec(context.root, name)
     process = _process(given, command, spec.get("process", {}))
-    extra = given.number("preserve-fds") + inherited_listeners()
+    extra = preserved(given) + inherited_listeners()
     check_descriptors(extra)
     made = plan_process(process, spec, preserve_fds=extra, seccomp_cache=context.seccomp_cache())
     detached = "detach" in given.switches

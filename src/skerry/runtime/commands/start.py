@@ -196,9 +196,6 @@ def _planned(context: Context, given: Parsed, name: str) -> tuple[Plan, Spec, cg
         raise InvalidInput(f"bundle {folder} is not a folder")
     spec = bundles.load(folder)
     listened = inherited_listeners()
-    extra = given.number("preserve-fds")
-    if extra < 0:
-        raise InvalidInput("--preserve-fds must not be negative")
     layout = _layout(context, spec)
     made = plan.plan(
         spec,
@@ -207,7 +204,7 @@ def _planned(context: Context, given: Parsed, name: str) -> tuple[Plan, Spec, cg
         layout=layout,
         pivot="no-pivot" not in given.switches,
         new_keyring="no-new-keyring" not in given.switches,
-        preserve_fds=extra + listened,
+        preserve_fds=preserved(given) + listened,
         seccomp_cache=context.seccomp_cache(),
         systemd_cgroup=context.systemd_cgroup,
     )
@@ -256,6 +253,14 @@ def inherited_listeners() -> int:
     """How many sockets systemd has handed to this process (sd_listen_fds(3))."""
     count = os.environ.get("LISTEN_FDS", "")
     return min(int(count), 1 << 10) if count.isascii() and count.isdigit() else 0
+
+
+def preserved(given: Parsed) -> int:
+    """How many descriptors from 3 on the program shall inherit. InvalidInput."""
+    count = given.number("preserve-fds")
+    if count < 0:
+        raise InvalidInput("--preserve-fds must not be negative")
+    return count
 
 
 def check_descriptors(count: int) -> None:

@@ -30,6 +30,8 @@ from skerry.runtime.driver.link import Link
 
 KEEP_SECONDS = 300.0
 """Without a start of its template a spare goes after that."""
+LAST_SECONDS = 1800.0
+"""The same of the template that was asked for last: it stands still and costs memory alone."""
 QUIET_SECONDS = 0.5
 """After the last start, before a spare is made beside whatever runs now."""
 MAKE_SECONDS = 180.0
@@ -117,12 +119,20 @@ def plan(
 def wanted(now: float, most: int, asked: Mapping[str, Asked]) -> list[str]:
     """The templates of the spares that there are to be, the most urgent first: one of each that was
     asked for of late, then a second of those that come in bursts."""
-    recent = sorted(
-        (key for key, each in asked.items() if now - each.at < KEEP_SECONDS),
-        key=lambda key: -asked[key].at,
-    )
+    recent = list(of_late(now, asked))
     bursts = [key for key in recent if now - asked[key].missed < KEEP_SECONDS]
     return [*recent, *bursts][:most]
+
+
+def of_late(now: float, asked: Mapping[str, Asked]) -> dict[str, Asked]:
+    """What has been asked for of late, last first."""
+    ordered = sorted(asked.items(), key=lambda each: -each[1].at)
+    most = [LAST_SECONDS, *[KEEP_SECONDS] * len(ordered)]
+    return {
+        key: each
+        for (key, each), seconds in zip(ordered, most, strict=False)
+        if now - each.at < seconds
+    }
 
 
 def _has_shares(now: float, asked: Asked | None) -> bool:
@@ -319,14 +329,12 @@ class Spares:
             if self._news:
                 self._news = False
                 await asyncio.to_thread(self._remember, self._kinds(now))
-            self._asked = {
-                key: each for key, each in self._asked.items() if now - each.at < KEEP_SECONDS
-            }
+            self._asked = of_late(now, self._asked)
 
     def _kinds(self, now: float) -> list[remembered.Kind]:
         """What was asked for of late, last first."""
         since = time.time() - now
-        latest = sorted(self._asked, key=lambda key: -self._asked[key].at)
+        latest = list(of_late(now, self._asked))
         return [
             remembered.Kind(
                 pattern.shape, pattern.kernel, _has_shares(now, self._asked[key]),

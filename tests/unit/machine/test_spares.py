@@ -55,7 +55,11 @@ def test_zero_turns_it_off() -> None:
 
 
 def test_it_goes_when_nobody_asks_any_more_or_memory_is_short() -> None:
-    assert decide({"a": NOW - spares.KEEP_SECONDS}, [ready("a")]) == Plan(["of-a"], "")
+    gone = {"a": NOW - spares.KEEP_SECONDS, "b": QUIET}
+    assert decide(gone, [ready("a"), ready("b")], most=2) == Plan(["of-a"], "")
+    # What was asked for last stays longer.
+    assert decide({"a": NOW - spares.KEEP_SECONDS}, [ready("a")]) == Plan([], "")
+    assert decide({"a": NOW - spares.LAST_SECONDS}, [ready("a")]) == Plan(["of-a"], "")
     assert decide({}, [ready("a")]) == Plan(["of-a"], "")
     assert decide({"a": QUIET}, [ready("a")], short=True) == Plan(["of-a"], "")
 

@@ -46,13 +46,6 @@ class Router:
                 return route, match.groupdict()
         return None
 
-    def methods(self, path: str) -> set[str]:
-        """The methods that a path knows."""
-        known = {route.method for (_, plain), route in self._plain.items() if plain == path}
-        for patterns in self._patterns.values():
-            known |= {route.method for pattern, route in patterns if pattern.fullmatch(path)}
-        return known
-
 
 def _pattern(path: str) -> re.Pattern[str]:
     text = re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path)

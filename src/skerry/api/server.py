@@ -124,8 +124,7 @@ class Api:
             return web.Response(headers=_HEADERS)
         found = self._router.find(request.method, path)
         if found is None:
-            if self._router.methods(path):
-                return _failure(405, "method not allowed")
+            # Docker knows no 405: a method that a path has not is a page that is not there.
             return _failure(404, "page not found")
         route, params = found
         call = Call(request, self._engine, version, params, self._builder)

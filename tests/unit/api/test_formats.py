@@ -138,8 +138,6 @@ def test_routes() -> None:
     assert found[1] == {"name": "a/b:c"}
     assert router.find("GET", "/containers/a/b/json") is None
     assert router.find("PUT", "/images/json") is None
-    assert router.methods("/images/json") == {"GET", "DELETE"}
-    assert router.methods("/nothing") == set()
 
 
 def test_no_route_is_given_twice() -> None:

@@ -349,7 +349,15 @@ async def test_stats_once(http: aiohttp.ClientSession) -> None:
         ("GET", "/plugins/x/json", 404),
         ("POST", "/images/create", 400),
         ("GET", "/volumes/none", 404),
-        ("PUT", "/info", 405),
+        ("PUT", "/info", 404),
+        ("POST", "/commit", 400),
+        ("POST", "/build?version=3", 400),
+        ("GET", "/system/df?type=x", 400),
+        ("GET", "/plugins?filters=%7B%22x%22%3A%5B%22y%22%5D%7D", 400),
+        ("POST", "/swarm/init", 400),
+        ("POST", "/session", 400),
+        ("POST", "/exec/x/resize?h=1", 400),
+        ("POST", "/containers/x/exec", 400),
     ],
 )
 async def test_what_is_not_there_is_said_honestly(

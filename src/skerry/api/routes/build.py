@@ -73,7 +73,9 @@ def registry_config(value: str) -> Mapping[str, Credential]:
 def classic_options(call: Call) -> Options:
     """The query of POST /build. InvalidInput."""
     tags = [tag(text) for text in call.query.getall("t", []) if text]
-    if call.text("version") == "2" or call.text("remote") == "client-session":
+    if (version := call.text("version")) not in ("", "1", "2"):
+        raise InvalidInput(f'invalid version "{version:.40}"')
+    if version == "2" or call.text("remote") == "client-session":
         raise Unsupported(
             "this engine does not speak BuildKit's protocol", hint="set DOCKER_BUILDKIT=0"
         )

@@ -105,6 +105,8 @@ async def commit(call: Call) -> web.StreamResponse:
     target = f"{repository}:{name}" if repository and name else repository
     if target:
         parse_reference(target)
+    if not call.text("container"):
+        raise InvalidInput('invalid name or ID supplied: ""')
     container = call.engine.containers.find(call.text("container"))
     config = {**container.record.config, **said}
     config = applied(config, call.query.getall("changes", []))

@@ -193,9 +193,12 @@ async def stats(call: Call) -> web.StreamResponse:
     """GET /containers/{id}/stats: every second, or once."""
     container = call.engine.containers.find(call.params["id"])
     total = processes.memory_total()
-    if not call.flag("stream", True):
+    streams, once = call.flag("stream", True), call.flag("one-shot")
+    if streams and once:
+        raise InvalidInput("cannot have stream=true and one-shot=true")
+    if not streams:
         before = None
-        if not call.flag("one-shot"):
+        if not once:
             before = await _reading(call, container)
             if before is not None:
                 await asyncio.sleep(1)

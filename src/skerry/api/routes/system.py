@@ -209,8 +209,11 @@ async def events(call: Call) -> web.StreamResponse:
 
 async def disk_usage(call: Call) -> web.StreamResponse:
     """GET /system/df."""
+    kinds = {"container", "image", "volume", "build-cache"}
+    wanted = set(call.query.getall("type", [])) or kinds
+    if unknown := wanted - kinds:
+        raise InvalidInput(f"unknown object type: {min(unknown):.60}")
     usage = await call.engine.accounts.usage()
-    wanted = set(call.query.getall("type", [])) or {"container", "image", "volume", "build-cache"}
     images_service = call.engine.images
     result: Json = {"LayersSize": usage.images_total, "LayersUsedSize": usage.images_used}
     if "image" in wanted:

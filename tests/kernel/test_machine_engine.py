@@ -129,6 +129,32 @@ def test_networks_names_and_ports_are_shared_with_containers(docker: Docker) -> 
         docker("network", "rm", "shared", check=False)
 
 
+def test_more_networks_than_a_machine_has_ports(docker: Docker) -> None:
+    names = [f"many{at}" for at in range(7)]
+    try:
+        for name in names:
+            docker("network", "create", name)
+        addresses = {}
+        for name, wall in (("thin", ()), ("wide", VM)):
+            docker("create", "--name", name, *wall, "--net", names[0], "busybox", "sleep", "1000")
+            for network in names[1:]:
+                docker("network", "connect", network, name)
+            docker("start", name)
+            found = json.loads(docker("inspect", "-f", "{{json .NetworkSettings.Networks}}", name))
+            addresses[name] = [found[network]["IPAddress"] for network in names]
+        rows = docker("exec", "wide", "ip", "-o", "-4", "addr").splitlines()
+        cards = {row.split()[1]: row.split()[3].partition("/")[0] for row in rows}
+        assert cards.pop("lo") == "127.0.0.1"
+        assert set(cards) == {f"eth{at}" for at in range(7)}
+        assert set(cards.values()) == set(addresses["wide"])
+        # Each leads to its own network.
+        ask = " && ".join(f"ping -c 1 -W 60 {each}" for each in addresses["thin"])
+        docker("exec", "wide", "sh", "-c", ask)
+        docker("rm", "-f", "thin", "wide")
+    finally:
+        docker("network", "rm", *names, check=False)
+
+
 def _networks_change_while_it_runs(docker: Docker, published: str) -> None:
     """`thick` gets a second network with an alias, loses its first, and gets it again."""
     docker("network", "create", "late")

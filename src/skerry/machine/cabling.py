@@ -11,8 +11,13 @@ from skerry.machine import hypervisor, qemu, splice
 from skerry.machine.tap import open_tap
 
 SHARES_PORT = f"port{qemu.PORTS - 1}"
-MOST_CARDS = qemu.PORTS - 1
-"""The first is in no port; the last two ports are those of memory (`room`) and shares."""
+_PORTS, _FUNCTIONS = qemu.PORTS - 2, 8
+"""The last two ports are those of memory (`room`) and shares."""
+LATER_CARDS = 1 + _PORTS
+"""How many there can be, one after the other: the first is in no port."""
+MOST_CARDS = 1 + _PORTS * _FUNCTIONS
+"""How many there can be at once, as functions of the devices in the ports: each further port takes
+a template's boot a thirtieth longer under TCG."""
 
 
 class Cards:
@@ -35,8 +40,11 @@ class Cards:
         self._joined = {at: index for at, index in self._joined.items() if index in found}
         for index in found.keys() - self._joined.values():
             at = next(at for at in range(len(self._joined) + 1) if at not in self._joined)
-            if at >= MOST_CARDS:
-                raise Conflict(f"a machine has at most {MOST_CARDS} networks")
+            if at >= (most := max(LATER_CARDS, self._plugged)):
+                raise Conflict(
+                    f"a machine that was started with fewer has at most {most} networks",
+                    hint=f"stop it first: from its start it can have {MOST_CARDS}",
+                )
             if at >= self._plugged:
                 plug_cards(self._machine, range(self._plugged, at + 1))
                 self._plugged = at + 1
@@ -62,7 +70,10 @@ def enter_network(path: str) -> None:
 
 def cards_here() -> list[dict[str, Any]]:
     """The cards for the network namespace that the caller is in, with their slots."""
-    return [{**card, "slot": slot_of(at)} for at, card in enumerate(splice.cards())]
+    found = [{**card, "slot": slot_of(at)} for at, card in enumerate(splice.cards())]
+    if len(found) > MOST_CARDS:
+        raise Conflict(f"a machine has at most {MOST_CARDS} networks, not {len(found)}")
+    return found
 
 
 def join_cards(machine: hypervisor.Hypervisor, cards: list[dict[str, Any]], *, first: int) -> None:
@@ -73,8 +84,12 @@ def join_cards(machine: hypervisor.Hypervisor, cards: list[dict[str, Any]], *, f
 
 
 def plug_cards(machine: hypervisor.Hypervisor, numbers: range) -> None:
-    """Plug in cards beside the first, which the template has."""
-    for at in numbers:
+    """Plug in cards beside the first, which the template has.
+
+    The guest looks at a port when function 0 comes, which is the last of a device."""
+    for at in reversed(numbers):
+        port, function = place_of(at)
+        several = function == 0 and at + _PORTS in numbers
         tap = tap_of(at)
         fd = open_tap(tap)
         machine.monitor.give_fd(tap, fd)
@@ -82,8 +97,15 @@ def plug_cards(machine: hypervisor.Hypervisor, numbers: range) -> None:
         machine.monitor.execute("netdev_add", type="tap", id=f"net{at}", fd=tap)
         machine.monitor.execute(
             "device_add", driver="virtio-net-pci", id=f"card{at}", netdev=f"net{at}",
-            mac=slot_of(at), bus=f"port{at - 1}", romfile="",
+            mac=slot_of(at), romfile="",
+            bus=f"port{port}", addr=f"0.{function}", multifunction=several,
         )  # fmt: skip
+
+
+def place_of(number: int) -> tuple[int, int]:
+    """The port of a card but the first, and its function there."""
+    function, port = divmod(number - 1, _PORTS)
+    return port, function
 
 
 def index_of(card: dict[str, Any]) -> int:

@@ -355,6 +355,10 @@ def configure_network(card: dict[str, Any], name: str = "") -> None:
     """
     name = name or _kernel_name(card["slot"])
     if name != card["name"]:
+        if os.path.exists(f"/sys/class/net/{card['name']}"):
+            # The kernel's own name for one that is not configured yet, and is found by its address.
+            other = socket.if_nametoindex(card["name"])
+            _request(cards.renamed(card["name"], f"card{other}"))
         _request(cards.renamed(name, card["name"]))
         name = card["name"]
     _request(*cards.settings(card))

@@ -24,6 +24,7 @@ from skerry.kernel.descriptors import open_in_root
 from skerry.kernel.mounts import overlay_fd
 from skerry.registry.auth import Credential
 from skerry.store import Store, referrers
+from skerry.store.image import Image
 from skerry.store.referrers import Referrer
 from skerry.trust import packages, sbom
 from skerry.trust.packages import MAX_DATABASE, MAX_METADATA, MAX_PACKAGES, Distribution, Package
@@ -87,7 +88,10 @@ class Sbom:
 
     def kept(self, name: str) -> list[Referrer]:
         """What is stored here about an image."""
-        image = self._store.images.get(name)
+        return self.about(self._store.images.get(name))
+
+    def about(self, image: Image) -> list[Referrer]:
+        """The same of one that was looked up already."""
         return referrers.about(self._store.images, image.manifest)
 
     def _make(self, name: str, form: str) -> bytes:

@@ -273,7 +273,8 @@ class Images:
 
     def references(self, image_id: str) -> "set[Reference]":
         """All names of an image."""
-        return self._names().get(image_id, set())
+        named = self.records.all(_NAME)
+        return {parse_reference(each.id) for each in named if each.data["image"] == image_id}
 
     def release(self, digests: Iterable[str], diff_ids: Iterable[str] = ()) -> None:
         """Put away those blobs and layers that no image needs and no work in flight holds."""

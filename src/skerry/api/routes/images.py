@@ -37,7 +37,7 @@ async def inspect(call: Call) -> web.StreamResponse:
     if wanted and call.flag("manifests"):
         raise InvalidInput("conflicting options: manifests and platform options cannot both be set")
     image = call.engine.images.get(call.params["name"], wanted)
-    about = call.engine.sbom.kept(image.id)
+    about = call.engine.sbom.about(image)
     return call.json(image_shapes.inspect(image, call.version, about))
 
 

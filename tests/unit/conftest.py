@@ -37,6 +37,8 @@ class Servers:
     """Starts servers that end with the test."""
 
     quick = QUICK
+    limits = QUICK
+    """Of clients that are given none."""
 
     def __init__(self, stack: AsyncExitStack) -> None:
         self._stack = stack
@@ -69,14 +71,14 @@ class Servers:
         self,
         name: str,
         credential: Credential | None = None,
-        limits: Limits = QUICK,
+        limits: Limits | None = None,
         **settings: object,
     ) -> Client:
         """A client of a registry that speaks plain HTTP unless `settings` say otherwise."""
         chosen = {"plain_http": True, **settings}
         one = RegistrySettings(name, name)._replace(**chosen)
         who = Credentials(given=credential) if credential else anonymous()
-        made = Client(name, Registries({name: one}), who, limits=limits)
+        made = Client(name, Registries({name: one}), who, limits=limits or self.limits)
         self._stack.push_async_callback(made.close)
         return made
 

@@ -33,6 +33,10 @@ from skerry.engine.walls import runs_in_machine
 
 KEPT = 300.0
 """Seconds that a finished exec can still be asked about, as in Docker."""
+_MOMENT = 0.02
+"""Seconds in which most programs that tools run are over, and their clients answered."""
+_SWEEP_EVERY = 30.0
+"""Seconds: to look at each of some thousands takes longer than to run one."""
 PER_CONTAINER = 10_000
 
 
@@ -112,6 +116,7 @@ class Execs:
         self._lifecycle = lifecycle
         self._host = host
         self._by_id: dict[str, Exec] = {}
+        self._swept = 0.0
         lifecycle.health_probe = self.probe
 
     def get(self, id: str) -> Exec:
@@ -222,23 +227,15 @@ class Execs:
             self._failed(exec, code)
             raise
         if not exec.saved:
-            await self._save_running(exec, stream)
+            # Nobody knows its id yet, and most of them are over sooner than a file is written.
+            asyncio.get_running_loop().call_later(_MOMENT, self._save_running, exec)
         exec.pid = started.pid if exec.running else 0
         exec.launched.set()
         return stream
 
-    async def _save_running(self, exec: Exec, stream: Stream | None) -> None:
-        """Write it down unless it has ended: nobody knows its id yet, and a turn of the loop, in
-        which an end that was told already is heard, costs less than a file."""
-        try:
-            await asyncio.sleep(0)
-        except asyncio.CancelledError:
-            if stream is not None:
-                await stream.close()
-            raise
-        finally:
-            if exec.running:
-                self._save(exec)
+    def _save_running(self, exec: Exec) -> None:
+        if exec.running:
+            self._save(exec)
 
     def _save(self, exec: Exec) -> None:
         if not exec.saved:
@@ -264,7 +261,7 @@ class Execs:
         exec.finish(code)
         exec.container.execs.pop(exec.id, None)
         loop = asyncio.get_running_loop()
-        loop.call_later(KEPT if exec.kept else 0.0, self._forget, exec)
+        loop.call_later(KEPT if exec.kept else _MOMENT, self._forget, exec)
 
     def _forget(self, exec: Exec) -> None:
         self._by_id.pop(exec.id, None)
@@ -294,7 +291,11 @@ class Execs:
 
     def _sweep(self) -> None:
         """Forget what was created and never started."""
-        limit = time.monotonic() - KEPT
+        now = time.monotonic()
+        if now < self._swept + _SWEEP_EVERY:
+            return
+        self._swept = now
+        limit = now - KEPT
         for exec in [e for e in self._by_id.values() if not e.started and e.created_at < limit]:
             self._forget(exec)
 

@@ -64,7 +64,7 @@ class Containers(Programs):
             console=ends.console,
             layout=self._layout,
             start_time=init.start_time,
-            on_cloned=on_cloned,
+            on_cloned=lambda created: on_cloned(Launched(created.pid, created.pidfd)),
         )
         return Launched(created.pid, _only_pidfd(created))
 

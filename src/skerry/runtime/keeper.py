@@ -76,8 +76,13 @@ class Keeper:
     """State of one keeper; `keep` runs it."""
 
     def __init__(
-        self, kept: Kept, fds: dict[str, int], control: _socket.socket, programs: Programs
+        self, kept: Kept, fds: dict[str, int], asked: "Sequence[int]", programs: Programs
     ) -> None:
+        """`asked` are the descriptors of the request that are kept, as of `keep`."""
+        control = _socket.socket(fileno=asked[0])
+        control.setblocking(False)
+        self._client = asked[1] if kept.attach else -1
+        self._prepared = False
         self._kept = kept
         self._programs = programs
         self._loop = Loop()
@@ -91,13 +96,18 @@ class Keeper:
         self._streams = Streams(fds)
         self._ended = False
 
+    def fileno(self) -> int:
+        """What it waits with."""
+        return self._loop.fileno()
+
     # Copy
 
-    def run(self, client: int, done: int = -1) -> None:
-        """Steps 3 and 4; returns when nothing is left to do. `done` as of `keep`."""
+    def prepare(self) -> None:
+        """All of step 3 that waits for no event; at once for a program that is on its way."""
         kept = self._kept
-        if client >= 0 and kept.attach:
-            self._join(client, Attach(*kept.attach))
+        self._prepared = True
+        if kept.attach:
+            self._join(self._client, Attach(*kept.attach))
         if kept.reap:
             self._reap_orphans()
         self._loop.watch(self._pidfd, READ, self._exited)
@@ -105,6 +115,11 @@ class Keeper:
         for fd in self._controls:
             self._loop.watch(fd, READ, self._serve)
         self._arrange()
+
+    def run(self, done: int = -1) -> None:
+        """Steps 3 and 4; returns when nothing is left to do. `done` as of `keep`."""
+        if not self._prepared:
+            self.prepare()
         if done >= 0:
             self._loop.turn(time.monotonic() + _MOMENT)
             os.close(done)
@@ -340,13 +355,19 @@ def keep(datagram: bytes, fds: tuple[int, ...], programs: Programs, *, done: int
         datagram, fds = given
         _prctl(_PR_SET_NAME, _NAME, 0, 0, 0)
     if datagram.startswith(EXEC, wire.HEADER):
-        started = starter.start_here(datagram, fds, programs)
-        if started is not None:
-            kept, named = started
+        ready: list[tuple[Keeper, set[int]]] = []
+
+        def take(kept: Kept, named: dict[str, int]) -> None:
             used = fds[: 2 if kept.attach else 1]
-            _close_all_but({*used, *named.values()} | ({done} if done >= 0 else set()))
+            keeper = Keeper(kept, named, used, programs)
+            keeper.prepare()
+            ready.append((keeper, {*used, *named.values(), keeper.fileno()}))
+
+        if starter.start_here(datagram, fds, programs, take):
+            ((keeper, wanted),) = ready
+            _close_all_but(wanted | ({done} if done >= 0 else set()))
             os.dup2(0, 2)
-            _run(kept, named, used, programs, done)
+            _run(keeper, done)
         return
     mine, pid = _fork_starter(lambda parent: starter.start(datagram, fds, parent, programs))
     for fd in fds:
@@ -419,7 +440,7 @@ def _take_over(mine: _socket.socket, pid: int, programs: Programs) -> None:
     if data[2]:
         _sleep(named[data[0] :], asked)
     kept = Kept(*marshal.loads(data[3:]))
-    _run(kept, dict(zip(kept.fds, named, strict=True)), asked, programs)
+    _run(Keeper(kept, dict(zip(kept.fds, named, strict=True)), asked, programs))
 
 
 def _close_all_but(wanted: set[int]) -> None:
@@ -431,14 +452,9 @@ def _close_all_but(wanted: set[int]) -> None:
     os.closerange(above, _MAX_FD)
 
 
-def _run(
-    kept: Kept, named: dict[str, int], fds: "Sequence[int]", programs: Programs, done: int = -1
-) -> None:
-    control = _socket.socket(fileno=fds[0])
-    control.setblocking(False)
-    keeper = Keeper(kept, named, control, programs)
+def _run(keeper: Keeper, done: int = -1) -> None:
     try:
-        keeper.run(fds[1] if kept.attach else -1, done)
+        keeper.run(done)
         # Whoever was told goes first: giving the memory back takes a millisecond.
         background.step_back()
     except Exception as error:

@@ -43,7 +43,6 @@ from skerry.runtime.steps import Plan, ProcessPlan
 
 _PR_SET_DUMPABLE = 4
 
-OnCloned = Callable[[int], None]
 Made = TypeVar("Made")
 
 
@@ -82,6 +81,9 @@ class Created(NamedTuple):
                 os.close(fd)
 
 
+OnCloned = Callable[[Created], None]
+
+
 def create(
     plan: Plan,
     stdin: int,
@@ -104,7 +106,7 @@ def create(
     returns once the program was executed (poststart hooks included), in one go.
     `gate` is a listening SOCK_SEQPACKET socket that takes the place of the pipe and of `start`:
     whoever connects starts the program and hears how that went (`hear_start`).
-    `on_cloned` is told the init's pid as soon as there is one, to write it down.
+    `on_cloned` is told of the init as soon as there is one, to write its pid down.
 
     Raises CommandNotFound, CommandNotExecutable (the image's fault), InvalidInput, SystemFault.
     """
@@ -152,7 +154,7 @@ def follow(
     """Serve an init until it stops at the gate, or its program was executed."""
     try:
         if on_cloned is not None:
-            on_cloned(created.pid)
+            on_cloned(created)
         last = "created" if wait_for_start else ""
         serve(created.pid, created.pidfd, plan, ours, last=last)
         if wait_for_start:
@@ -207,7 +209,7 @@ def exec_into(
     """Run a further process in the namespaces (and cgroup) of the container whose init is `pid`.
 
     Returns once the program was executed. Streams, console and errors as `create`. `name` is for
-    the session keyring. `on_cloned` is told the pid while the process is still on its way. Conflict
+    the session keyring. `on_cloned` is told of the process while that is still on its way. Conflict
     when the process at `pid` did not start at `start_time`.
     """
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
@@ -245,8 +247,9 @@ def exec_into(
             theirs.close()
         created = Created(child, pidfd, -1, -1)
         try:
+            opened.close()
             if on_cloned is not None:
-                on_cloned(child)
+                on_cloned(created)
             serve(child, pidfd, None, ours, last="", process=process)
         except BaseException:
             end(created)

@@ -12,14 +12,15 @@ fork, its page faults and its end took three.
 
 Order, and what breaks when it is changed:
 
-1. say `taken`: from here on the request must not be repeated elsewhere;
+1. say `taken`: from here on the request must not be repeated elsewhere (an exec has a folder of its
+   own, where the file of the lock says the same and takes the engine no time);
 2. lock the run directory and listen there, *then* look whether the engine that asked still lives.
    The other way round an engine could die after the look, and its successor search the directory
    before there is anything to find;
 3. only then forget the last run's record, open the log, make streams, launch;
-4. write `task.json` (an exec's while the process is on its way: the keeper would only wait), hand
-   over to the keeper, and only then say `started`: what an engine sends next waits in the keeper's
-   sockets. A failure is told from here too, and leaves nothing.
+4. write `task.json`, hand over to the keeper (of an exec both while the process is on its way: the
+   keeper would only wait), and only then say `started`: what an engine sends next waits in the
+   keeper's sockets. A failure is told from here too, and leaves nothing.
 """
 
 import _socket
@@ -66,7 +67,7 @@ class Launched(NamedTuple):
     """What `Programs.clean_up` needs to run hooks after the end."""
 
 
-OnCloned = Callable[[int], None]
+OnCloned = Callable[[Launched], None]
 
 
 class Programs:
@@ -80,7 +81,7 @@ class Programs:
     ) -> Launched:
         """Run it; raises GuestFault or SkerryError, and then nothing is left.
 
-        `on_cloned` may be told the pid while the program is still on its way.
+        `on_cloned` may be told of it while the program is still on its way.
         """
         raise NotImplementedError
 
@@ -137,7 +138,8 @@ class Parent(NamedTuple):
 
 
 HandOver = Callable[[Kept, dict[str, int]], None]
-"""Takes what is kept, and the descriptors by their names."""
+"""Takes what is kept, and the descriptors by their names, of a program that runs. In the keeper's
+own process it may be on its way still, and fail."""
 
 
 def start(datagram: bytes, fds: tuple[int, ...], keeper: Parent, programs: Programs) -> None:
@@ -150,37 +152,42 @@ def start(datagram: bytes, fds: tuple[int, ...], keeper: Parent, programs: Progr
         asked = fds[: 2 if kept.attach else 1]
         send_fds(keeper.sock, _packed(kept, asked), (*asked, *kept_fds.values()))
 
-    _take(datagram, fds, keeper.pid, programs, hand_over)
+    _take(datagram, fds, keeper, programs, hand_over)
 
 
 def start_here(
-    datagram: bytes, fds: tuple[int, ...], programs: Programs
-) -> tuple[Kept, dict[str, int]] | None:
-    """In the keeper's own process; None when it failed, which the engine has been told.
+    datagram: bytes, fds: tuple[int, ...], programs: Programs, hand_over: HandOver
+) -> bool:
+    """In the keeper's own process; False when it failed, which the engine has been told.
 
     Descriptors that only the start needed are left open.
     """
-    result: list[tuple[Kept, dict[str, int]]] = []
-    _take(datagram, fds, os.getpid(), programs, lambda *handed: result.append(handed))
-    return result[0] if result else None
+    return _take(datagram, fds, None, programs, hand_over)
 
 
 def _take(
-    datagram: bytes, fds: tuple[int, ...], keeper: int, programs: Programs, hand_over: HandOver
-) -> None:
+    datagram: bytes,
+    fds: tuple[int, ...],
+    keeper: Parent | None,
+    programs: Programs,
+    hand_over: HandOver,
+) -> bool:
     control = socket.socket(fileno=os.dup(fds[0]))
-    _say(control, {"event": "taken"})
+    if keeper is not None:
+        _say(control, {"event": "taken"})
     try:
         message = wire.unpack(datagram, list(fds))
         _start(message, control, keeper, programs, hand_over)
     except Exception as error:
         _say(control, {"event": "failed", "error": wire.error_to_wire(error)})
+        return False
+    return True
 
 
 def _start(
     message: wire.Message,
     control: socket.socket,
-    keeper: int,
+    keeper: Parent | None,
     programs: Programs,
     hand_over: HandOver,
 ) -> None:
@@ -191,7 +198,7 @@ def _start(
             hint="skerry was replaced while the engine ran: restart the engine",
         )
     run_dir = str(head["run_dir"])
-    lock = rundir.take_lock(run_dir, keeper)
+    lock = rundir.take_lock(run_dir, keeper.pid if keeper else os.getpid())
     launched = None
     try:
         listening = rundir.listen(run_dir)
@@ -204,32 +211,37 @@ def _start(
             kept_fds["log"] = open_log(path)
         kept_fds["listener"] = listening.detach()
         ends, console = _streams(head, kept_fds)
-        known: list[Started] = []
+        handed: list[Started] = []
 
-        def on_cloned(pid: int) -> None:
-            known.append(Started(pid, rundir.start_time(pid)))
-            rundir.write_task(run_dir, known[0], head["facts"])
+        def keep(launched: Launched) -> None:
+            started = Started(launched.pid, rundir.start_time(launched.pid))
+            rundir.write_task(run_dir, started, head["facts"])
+            kept_fds["pidfd"] = launched.pidfd
+            kept = Kept(
+                *started,
+                run_dir,
+                json.dumps(head["facts"]),
+                bool(head["stdin_once"]),
+                head["attach"] and tuple(head["attach"]),
+                (driver, path, max_size, max_file, compress),
+                launched.cgroup,
+                launched.reap,
+                launched.poststop,
+                tuple(kept_fds),
+            )
+            hand_over(kept, kept_fds)
+            handed.append(started)
+
+        def on_cloned(launched: Launched) -> None:
+            if keeper is None and console is None:
+                keep(launched)
 
         launched = programs.launch(head, message.body, ends, on_cloned)
-        kept_fds["pidfd"] = launched.pidfd
         if console is not None:
             kept_fds["terminal"] = _receive_terminal(console)
-        if not known:
-            on_cloned(launched.pid)
-        (started,) = known
-        kept = Kept(
-            *started,
-            run_dir,
-            json.dumps(head["facts"]),
-            bool(head["stdin_once"]),
-            head["attach"] and tuple(head["attach"]),
-            (driver, path, max_size, max_file, compress),
-            launched.cgroup,
-            launched.reap,
-            launched.poststop,
-            tuple(kept_fds),
-        )
-        hand_over(kept, kept_fds)
+        if not handed:
+            keep(launched)
+        (started,) = handed
     except BaseException:
         if launched is not None:
             _undo(launched, programs)

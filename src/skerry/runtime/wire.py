@@ -22,9 +22,9 @@ from skerry.kernel.descriptors import memfd_sealed, recv_fds, send_fds
 
 VERSION = 2
 """Of the requests; to be raised with every change of their words."""
-INLINE_LIMIT = 2 * 1024
-"""Largest body that travels in the datagram. Plans are larger, so that they pass by the spawner and
-its keepers, whose memory they would otherwise fill, in a memfd."""
+INLINE_LIMIT = 4 * 1024
+"""Largest body that travels in the datagram, as an exec's does. Plans of containers are larger, and
+pass by the spawner and its keepers, whose memory they would otherwise fill, in a memfd."""
 HEAD_LIMIT = 16 * 1024
 BODY_LIMIT = 64 * 1024 * 1024
 MAX_FDS = 8

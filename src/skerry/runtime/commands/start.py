@@ -166,11 +166,11 @@ class _Claim:
             raise Conflict(f"cgroup {made.cgroup_path} has processes already")
         state.create(context.root, self.record, spec)
 
-    def cloned(self, pid: int) -> None:
+    def cloned(self, created: launch.Created) -> None:
         """Write down the init as soon as it exists."""
-        facts = processes.facts(pid)
+        facts = processes.facts(created.pid)
         if facts is not None:
-            self.record = self.record._replace(pid=pid, start_time=facts[1])
+            self.record = self.record._replace(pid=created.pid, start_time=facts[1])
             state.save(self.context.root, self.record)
 
     def destroy(self, *, with_cgroup: bool = True) -> None:

@@ -46,7 +46,7 @@ class _Known(NamedTuple):
     """What the last exec of a container came to."""
 
     spec: Spec
-    process: str
+    process: bytes
     """The OCI `process`, without its `args`, as JSON."""
     plan: ProcessPlan
 
@@ -179,11 +179,11 @@ class RuntimeDriver:
 
     def _plan_exec(self, task: ExecTask, state_dir: str) -> ProcessPlan:
         """Nothing but the words differs from most execs to the next in a container."""
-        words, rest = task.process["args"], json.dumps({**task.process, "args": ["/"]})
+        words, rest = task.process["args"], _text({**task.process, "args": ["/"]})
         known = self._execs.get(task.container_id)
         if known is None or known.process != rest:
             spec = known.spec if known else bundle.load(state_dir)
-            process = plan.plan_process(bundle.parse_process(rest.encode()), spec)
+            process = plan.plan_process(bundle.parse_process(rest), spec)
             known = self._execs[task.container_id] = _Known(spec, rest, process)
         bundle.check_args(words)
         return known.plan._replace(args=tuple(words))
@@ -207,7 +207,7 @@ class RuntimeDriver:
             except BaseException as error:
                 if stream is not None:
                     await stream.close()
-                if not isinstance(error, Unavailable) or control.taken:
+                if not isinstance(error, Unavailable) or _begun(head, control):
                     raise
             else:
                 control.release()
@@ -241,7 +241,7 @@ class RuntimeDriver:
         try:
             started = await control.started
         except Unavailable:
-            if control.taken:
+            if _begun(head, control):
                 # The keeper died while it was launching: nobody else will tidy up.
                 await asyncio.to_thread(leftovers.end, run_dir, facts)
             control.close()
@@ -456,3 +456,10 @@ def _make(folder: str) -> None:
         os.makedirs(folder, 0o700, exist_ok=True)
     except OSError as error:
         raise KernelFault(f"make {folder}", error.errno or 0) from None
+
+
+def _begun(head: dict[str, Any], control: Control) -> bool:
+    """Whether a keeper has begun on the request. An exec's tells it by the lock alone."""
+    if head["op"] != "exec":
+        return control.taken
+    return os.path.exists(os.path.join(str(head["run_dir"]), rundir.PID))

@@ -49,7 +49,7 @@ _skerry_options() {
     'info') echo '--format -f --help' ;;
     'version') echo '--format -f --help' ;;
     'doctor') echo '--format -f --help' ;;
-    'engine') echo '--help' ;;
+    'engine') echo '--root --run-root --host -H --tlsverify --tlscacert --tlscert --tlskey --plain-tcp --publish-default-address --log-level --idle-exit --help' ;;
     'registry') echo '--help' ;;
     'completion') echo '--help' ;;
     'help') echo '--help' ;;
@@ -456,6 +456,15 @@ _skerry_value() {
     'info --format'|'info -f') echo 'any' ;;
     'version --format'|'version -f') echo 'any' ;;
     'doctor --format'|'doctor -f') echo 'any' ;;
+    'engine --root') echo 'any' ;;
+    'engine --run-root') echo 'any' ;;
+    'engine --host'|'engine -H') echo 'any' ;;
+    'engine --tlscacert') echo 'any' ;;
+    'engine --tlscert') echo 'any' ;;
+    'engine --tlskey') echo 'any' ;;
+    'engine --publish-default-address') echo 'any' ;;
+    'engine --log-level') echo 'any' ;;
+    'engine --idle-exit') echo 'any' ;;
     'container attach --detach-keys') echo 'any' ;;
     'container commit --author'|'container commit -a') echo 'any' ;;
     'container commit --change'|'container commit -c') echo 'any' ;;

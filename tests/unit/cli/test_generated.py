@@ -1,12 +1,14 @@
 """What is made from the tables is true: the manual, and completions that real shells run."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from skerry.api.main import parser
 from skerry.cli.completions import ASKED, WORDS, script
 from skerry.cli.reference import reference
 from skerry.cli.registry import COMMANDS, GROUPS, every
@@ -116,3 +118,10 @@ def test_a_script_has_every_command(shell: str) -> None:
     made = script(shell)
     assert all(f" {name}" in made or f"'{name}'" in made for name in COMMANDS)
     assert all(name in made for name in GROUPS)
+
+
+def test_the_engines_options_are_all_told() -> None:
+    told = {f"--{option.long}" for option in dict(every())["engine"].options}
+    taken = set(re.findall(r"--[a-z-]+", parser().format_usage()))
+    assert taken <= told, "the engine takes more"
+    assert all(parser().format_help().count(option) for option in told)

@@ -6,7 +6,7 @@ import os
 
 from skerry.base.errors import SystemFault
 from skerry.cli.context import Context, python
-from skerry.cli.options import Command, Parsed
+from skerry.cli.options import Command, Parsed, many, switch, text
 
 
 def engine(context: Context, parsed: Parsed) -> int:
@@ -25,7 +25,20 @@ COMMANDS = {
     "engine": Command(
         engine,
         "Run the engine in the foreground",
-        "[--root DIR] [--run-root DIR] [--host unix://PATH|tcp://ADDRESS:PORT] [OPTION...]",
+        "",
+        (
+            text("root", "State that survives a reboot", "DIR"),
+            text("run-root", "Sockets, pids, running containers", "DIR"),
+            many("host", "Where to listen; tcp:// comes beside it", "ADDRESS", "H"),
+            switch("tlsverify", "TCP clients need a certificate of --tlscacert"),
+            text("tlscacert", "Who signs clients (PEM)", "FILE"),
+            text("tlscert", "The engine's certificate", "FILE"),
+            text("tlskey", "The engine's key", "FILE"),
+            switch("plain-tcp", "TCP without TLS: whoever reaches the port is root on this host"),
+            text("publish-default-address", "For published ports that name no address", "IP"),
+            text("log-level", "What the log tells: debug, info, warning or error", "LEVEL"),
+            text("idle-exit", "End when nobody has needed it for so long", "SECONDS"),
+        ),
         verbatim=True,
         text="Otherwise the first command that needs an engine starts one in the background.",
     )

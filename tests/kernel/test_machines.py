@@ -1,6 +1,7 @@
 """Full machines on QEMU (TCG), driven as a user does: a guest that nobody prepared for us."""
 
 import contextlib
+import json
 import os
 import random
 import socket
@@ -17,6 +18,8 @@ from tests.kernel.machines.commands import Machines, check_disks, first_bytes, u
 from skerry.base.errors import NotFound
 from skerry.engine.vms import cables
 from skerry.machine.full import fence
+from skerry.machine.full.confine import Bind, Confined, claimed
+from skerry.machine.full.qemu import interpreter
 from skerry.sdk import Engine
 
 pytestmark = [pytest.mark.root]
@@ -306,6 +309,33 @@ def test_hostile_images_reach_nothing(vm: Machines, tmp_path: Path) -> None:
     assert "is damaged, perhaps cut off" in vm("create", "bad", "--disk", str(cut), check=False)
     assert vm("ls", "-q") == ""
     assert os.listdir(vm.engine.root / "vms") == []
+
+
+@pytest.mark.parametrize("owner", [0, 1234])
+def test_a_folder_is_shared_as_its_owner_has_it(tmp_path: Path, owner: int) -> None:
+    """By 9p, which QEMU serves as a user of its own; Debian's kernel for clouds has no 9p."""
+    root, shared = tmp_path / "root", tmp_path / "shared"
+    for folder in (root, shared, tmp_path / "other"):
+        folder.mkdir(mode=0o700)
+    os.chown(shared, owner, owner)
+    binds = [Bind(str(shared), True, owned=True), Bind(str(tmp_path / "other"), True)]
+    wanted: Confined = {
+        "argv": ["/usr/bin/touch", str(shared / "made"), str(tmp_path / "other/made")],
+        "uid": 777777777,
+        "root": str(root),
+        "binds": binds,
+        "network": "none",
+    }
+    found = claimed(wanted)
+    for tree in found.values():
+        os.close(tree)
+    if not found:
+        pytest.skip("the file system has no idmapped mounts")
+    command = interpreter("confine", json.dumps(wanted))
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert f"'{tmp_path}/other/made': Permission denied" in done.stderr
+    assert [path.name for path in shared.iterdir()] == ["made"]
+    assert (shared / "made").stat().st_uid == owner
 
 
 def low_port() -> int:

@@ -125,10 +125,11 @@ class Autostart:
         except NotModified:
             return
         except (SkerryError, OSError) as error:
-            log.error("autostart of machine %s: %s", record.name, error)
-            self._life.tell(live, "autostart-failed", cause=str(error)[:500])
+            cause = (error.message if isinstance(error, SkerryError) else str(error))[:500]
+            log.error("autostart of machine %s: %s", record.name, cause)
+            self._life.tell(live, "autostart-failed", cause=cause)
             with contextlib.suppress(SkerryError):
-                self._shelf.change(record, cause=f"autostart failed: {error}"[:500])
+                self._shelf.change(record, cause=f"autostart failed: {cause}")
 
 
 def due(shelf: Shelf, turns: Turns) -> list[Live]:

@@ -21,12 +21,13 @@ Lean: it runs between fork and exec.
 
 import os
 import resource
+from contextlib import suppress
 
 from skerry.base.errors import KernelFault
 from skerry.kernel import capabilities, landlock, mounts, seccomp, trees
 from skerry.kernel.cgroups import Cgroup, detect
 from skerry.kernel.descriptors import close_range
-from skerry.kernel.namespaces import loopback_up, setns, unshare
+from skerry.kernel.namespaces import loopback_up, setns, unshare, user_namespace_fd
 from skerry.kernel.syscalls import checked, libc
 
 TYPE_CHECKING = False
@@ -51,6 +52,9 @@ class Bind(NamedTuple):
     path: str
     writable: bool = False
     at: str = ""
+    owned: bool = False
+    """What belongs to the folder's owner belongs to the program's user there, where the file
+    system can have that (`claimed`)."""
 
 
 class Confined(TypedDict, total=False):
@@ -88,15 +92,37 @@ class Confined(TypedDict, total=False):
     the program is executed by the descriptor of that number (`machine.jail`)."""
 
 
-def execute(wanted: Confined) -> None:
-    """Become the program. Raises KernelFault or OSError; returns never."""
+def claimed(wanted: Confined) -> dict[str, int]:
+    """Folder to its tree as an idmapped mount, for binds that are `owned`. Before the program's
+    processes have a pid namespace: their pids are looked up in this /proc."""
+    found: dict[str, int] = {}
+    for path, _, _, owned in wanted.get("binds", []):
+        if not owned:
+            continue
+        with suppress(KernelFault, OSError):
+            status = os.stat(path)
+            uid, tree = wanted["uid"], trees.open_tree(path)
+            try:
+                users = user_namespace_fd(((status.st_uid, uid, 1),), ((status.st_gid, uid, 1),))
+                with os.fdopen(users, "rb"):
+                    trees.mount_setattr(tree, userns_fd=users, what=path)
+            except BaseException:
+                os.close(tree)
+                raise
+            found[path] = tree
+    return found
+
+
+def execute(wanted: Confined, owned: dict[str, int] | None = None) -> None:
+    """Become the program. `owned` is what `claimed` gave. Raises KernelFault or OSError; returns
+    never."""
     if wanted.get("cgroup"):
         Cgroup(wanted["cgroup"], detect()).join_self()
     uid = wanted.get("uid", 0)
     if uid or wanted.get("walled"):
         _namespaces(wanted.get("network", "host"))
         proc = ("subset=pid" if uid else "") if wanted.get("proc") else None
-        _new_root(wanted["root"], wanted.get("binds", []), proc)
+        _new_root(wanted["root"], wanted.get("binds", []), proc, owned or {})
     if wanted.get("readonly"):
         _read_only(wanted["readonly"])
     program: str | int = wanted["argv"][0]
@@ -189,7 +215,7 @@ def _read_only(path: str) -> None:
     os.close(tree)
 
 
-def _new_root(root: str, binds: list[Bind], proc: str | None) -> None:
+def _new_root(root: str, binds: list[Bind], proc: str | None, owned: dict[str, int]) -> None:
     mounts.mount("skerry-vm", root, "tmpfs", mounts.MS_NOSUID, "size=4m,mode=755")
     for path in SYSTEM:
         if os.path.exists(path):
@@ -206,8 +232,8 @@ def _new_root(root: str, binds: list[Bind], proc: str | None) -> None:
     if proc is not None:
         os.mkdir(f"{root}/proc")
         _mount_proc(f"{root}/proc", proc)
-    for path, writable, at in binds:
-        _bind(root, path, at or path, writable=writable)
+    for path, writable, at, _ in binds:
+        _bind(root, path, at or path, writable=writable, tree=owned.get(path, -1))
     os.chdir(root)
     mounts.pivot_root(".", ".")
     mounts.umount(".", mounts.MNT_DETACH)
@@ -228,14 +254,17 @@ def _mount_proc(place: str, options: str) -> None:
         mounts.mount("proc", place, "proc", guarded)
 
 
-def _bind(root: str, source: str, target: str, *, writable: bool) -> None:
+def _bind(root: str, source: str, target: str, *, writable: bool, tree: int = -1) -> None:
     place = root + target
     if os.path.isdir(source):
         os.makedirs(place, exist_ok=True)
     else:
         os.makedirs(os.path.dirname(place), exist_ok=True)
         os.close(os.open(place, os.O_CREAT | os.O_CLOEXEC, 0o644))
-    mounts.mount(source, place, flags=mounts.MS_BIND)
+    if tree >= 0:
+        trees.move_mount(tree, place)
+    else:
+        mounts.mount(source, place, flags=mounts.MS_BIND)
     flags = mounts.MS_NOSUID | (0 if writable else mounts.MS_RDONLY)
     if not target.startswith("/dev/"):
         flags |= mounts.MS_NODEV
@@ -259,7 +288,7 @@ def main() -> None:
 
     wanted = json.loads(sys.argv[1])
     try:
-        execute(wanted)
+        execute(wanted, claimed(wanted))
     except (OSError, KernelFault) as error:
         os.write(2, f"cannot run {wanted['argv'][0]}: {error}\n".encode())
         os._exit(126)

@@ -132,6 +132,7 @@ class Helpers:
 
 def _fork(wanted: "confine.Confined", stderr: int) -> int:
     """Start a program behind its wall; SkerryError when it could not be started."""
+    owned = confine.claimed(wanted)
     read, write = os.pipe2(os.O_CLOEXEC)
     # What sees /proc sees its own processes only.
     pid, pidfd = clone3(CLONE_NEWPID if wanted.get("proc") else 0)
@@ -141,12 +142,12 @@ def _fork(wanted: "confine.Confined", stderr: int) -> int:
             os.dup2(null, 0)
             os.dup2(null, 1)
             os.dup2(stderr, 2)
-            confine.execute(wanted)
+            confine.execute(wanted, owned)
         except BaseException as error:
             os.write(write, f"{wanted['argv'][0]}: {error}".encode()[:4000])
         os._exit(127)
-    os.close(write)
-    os.close(pidfd)
+    for fd in (write, pidfd, *owned.values()):
+        os.close(fd)
     try:
         said = b""
         while part := os.read(read, 4096):

@@ -197,7 +197,7 @@ def _binds(launch: Launch) -> list[Bind]:
     binds += [Bind(path) for path in sorted(files) if os.path.dirname(path) != places.disks]
     for share in launch.hardware.shares:
         if share.driver == "9p":
-            binds.append(Bind(share.path, not share.readonly))
+            binds.append(Bind(share.path, not share.readonly, owned=launch.uid != 0))
     if launch.accel == "kvm":
         binds.append(Bind("/dev/kvm", True))
     if launch.vnc_secret:

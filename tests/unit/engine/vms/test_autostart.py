@@ -25,7 +25,7 @@ class Lives(Life):
     async def start(self, live: Live) -> None:
         self.started.append(live.record.name)
         if live.record.name == "bad":
-            raise Conflict("port 80 is taken")
+            raise Conflict("port 80 is taken", hint="choose another")
         if live.record.name == "on":
             raise NotModified("it runs")
 

@@ -74,6 +74,7 @@ def test_options(build: Any, daemon: Daemon, tmp_path: Path) -> None:
         *("--build-arg", "WHO=me", "--label", "a=b", "--iidfile", str(tmp_path / "iid")),
         *("--add-host", "somewhere:10.9.8.7", "--memory", "200m", "--ulimit", "nofile=99"),
         *("--security-opt", "seccomp=unconfined", "--build-arg", "NOPE=1"),
+        *("--cache-from", "not-here:1"),
     )
     assert status == 0, said
     assert "[Warning] One or more build-args [NOPE] were not consumed" in said

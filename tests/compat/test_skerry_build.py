@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from bench.daemons import SKERRY, Skerry
+from bench.ports import free_port
 
 from skerry.sdk import Engine
 from skerry.sdk.builds import BuildFailed
@@ -412,6 +413,8 @@ def test_cache_in_a_folder(build: Build, tmp_path: Path, engine: Skerry) -> None
     assert " CACHED\n" in build("--cache-from", f"type=local,src={tmp_path}/cache").stderr
     engine.skerry("builder", "prune", "-af")
     assert " CACHED\n" not in build("--cache-from", f"type=local,src={tmp_path}/none").stderr
+    nobody = f"localhost:{free_port()}/none"
+    assert f"no build cache from {nobody}" in build("--cache-from", nobody).stderr
 
 
 def test_cache_mounts(build: Build, tmp_path: Path, engine: Skerry) -> None:

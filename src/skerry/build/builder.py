@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any, BinaryIO, NamedTuple, cast
 
-from skerry.base.errors import Conflict, InvalidInput, NotFound
+from skerry.base.errors import Conflict, InvalidInput, NotFound, RegistryError
 from skerry.base.ids import new_id
 from skerry.base.references import parse_reference
 from skerry.build import context, outputs, remote_cache, shells, workplace
@@ -236,8 +236,13 @@ class Builder:
         imports = Imports(engine)
         given = {name: each.tree for name, each in contexts.items() if each.tree is not None}
         for source in options.cache_from:
-            if not await imports.add(source, options, given):
+            try:
+                found = await imports.add(source, options, given)
                 text = f"no build cache was found in {source.reference}"
+            except RegistryError as error:
+                # A build without it takes longer, no more.
+                found, text = False, f"no build cache from {source.reference}: {error.message}"
+            if not found:
                 tell({"kind": "warning", "rule": "CacheNotFound", "text": text, "line": 0})
 
         def output(step: str) -> Any:

@@ -134,6 +134,7 @@ class Imports:
         local = self._of_image(source.reference)
         if local is not None:
             self._caches.append(local)
+        if local is not None or source.kind == "image":
             return True
         client = self._engine.transfer.client(
             reference.registry, options.credential(reference.registry)

@@ -24,7 +24,10 @@ class Output(NamedTuple):
 
 
 class CacheSource(NamedTuple):
-    """`--cache-from` or `--cache-to`: `kind` is registry, local or inline."""
+    """`--cache-from` or `--cache-to`: `kind` is registry, local or inline.
+
+    Or image: one that is here, which is all that Docker's own request for a build means.
+    """
 
     kind: str
     reference: str = ""

@@ -112,7 +112,7 @@ def classic_options(call: Call) -> Options:
         no_cache=call.flag("nocache"),
         network=call.text("networkmode") or "default",
         host=host,
-        cache_from=tuple(CacheSource("registry", str(each)) for each in sources),
+        cache_from=tuple(CacheSource("image", str(each)) for each in sources),
         squash=call.flag("squash"),
         credentials=registry_config(call.request.headers.get("X-Registry-Config", "")),
     )

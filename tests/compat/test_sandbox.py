@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -289,3 +290,65 @@ async def test_a_cancelled_task_leaves_nothing(engine: Skerry) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert await AsyncSandbox.leftovers(engine.host) == []
+
+
+def test_the_main_programs_end_is_no_result_of_a_command(engine: Skerry) -> None:
+    with Sandbox("busybox", host=engine.host) as box:
+        pid = box.container.inspect()["State"]["Pid"]
+        with pytest.raises(errors.SandboxEnded) as caught:
+            box.exec(
+                "sh", "-c", "echo said; exec sleep 1000",
+                on_output=lambda *_: os.kill(pid, signal.SIGKILL),
+            )  # fmt: skip
+        assert caught.value.stdout == b"said\n"
+        with pytest.raises(errors.Conflict):
+            box.exec("true")
+    with Sandbox("busybox", host=engine.host) as box:
+        # At whatever moment of its end, neither an exec nor a removal takes it for something else.
+        os.kill(box.container.inspect()["State"]["Pid"], signal.SIGKILL)
+        with pytest.raises((errors.Conflict, errors.SandboxEnded)):
+            box.exec("sleep", "1000")
+    assert Sandbox.leftovers(engine.host) == []
+
+
+def test_input_that_nobody_takes(box: Sandbox) -> None:
+    with box.start("true", stdin=True) as process:
+        process.wait()
+        with pytest.raises(errors.InputRefused, match="exit code 0"):
+            process.write(b"x" * (1 << 20))
+    with (
+        box.start("sleep", "1000", stdin=True, timeout=0.5) as process,
+        pytest.raises(errors.TimedOut),
+    ):
+        process.write(b"x" * (16 << 20))
+
+
+async def test_an_engine_that_dies_is_no_fault_of_the_program() -> None:
+    engine = Skerry()
+    try:
+        engine.start()
+        engine.add_busybox()
+        with Sandbox("busybox", host=engine.host) as box:
+            async with AsyncSandbox("busybox", host=engine.host) as other:
+                talks = await other.start("sh", "-c", "echo a; exec sleep 1000")
+                pieces = aiter(talks)
+                assert await anext(pieces) == (STDOUT, b"a\n")
+                script = "echo a; exec sleep 1000"
+
+                def killed(*_: object) -> None:
+                    engine.stop(signal.SIGKILL)
+                    engine.start()
+
+                with pytest.raises(errors.Unavailable):
+                    box.exec("sh", "-c", script, on_output=killed)
+                with pytest.raises(errors.Unavailable, match="output is lost"):
+                    await anext(pieces)
+                assert box.exec("echo", "on").text == "on\n"
+                engine.stop(signal.SIGKILL)
+                for close in (box.close, lambda: asyncio.run(other.close())):
+                    with pytest.raises(errors.Unavailable):
+                        await asyncio.to_thread(close)
+                engine.start()
+        assert Sandbox.leftovers(engine.host) == []
+    finally:
+        engine.close()

@@ -184,6 +184,17 @@ class OutputExceeded(CommandFault):
     """The program wrote more than its caller takes, and was killed."""
 
 
+class SandboxEnded(CommandFault):
+    """The container or machine came to its end while the command ran in it, and so did that.
+    Exit code 137, as of a program that was killed."""
+
+    exit_code = 137
+
+
+class InputRefused(CommandFault):
+    """The program has ended, or has closed its input, and takes no more."""
+
+
 class CommandFailed(CommandFault):
     """The program ended with another exit code than 0, and the caller had asked for 0."""
 

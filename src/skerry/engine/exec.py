@@ -21,6 +21,7 @@ from skerry.base.errors import (
     InvalidInput,
     NotFound,
     SkerryError,
+    Unavailable,
 )
 from skerry.base.ids import new_id
 from skerry.base.isolation import Attach, ExecTask, Exit, Started
@@ -30,6 +31,7 @@ from skerry.engine.isolation import NOT_EXECUTED, Driver, Stream, tell_as_docker
 from skerry.engine.lifecycle import Lifecycle
 from skerry.engine.roster import Roster
 from skerry.engine.walls import runs_in_machine
+from skerry.kernel import processes
 
 KEPT = 300.0
 """Seconds that a finished exec can still be asked about, as in Docker."""
@@ -38,6 +40,8 @@ _MOMENT = 0.02
 _SWEEP_EVERY = 30.0
 """Seconds: to look at each of some thousands takes longer than to run one."""
 PER_CONTAINER = 10_000
+KILLED = 137
+"""The exit code of what SIGKILL ended."""
 
 
 class Exec:
@@ -48,10 +52,13 @@ class Exec:
         "container",
         "created_at",
         "ended",
+        "fault",
         "id",
         "kept",
         "launched",
+        "outlived",
         "pid",
+        "recovered",
         "running",
         "saved",
         "started",
@@ -75,6 +82,12 @@ class Exec:
         """Set once it can be signalled, or cannot be run."""
         self.pid = 0
         self.code: int | None = None
+        self.fault: SkerryError | None = None
+        """Why it was not started, where that is not the command's fault."""
+        self.outlived = True
+        """Whether its container went on when it was killed."""
+        self.recovered = False
+        """Whether an earlier engine started it, and whoever had joined its streams lost them."""
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     @property
@@ -224,6 +237,8 @@ class Execs:
             elif number in (errno.ENOENT, errno.ENOTDIR):
                 code = 127
             tell_as_docker(error, NOT_EXECUTED)
+            if isinstance(error, Conflict | Unavailable):
+                exec.fault = error
             self._failed(exec, code)
             raise
         if not exec.saved:
@@ -244,12 +259,19 @@ class Execs:
 
     def _on_exit(self, exec: Exec) -> Callable[[str, Exit], None]:
         def on_exit(_: str, exit: Exit) -> None:
+            if exit.code == KILLED:
+                exec.outlived = self._goes_on(exec.container)
             self._finished(exec, exit.code)
             self._lifecycle.emit(
                 exec.container, "exec_die", execID=exec.id, exitCode=str(exit.code)
             )
 
         return on_exit
+
+    @staticmethod
+    def _goes_on(container: Container) -> bool:
+        """Whether the main program does: the engine hears of its end last."""
+        return container.running and not processes.ending(container.state.pid)
 
     def _failed(self, exec: Exec, code: int) -> None:
         """It could not be started; no keeper writes that down."""
@@ -274,7 +296,7 @@ class Execs:
         for saved in exec_files.read_all(folder):
             exec = Exec(container, saved.wanted, id=saved.id)
             self._by_id[exec.id] = exec
-            exec.started = True
+            exec.started = exec.recovered = True
             exec.launched.set()
             if saved.code is not None:
                 self._finished(exec, saved.code)
@@ -286,7 +308,7 @@ class Execs:
             elif isinstance(found, Exit):
                 self._finished(exec, found.code)
             else:
-                exec.started = False
+                exec.started = exec.recovered = False
                 exec.launched.clear()
 
     def _sweep(self) -> None:

@@ -509,7 +509,9 @@ class Lifecycle:
     async def send(self, container: Container, number: int) -> None:
         """Send a signal that is nobody's wish to stop it; nothing when it does not run."""
         if container.running:
-            await self._driver.signal(container.id, self.run_dir(container.id), number)
+            # One whose end is on its way here takes no signal any more, and ends all the same.
+            with contextlib.suppress(Conflict):
+                await self._driver.signal(container.id, self.run_dir(container.id), number)
 
     async def restart(
         self, container: Container, timeout: int | None = None, signal: str = ""

@@ -1,6 +1,7 @@
 """What the kernel says about processes and memory: proc_pid_stat(5), proc_meminfo(5)."""
 
-_PF_FORKNOEXEC = 0x40  # linux/sched.h
+_PF_EXITING = 0x4  # linux/sched.h
+_PF_FORKNOEXEC = 0x40
 
 
 def facts(pid: int) -> tuple[str, int] | None:
@@ -10,6 +11,13 @@ def facts(pid: int) -> tuple[str, int] | None:
     """
     words = _stat(pid)
     return (words[0].decode(), int(words[19])) if words else None
+
+
+def ending(pid: int) -> bool:
+    """Whether a process ends or has ended. The first of a pid namespace does before all that it
+    takes along."""
+    words = _stat(pid)
+    return not words or bool(int(words[6]) & _PF_EXITING)
 
 
 def never_executed(pid: int) -> bool:

@@ -7,7 +7,14 @@ import socket
 import time
 from collections.abc import Callable
 
-from skerry.base.errors import Conflict, GuestFault, MachineFault, SkerryError, SystemFault
+from skerry.base.errors import (
+    Conflict,
+    GuestFault,
+    MachineFault,
+    SkerryError,
+    SystemFault,
+    Unavailable,
+)
 from skerry.base.light import Any
 from skerry.machine import cabling, orderly, said, saving, shares, tasks
 from skerry.machine.asking import Guest, Waiting
@@ -159,7 +166,7 @@ class _Request:
             self._copy(answer)
         except (SkerryError, GuestFault) as fault:
             text = f"cannot save the machine: {fault.message}"
-            if "error" not in answer:
+            if "error" not in answer and not isinstance(fault, Unavailable):
                 work.give_up(SystemFault(text))
             elif isinstance(fault, Conflict):
                 work.give_up(Conflict(fault.message, hint=fault.hint))

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from skerry.base.errors import Conflict, MachineFault
+from skerry.base.errors import Conflict, MachineFault, Unavailable
 from skerry.base.isolation import DISK, Overlay
 from skerry.machine import clients, orderly, starving
 from skerry.machine.chains import on_layers_disk
@@ -85,7 +85,7 @@ class Wall(RuntimeDriver):
         **words: Any,
     ) -> dict[str, Any]:
         """Ask the warden of a running container; Conflict when it does not run, MachineFault when
-        the guest does not answer in time. Takes over `fds`."""
+        the guest does not answer in time, or the machine dies meanwhile. Takes over `fds`."""
         kept = self._containers.get(container_id)
         if kept is None:
             raise Conflict(f"container {container_id} is not running")
@@ -99,3 +99,7 @@ class Wall(RuntimeDriver):
             return await asyncio.wait_for(line.request(op, fds, **words), seconds)
         except TimeoutError:
             raise MachineFault(f"the machine of {container_id} does not answer") from None
+        except Unavailable as fault:
+            raise MachineFault(
+                f"the machine of {container_id} has ended, or is about to: {fault.message}"
+            ) from None

@@ -14,6 +14,7 @@ or poll `created.pidfd`). On any error the init has been reaped and the cgroup r
 """
 
 import _socket
+import errno
 import os
 import signal
 from collections.abc import Callable
@@ -215,13 +216,13 @@ def exec_into(
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     opened = Opened()
     try:
-        target = opened.keep(pidfd_open(pid))
+        target = opened.keep(_alive(pid, pidfd_open))
         # Only now that the descriptor holds the process: its pid may have become a host process's.
         now = processes.facts(pid) if start_time else None
         if start_time and (now is None or now[1] != start_time):
-            raise Conflict(f"cannot exec: the container's init {pid} has gone")
-        kinds = namespaces.differing(pid)
-        root_fd = opened.keep(_root_of(pid))
+            raise _gone(pid)
+        kinds = _alive(pid, namespaces.differing)
+        root_fd = opened.keep(_alive(pid, _root_of))
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         try:
             group = Cgroup(cgroup_path, layout or cgroups.detect()) if cgroup_path else None
@@ -274,6 +275,20 @@ def rehearse_exec() -> None:
     further.steps(further.Target(number, number, namespaces.CLONE_NEWNS, False), idle, handover, "")
     ours.close()
     theirs.close()
+
+
+def _alive(pid: int, look: Callable[[int], Made]) -> Made:
+    """What `look` says of a process. Conflict when that has ended: no fault of what is to run."""
+    try:
+        return look(pid)
+    except KernelFault as error:
+        if error.errno in (errno.ESRCH, errno.ENOENT):
+            raise _gone(pid) from None
+        raise
+
+
+def _gone(pid: int) -> Conflict:
+    return Conflict(f"cannot exec: the container's init {pid} has gone")
 
 
 def _root_of(pid: int) -> int:

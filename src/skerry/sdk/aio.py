@@ -41,9 +41,13 @@ class AsyncAttached:
         self._writer.close()
 
     async def write(self, data: bytes) -> None:
-        """Send to standard input; waits while the program does not read."""
+        """Send to standard input; waits while the program does not read. BrokenPipeError when
+        nobody does any more."""
         self._writer.write(data)
-        await self._writer.drain()
+        try:
+            await self._writer.drain()
+        except ConnectionResetError:
+            raise BrokenPipeError from None
 
     def close_stdin(self) -> None:
         """Tell the program that no more input comes."""

@@ -23,6 +23,7 @@ from skerry.base.errors import (
     SkerryError,
     SystemFault,
     TimedOut,
+    Unavailable,
 )
 from skerry.sdk import requests, sandbox_words
 from skerry.sdk.aio import AsyncAttached, AsyncContainer, ask
@@ -54,6 +55,8 @@ class AsyncProcess:
         self._timeout = timeout
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._code: int | None = None
+        self.outlived = True
+        """Whether its sandbox went on when it was killed, once it has an exit code."""
 
     async def __aenter__(self) -> AsyncProcess:
         return self
@@ -67,21 +70,35 @@ class AsyncProcess:
             self._attached.close()
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, bytes]]:
-        """TimedOut when the time is over; the program has been killed then."""
+        """As of `Process`."""
         pieces = aiter(self._attached)
         while True:
-            left = None if self._deadline is None else self._deadline - time.monotonic()
-            try:
-                async with asyncio.timeout(left):
-                    piece = await anext(pieces, None)
-            except TimeoutError:
-                await self.kill()
-                raise TimedOut(
-                    f"the command did not end within {self._timeout:g} seconds and was killed"
-                ) from None
+            async with self._in_time():
+                piece = await anext(pieces, None)
             if piece is None:
-                return
+                break
             yield piece
+        await self._look()
+
+    @contextlib.asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        left = None if self._deadline is None else self._deadline - time.monotonic()
+        try:
+            async with asyncio.timeout(left):
+                yield
+        except TimeoutError:
+            await self.kill()
+            raise TimedOut(
+                f"the command did not end within {self._timeout:g} seconds and was killed"
+            ) from None
+
+    async def _look(self) -> int | None:
+        """The exit code; None while it runs."""
+        if self._code is None:
+            state = await self._client.call("GET", f"/exec/{self._id}/json")
+            self._code = sandbox_words.code_of(state)
+            self.outlived = not state.get("ContainerEnded")
+        return self._code
 
     async def lines(self) -> AsyncIterator[tuple[int, str]]:
         """(stream, line) as they come; as `Process.lines`."""
@@ -93,8 +110,19 @@ class AsyncProcess:
             yield line
 
     async def write(self, data: bytes | str) -> None:
-        """Send to standard input; waits while the program does not read."""
-        await self._attached.write(data.encode() if isinstance(data, str) else data)
+        """Send to standard input; as `Process.write`."""
+        try:
+            async with self._in_time():
+                await self._attached.write(data.encode() if isinstance(data, str) else data)
+        except BrokenPipeError:
+            raise sandbox_words.refused(await self._look()) from None
+
+    async def feed(self, data: bytes) -> None:
+        """Send to standard input, and no more afterwards; a program that ends before it has read
+        everything needs no more of it."""
+        with contextlib.suppress(OSError):
+            await self._attached.write(data)
+            self._attached.close_stdin()
 
     def close_stdin(self) -> None:
         """No more input."""
@@ -109,17 +137,12 @@ class AsyncProcess:
         """Read what is left and return the exit code. Conflict when it still runs then."""
         async for _ in self:
             pass
-        if self._code is None:
-            deadline = time.monotonic() + 5
-            while self._code is None:
-                state = await self._client.call("GET", f"/exec/{self._id}/json")
-                if not state["Running"] and state["ExitCode"] is not None:
-                    self._code = int(state["ExitCode"])
-                elif time.monotonic() > deadline:
-                    raise Conflict("the command still runs, though it has closed its output")
-                else:
-                    await asyncio.sleep(0.01)
-        return self._code
+        deadline = time.monotonic() + 5
+        while (code := await self._look()) is None:
+            if time.monotonic() > deadline:
+                raise Conflict("the command still runs, though it has closed its output")
+            await asyncio.sleep(0.01)
+        return code
 
 
 class AsyncSandbox:
@@ -154,6 +177,8 @@ class AsyncSandbox:
         self._client = AsyncClient(host)
         self._container: AsyncContainer | None = None
         self._copies: list[AsyncSandbox] = []
+        self._unsure = False
+        """Whether there may be copies that nobody was told of."""
 
     async def __aenter__(self) -> AsyncSandbox:
         return await self.open()
@@ -192,17 +217,21 @@ class AsyncSandbox:
             raise
 
     async def close(self) -> None:
-        """Remove it, its copies and its snapshots, also when this task is cancelled. Idempotent."""
-        copies, self._copies = self._copies, []
-        container, self._container = self._container, None
+        """Remove it, its copies and its snapshots, also when this task is cancelled. Idempotent;
+        may be tried again where it fails."""
+        await asyncio.shield(asyncio.ensure_future(self._remove()))
 
-        async def remove() -> None:
-            await asyncio.gather(*(copy.close() for copy in copies))
-            if container is not None:
+    async def _remove(self) -> None:
+        if (container := self._container) is not None:
+            forks = []
+            if self._unsure:
+                forks = await ask(self._client, sandbox_words.forks_of(container.id))
+            for each in [*(AsyncContainer(self._client, fork["Id"]) for fork in forks), container]:
                 with contextlib.suppress(NotFound, Conflict):
-                    await container.remove(force=True, volumes=True)
-
-        await asyncio.shield(asyncio.ensure_future(remove()))
+                    await each.remove(force=True, volumes=True)
+            self._container = None
+        await asyncio.gather(*(copy.close() for copy in self._copies))
+        self._copies = []
 
     @property
     def container(self) -> AsyncContainer:
@@ -271,20 +300,28 @@ class AsyncSandbox:
             timeout=timeout,
         )
         async with process:
-            feeder = asyncio.ensure_future(_feed(process, data))
+            feeder = asyncio.ensure_future(process.feed(data)) if data is not None else None
             try:
                 async for stream, piece in process:
                     if on_output is not None:
                         on_output(stream, piece)
                     output.add(stream, piece)
+                code = await process.wait()
+                if not process.outlived:
+                    raise await self._ended()
             except CommandFault as error:
                 error.stdout, error.stderr = output.stdout, output.stderr
                 raise
             finally:
-                feeder.cancel()
-            code = await process.wait()
+                if feeder is not None:
+                    feeder.cancel()
         result = Result(code, output.stdout, output.stderr)
         return result.check() if check else result
+
+    async def _ended(self) -> CommandFault:
+        with contextlib.suppress(NotFound):
+            return sandbox_words.ended(await self.container.inspect())
+        return sandbox_words.ended({})
 
     async def snapshot(self, name: str = "", comment: str = "") -> Snapshot:
         """Keep it as it is now."""
@@ -313,7 +350,11 @@ class AsyncSandbox:
             return copy
 
         take = sandbox_words.taking(adopt, copies, copies.failures)
-        await _settled(self._client, requests.fork(self.id, count, name, True), take)
+        try:
+            await _settled(self._client, requests.fork(self.id, count, name, True), take)
+        except Unavailable:
+            self._unsure = True
+            raise
         return copies
 
     async def commit(self, name: str, *, message: str = "") -> str:
@@ -379,15 +420,6 @@ async def _settled(client: AsyncClient, request: Request, take: Callable[[Any], 
         await asyncio.wait([asking])
         if asking.exception() is None:
             take(asking.result())
-
-
-async def _feed(process: AsyncProcess, data: bytes | None) -> None:
-    if data is None:
-        return
-    # A program that ends before it has read everything needs no more of it.
-    with contextlib.suppress(OSError):
-        await process.write(data)
-        process.close_stdin()
 
 
 async def _is_here(client: AsyncClient, image: str) -> bool:

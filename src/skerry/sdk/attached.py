@@ -36,8 +36,14 @@ class Attached:
         self._socket.close()
 
     def write(self, data: bytes) -> None:
-        """Send to the program's standard input; blocks while it does not read."""
-        self._socket.sendall(data)
+        """Send to the program's standard input; blocks while it does not read. BrokenPipeError when
+        nobody does any more, TimeoutError at the deadline."""
+        if self.deadline is not None:
+            self._socket.settimeout(max(0.001, self.deadline - time.monotonic()))
+        try:
+            self._socket.sendall(data)
+        except ConnectionResetError:
+            raise BrokenPipeError from None
 
     def close_stdin(self) -> None:
         """Tell the program that no more input comes."""

@@ -21,7 +21,7 @@ import threading
 import time
 import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from skerry.base.errors import (
     CommandFault,
@@ -62,6 +62,8 @@ class Process:
         self._attached = attached
         self._timeout = timeout
         self._code: int | None = None
+        self.outlived = True
+        """Whether its sandbox went on when it was killed, once it has an exit code."""
         if timeout is not None:
             attached.deadline = time.monotonic() + timeout
 
@@ -77,14 +79,28 @@ class Process:
             self._attached.close()
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
-        """TimedOut when the time is over; the program has been killed then."""
+        """TimedOut when the time is over; the program has been killed then. Unavailable when the
+        output was cut with the engine that died, or has lost its peer."""
         try:
             yield from self._attached
         except TimeoutError:
-            self.kill()
-            raise TimedOut(
-                f"the command did not end within {self._timeout:g} seconds and was killed"
-            ) from None
+            self._out_of_time()
+        self._look()
+
+    def _out_of_time(self) -> NoReturn:
+        self.kill()
+        raise TimedOut(
+            f"the command did not end within {self._timeout:g} seconds and was killed"
+        ) from None
+
+    def _look(self) -> int | None:
+        """The exit code; None while it runs."""
+        if self._code is None:
+            with _own(self._client) as client:
+                state = client.get(f"/exec/{self._id}/json")
+            self._code = sandbox_words.code_of(state)
+            self.outlived = not state.get("ContainerEnded")
+        return self._code
 
     def lines(self) -> Iterator[tuple[int, str]]:
         """(stream, line) as they come, without the line's end; TimedOut as when iterating.
@@ -97,8 +113,23 @@ class Process:
         yield from lines.end()
 
     def write(self, data: bytes | str) -> None:
-        """Send to standard input; waits while the program does not read."""
-        self._attached.write(data.encode() if isinstance(data, str) else data)
+        """Send to standard input; waits while the program does not read.
+
+        InputRefused when it takes no more, TimedOut as when iterating.
+        """
+        try:
+            self._attached.write(data.encode() if isinstance(data, str) else data)
+        except BrokenPipeError:
+            raise sandbox_words.refused(self._look()) from None
+        except TimeoutError:
+            self._out_of_time()
+
+    def feed(self, data: bytes) -> None:
+        """Send to standard input, and no more afterwards; a program that ends before it has read
+        everything needs no more of it."""
+        with contextlib.suppress(OSError):
+            self._attached.write(data)
+            self._attached.close_stdin()
 
     def close_stdin(self) -> None:
         """No more input."""
@@ -119,22 +150,13 @@ class Process:
     @property
     def exit_code(self) -> int:
         """Once its output has ended. Conflict while it runs."""
-        if self._code is None:
-            self._code = exit_code(self._client, self._id)
-        return self._code
-
-
-def exit_code(client: Client, id: str) -> int:
-    """Of an exec whose output has ended. Conflict when it runs all the same."""
-    # A program may close its output before it ends.
-    deadline = time.monotonic() + 5
-    while True:
-        state = client.get(f"/exec/{id}/json")
-        if not state["Running"] and state["ExitCode"] is not None:
-            return int(state["ExitCode"])
-        if time.monotonic() > deadline:
-            raise Conflict("the command still runs, though it has closed its output")
-        time.sleep(0.01)
+        # A program may close its output before it ends.
+        deadline = time.monotonic() + 5
+        while (code := self._look()) is None:
+            if time.monotonic() > deadline:
+                raise Conflict("the command still runs, though it has closed its output")
+            time.sleep(0.01)
+        return code
 
 
 class Sandbox:
@@ -175,6 +197,8 @@ class Sandbox:
         self._client = Client(host)
         self._container: Container | None = None
         self._copies: list[Sandbox] = []
+        self._unsure = False
+        """Whether there may be copies that nobody was told of."""
         self._finalizer: weakref.finalize[..., Sandbox] | None = None
 
     def __enter__(self) -> Sandbox:
@@ -217,16 +241,27 @@ class Sandbox:
         self._finalizer = weakref.finalize(self, _remove, self._client.host, id, os.getpid())
 
     def close(self) -> None:
-        """Remove it, its copies and its snapshots. Idempotent."""
-        _close_all(self._copies)
-        self._copies = []
-        if self._container is not None:
-            with _own(self._client) as client, contextlib.suppress(NotFound, Conflict):
-                Container(client, self._container.id).remove(force=True, volumes=True)
-            self._container = None
+        """Remove it, its copies and its snapshots. Idempotent; where it fails, to try again."""
+        try:
+            _close_all(self._copies)
+            self._copies = []
+        finally:
+            self._remove()
         if self._finalizer is not None:
             self._finalizer.detach()
         self._client.close()
+
+    def _remove(self) -> None:
+        if self._container is None:
+            return
+        with _own(self._client) as client:
+            if self._unsure:
+                for each in ask(client, sandbox_words.forks_of(self._container.id)):
+                    with contextlib.suppress(NotFound, Conflict):
+                        Container(client, each["Id"]).remove(force=True, volumes=True)
+            with contextlib.suppress(NotFound, Conflict):
+                Container(client, self._container.id).remove(force=True, volumes=True)
+        self._container = None
 
     @property
     def container(self) -> Container:
@@ -287,8 +322,8 @@ class Sandbox:
 
         `on_output(stream, bytes)` hears pieces as they come (STDOUT or STDERR). TimedOut after
         `timeout` seconds and OutputExceeded after `max_output` bytes, with the program killed;
-        with `check`, CommandFailed for an exit code other than 0. These three have `stdout` and
-        `stderr`: what was written by then.
+        SandboxEnded when the sandbox is over with it; with `check`, CommandFailed for an exit code
+        other than 0. These four have `stdout` and `stderr`: what was written by then.
         """
         data = stdin.encode() if isinstance(stdin, str) else stdin
         output = sandbox_words.Output(max_output)
@@ -300,20 +335,26 @@ class Sandbox:
             user=user,
             timeout=timeout,
         ) as process:
-            feeder = threading.Thread(target=_feed, args=(process, data), daemon=True)
             if data is not None:
-                feeder.start()
+                threading.Thread(target=process.feed, args=(data,), daemon=True).start()
             try:
                 for stream, piece in process:
                     if on_output is not None:
                         on_output(stream, piece)
                     output.add(stream, piece)
+                code = process.exit_code
+                if not process.outlived:
+                    raise self._ended()
             except CommandFault as error:
                 error.stdout, error.stderr = output.stdout, output.stderr
                 raise
-            code = process.exit_code
         result = Result(code, output.stdout, output.stderr)
         return result.check() if check else result
+
+    def _ended(self) -> CommandFault:
+        with contextlib.suppress(NotFound):
+            return sandbox_words.ended(self.container.inspect())
+        return sandbox_words.ended({})
 
     def snapshot(self, name: str = "", comment: str = "") -> Snapshot:
         """Keep it as it is now."""
@@ -346,7 +387,11 @@ class Sandbox:
             return copy
 
         take = sandbox_words.taking(adopt, copies, copies.failures)
-        _settled(self._client, requests.fork(self.id, count, name, True), take)
+        try:
+            _settled(self._client, requests.fork(self.id, count, name, True), take)
+        except Unavailable:
+            self._unsure = True
+            raise
         return copies
 
     def commit(self, name: str, *, message: str = "") -> str:
@@ -443,13 +488,6 @@ def _remove(host: str, id: str, owner: int) -> None:
     if os.getpid() == owner:
         with Client(host) as client, contextlib.suppress(NotFound, Conflict, Unavailable):
             Container(client, id).remove(force=True, volumes=True)
-
-
-def _feed(process: Process, data: bytes) -> None:
-    # A program that ends before it has read everything needs no more of it.
-    with contextlib.suppress(OSError):
-        process.write(data)
-        process.close_stdin()
 
 
 def _own(client: Client) -> Client:

@@ -10,11 +10,15 @@ from typing import Any, NamedTuple, TypeVar
 from skerry.base.errors import (
     CommandFailed,
     GuestFault,
+    InputRefused,
     InvalidInput,
     OutputExceeded,
+    SandboxEnded,
     SkerryError,
+    Unavailable,
 )
-from skerry.sdk import requests
+from skerry.sdk import requests, wire
+from skerry.sdk.client import error_of
 from skerry.sdk.frames import STDERR, STDOUT
 from skerry.sdk.requests import Environment, Request
 
@@ -230,6 +234,46 @@ def taking(
                 copies.append(copy)
 
     return take
+
+
+def forks_of(id: str) -> Request:
+    """Asks for the copies of a sandbox, running or not."""
+    labels = [LABEL, f"org.skerry.fork-of={id}"]
+    return requests.list_containers(all=True, filters={"label": labels})
+
+
+def code_of(state: dict[str, Any]) -> int | None:
+    """The exit code of an exec as the API tells of it; None while it runs.
+
+    Unavailable when its streams were cut with an engine that died; what kept it from starting, when
+    that is not its own fault.
+    """
+    running, code = state["Running"], state["ExitCode"]
+    if state.get("Recovered"):
+        become = "still runs" if running else f"has ended with exit code {code}"
+        raise Unavailable(
+            "the engine died while the command ran: its output is lost from there on",
+            hint=f"another engine has taken over, and the command {become}",
+        )
+    if fault := state.get("Fault"):
+        raise error_of(int(fault["Status"]), wire.dumps({"message": fault["Message"]}).encode())
+    return None if running or code is None else int(code)
+
+
+def ended(container: dict[str, Any]) -> SandboxEnded:
+    """What became of a command whose container ended, by what the API tells of that by now; {} when
+    it is removed."""
+    state = container.get("State") or {}
+    why = "it was out of memory" if state.get("OOMKilled") else str(state.get("Error") or "")
+    return SandboxEnded(
+        "the sandbox ended while the command ran" + (f": {why[:500]}" if why else "")
+    )
+
+
+def refused(code: int | None) -> InputRefused:
+    """Why a command takes no input, which has ended with `code` or runs (None)."""
+    what = "closed its input" if code is None else f"ended with exit code {code}"
+    return InputRefused(f"the command has {what} and takes no more")
 
 
 def closing(failed: object) -> contextlib.AbstractContextManager[None]:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skerry.base.errors import CommandFailed, InvalidInput, OutputExceeded
+from skerry.base.errors import CommandFailed, Conflict, InvalidInput, OutputExceeded, Unavailable
 from skerry.sdk import sandbox_words
 from skerry.sdk.frames import STDERR, STDOUT
 from skerry.sdk.sandbox_words import Lines, Output, Result, Wanted
@@ -86,3 +86,21 @@ def test_a_disk_has_a_size() -> None:
     host = sandbox_words.Wanted("x", isolation="vm", disk=1 << 30, options=options).request()
     assert host.body is not None
     assert host.body["HostConfig"]["StorageOpt"] == {"other": "1", "size": "1073741824"}
+
+
+def test_an_exec_that_another_engine_started_has_lost_its_output() -> None:
+    state = {"Running": False, "ExitCode": 3}
+    assert sandbox_words.code_of(state) == 3
+    assert sandbox_words.code_of({"Running": True, "ExitCode": None}) is None
+    with pytest.raises(Unavailable, match="lost") as cut:
+        sandbox_words.code_of({**state, "Recovered": True})
+    assert "ended with exit code 3" in cut.value.hint
+    with pytest.raises(Conflict, match="is not running"):
+        sandbox_words.code_of({**state, "Fault": {"Status": 409, "Message": "it is not running"}})
+
+
+def test_a_sandbox_that_ended_says_why() -> None:
+    starved = sandbox_words.ended({"State": {"OOMKilled": True, "Error": ""}})
+    assert starved.exit_code == 137
+    assert starved.message.endswith("while the command ran: it was out of memory")
+    assert sandbox_words.ended({}).message.endswith("while the command ran")

@@ -9,7 +9,7 @@ from aiohttp import web
 from skerry.api import hijack, versions
 from skerry.api.call import Call, no_content
 from skerry.api.container_shapes import Json
-from skerry.api.errors import message_of
+from skerry.api.errors import message_of, status_of
 from skerry.api.router import Route
 from skerry.api.routes.containers import size_of
 from skerry.base.errors import GuestFault, InvalidInput, SkerryError
@@ -106,7 +106,9 @@ async def _tell_failure(
 
 
 async def inspect(call: Call) -> web.StreamResponse:
-    """GET /exec/{id}/json."""
+    """GET /exec/{id}/json; of ours are `Recovered` (its streams were lost with an earlier engine),
+    `ContainerEnded` (it was killed with all the rest) and `Fault` (why it was not started, where
+    that is not the command's fault)."""
     exec = call.engine.execs.get(call.params["id"])
     command = exec.wanted.get("Cmd") or [""]
     result: Json = {
@@ -129,6 +131,12 @@ async def inspect(call: Call) -> web.StreamResponse:
     }
     if exec.wanted.get("User"):
         result["ProcessConfig"]["user"] = exec.wanted["User"]
+    if exec.recovered:
+        result["Recovered"] = True
+    if not exec.outlived:
+        result["ContainerEnded"] = True
+    if exec.fault is not None:
+        result["Fault"] = {"Status": status_of(exec.fault), "Message": message_of(exec.fault)}
     return call.json(result)
 
 

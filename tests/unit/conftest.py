@@ -31,13 +31,15 @@ QUICK = Limits(
     pause=0.001,
     longest_pause=0.002,
 )
+# A busy host answers late: only where a server is silent on purpose may a client lose patience.
+PATIENT = QUICK._replace(connect=60, answer=60, idle=60, document=60, list=60, window=60)
 
 
 class Servers:
     """Starts servers that end with the test."""
 
     quick = QUICK
-    limits = QUICK
+    limits = PATIENT
     """Of clients that are given none."""
 
     def __init__(self, stack: AsyncExitStack) -> None:

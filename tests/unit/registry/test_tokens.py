@@ -60,8 +60,6 @@ class Realm:
 
 @pytest.fixture
 async def realm(servers):
-    # A busy host answers late, and a question that is asked again counts twice.
-    servers.limits = servers.quick._replace(answer=60, idle=60, document=60, list=60, window=60)
     made = Realm()
     made.realm = f"http://{await servers.web(made.token)}/token"
     made.name = await servers.web(made.registry)

@@ -50,7 +50,7 @@ def parse(data: bytes, now: float) -> list[Kind]:
         if found["version"] != VERSION:
             return []
         kinds = [_kind(row) for row in found["kinds"]]
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, OverflowError, TypeError, KeyError, RecursionError):
         return []
     fresh = [kind for kind in kinds if 0 <= now - kind.asked < KEEP_SECONDS]
     return sorted(fresh, key=lambda kind: -kind.asked)

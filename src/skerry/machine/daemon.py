@@ -4,6 +4,7 @@ import os
 import signal
 from contextlib import suppress
 
+from skerry.kernel import signals
 from skerry.kernel.syscalls import libc
 from skerry.runtime.starter import Ends
 
@@ -37,6 +38,7 @@ def close_ends(ends: Ends) -> None:
 def die_as(code: int) -> None:
     """End with this code, or by this signal when it is negative."""
     if code < 0:
+        signals.heed()
         if -code not in _AS_THEY_ARE:
             signal.signal(-code, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {-code})

@@ -34,7 +34,7 @@ $(VENV)/bin/python:
 	$(call need_apt,$(APT_RUN))
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.runtime: requirements/runtime.txt pyproject.toml contrib/launcher.in contrib/install_launchers.py | $(VENV)/bin/python
+$(VENV)/.runtime: requirements/runtime.txt pyproject.toml contrib/launcher.in contrib/install_launchers.py src/skerry/cli/start.c | $(VENV)/bin/python
 	$(call need_apt,$(APT_RUN))
 	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements/runtime.txt
 	$(BIN)/python contrib/install_launchers.py

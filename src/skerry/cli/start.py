@@ -5,6 +5,9 @@ A quarter of `docker exec` is 14 to 19 ms, and an interpreter that has imported 
 built-in modules alone and one request; whatever is not plain, or does not answer as expected, goes
 the ordinary way, which repeats nothing: until the engine has answered 101, nothing was started.
 
+Where there is a compiler start.c does the same before any interpreter begins, and hands over the
+connection that it has asked when the answer is not as expected.
+
 The launcher executes this file by its path, as `__main__` and without the packages around it. Each
 file that an import looks for and reads costs 0.3 ms, `__future__` and C modules that are not built
 in too.
@@ -77,18 +80,8 @@ def quick_exec(container: str, words: list[str]) -> int | None:
     path = _socket_path()
     if not path or not all(word.isascii() for word in words):
         return None
-    import _socket
-
-    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     try:
-        sock.connect(path)
-        command = ",".join([_quoted(word) for word in words])
-        body = f'{{"Cmd":[{command}],"AttachStdout":true,"AttachStderr":true}}'
-        sock.sendall(
-            f"POST /skerry/containers/{container}/exec HTTP/1.1\r\nHost: skerry\r\n"
-            "Content-Type: application/json\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n{body}".encode("ascii")
-        )
+        sock = _asked() or _ask(path, container, words)
         head, rest = _head(sock)
     except OSError:
         return None
@@ -96,6 +89,35 @@ def quick_exec(container: str, words: list[str]) -> int | None:
     if status != b"101":
         return _refused(sock, status, head, rest)
     return _carry(sock, rest)
+
+
+def _asked() -> "_socket.socket | None":
+    """The connection on which start.c has sent the request."""
+    import posix
+
+    number = posix.environ.pop(b"SKERRY_ASKED", b"")
+    if not number.isdigit():
+        return None
+    import _socket
+
+    posix.unsetenv(b"SKERRY_ASKED")
+    posix.set_inheritable(int(number), False)
+    return _socket.socket(fileno=int(number))
+
+
+def _ask(path: str, container: str, words: list[str]) -> "_socket.socket":
+    import _socket
+
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    sock.connect(path)
+    command = ",".join([_quoted(word) for word in words])
+    body = f'{{"Cmd":[{command}],"AttachStdout":true,"AttachStderr":true}}'
+    sock.sendall(
+        f"POST /skerry/containers/{container}/exec HTTP/1.1\r\nHost: skerry\r\n"
+        "Content-Type: application/json\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n{body}".encode("ascii")
+    )
+    return sock
 
 
 def _quoted(word: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import posix
 import socket
 import struct
 import subprocess
@@ -80,6 +81,21 @@ def test_an_engine_that_goes_away(serve: Serve, capfd: pytest.CaptureFixture[str
     serve(UPGRADED + frame(1, b"half")[:-1])
     assert start.quick_exec("box", ["true"]) == 1
     assert "went away" in capfd.readouterr().err
+
+
+def test_a_connection_that_was_asked_before(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """By start.c, which left the answer to be read here."""
+    mine, theirs = socket.socketpair()
+    monkeypatch.setattr(start, "_socket_path", lambda: "/nobody/listens")
+    with theirs:
+        theirs.sendall(UPGRADED + frame(1, b"out") + frame(4, b"3"))
+        monkeypatch.setitem(posix.environ, b"SKERRY_ASKED", b"%d" % mine.detach())
+        assert start.quick_exec("box", ["true"]) == 3
+    assert capfd.readouterr().out == "out"
+    assert b"SKERRY_ASKED" not in posix.environ
+    assert start.quick_exec("box", ["true"]) is None
 
 
 @pytest.mark.parametrize(

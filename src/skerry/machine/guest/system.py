@@ -35,6 +35,7 @@ _RNDADDENTROPY, _RNDRESEEDCRNG = 0x40085203, 0x5207
 _BLKFLSBUF = 0x1261
 # linux/ipv6_route.h
 _RTF_UP, _RTF_GATEWAY = 1, 2
+_MOST_CARDS = 64
 _IDLE = "idle"
 _RANDOM = "/dev/urandom"
 FILES = "/run/files/"
@@ -355,11 +356,7 @@ def configure_network(card: dict[str, Any], name: str = "") -> None:
     """
     name = name or _kernel_name(card["slot"])
     if name != card["name"]:
-        if os.path.exists(f"/sys/class/net/{card['name']}"):
-            # The kernel's own name for one that is not configured yet, and is found by its address.
-            other = socket.if_nametoindex(card["name"])
-            _request(cards.renamed(card["name"], f"card{other}"))
-        _request(cards.renamed(name, card["name"]))
+        _rename(name, card["name"])
         name = card["name"]
     _request(*cards.settings(card))
     for address in card.get("addresses", ()):
@@ -370,6 +367,21 @@ def configure_network(card: dict[str, Any], name: str = "") -> None:
         _default_route(name, card["gateway"], cards.SIOCADDRT)
     if card.get("gateway6"):
         _default_route6(name, card["gateway6"], cards.SIOCADDRT)
+
+
+def _rename(name: str, wanted: str) -> None:
+    """Also where another card has the name, which is the kernel's own for one that is not
+    configured yet, and is found by its address; more of them may come meanwhile."""
+    for left in reversed(range(_MOST_CARDS)):
+        with suppress(OSError):
+            _request(cards.renamed(wanted, f"card{socket.if_nametoindex(wanted)}"))
+        try:
+            _request(cards.renamed(name, wanted))
+        except FileExistsError:
+            if not left:
+                raise
+        else:
+            return
 
 
 def forget_network(card: dict[str, Any]) -> None:

@@ -137,12 +137,31 @@ def open_namespace(path: str, flag: int) -> int:
         raise KernelFault(f"open {_names(flag)} namespace {path}", error.errno or 0) from None
 
 
+def remember_own() -> None:
+    """Look once at the caller's namespaces, for `differing` here and in processes forked from it.
+    Who calls this does not leave them."""
+    global _own
+    _own = {name: _identity(f"/proc/self/ns/{name}") for name in FILES.values() if _has(name)}
+
+
+def _has(name: str) -> bool:
+    return os.path.exists(f"/proc/self/ns/{name}")
+
+
+def _identity(path: str) -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
+
+
+_own: dict[str, tuple[int, int]] = {}
+
+
 def differing(pid: int) -> int:
     """The kinds in which process `pid` is in another namespace than the caller."""
     flags = 0
     for flag, name in FILES.items():
         try:
-            theirs = os.stat(f"/proc/{pid}/ns/{name}")
+            theirs = _identity(f"/proc/{pid}/ns/{name}")
         except FileNotFoundError:
             if not os.path.exists(f"/proc/{pid}"):
                 raise KernelFault(f"look at the namespaces of process {pid}", errno.ESRCH) from None
@@ -151,8 +170,7 @@ def differing(pid: int) -> int:
             raise KernelFault(
                 f"look at the namespaces of process {pid}", error.errno or 0
             ) from None
-        ours = os.stat(f"/proc/self/ns/{name}")
-        if (theirs.st_dev, theirs.st_ino) != (ours.st_dev, ours.st_ino):
+        if theirs != (_own.get(name) or _identity(f"/proc/self/ns/{name}")):
             flags |= flag
     return flags
 

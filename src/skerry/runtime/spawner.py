@@ -29,7 +29,7 @@ import socket
 import sys
 
 from skerry.base.errors import KernelFault
-from skerry.kernel import signals
+from skerry.kernel import namespaces, signals
 from skerry.kernel.capabilities import remember_bounding
 from skerry.kernel.cgroups import detect
 from skerry.kernel.descriptors import set_dumpable
@@ -121,6 +121,7 @@ def main(fd: int) -> None:
     rehearse_exec()
     # Asked here once, or every init asks the kernel anew, one capability at a time.
     remember_bounding()
+    namespaces.remember_own()
     os.set_inheritable(fd, False)
     serve(_socket.socket(fileno=fd), programs, (EXEC, START))
 

@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from skerry.base.errors import Conflict, KernelFault, SkerryError
+from skerry.kernel import capabilities, namespaces
 from skerry.kernel.cgroups import Cgroup, Write, detect
 from skerry.kernel.cgroups_group import OomWatch
 from skerry.machine.channel import Line, Sink, Source
@@ -59,6 +60,9 @@ class Programs:
         self._programs: dict[str, Program] = {}
         self._group: Cgroup | None = None
         self._workers: set[int] = set()
+        # Of each further program the kernel would be asked again, at an emulated processor's speed.
+        capabilities.remember_bounding()
+        namespaces.remember_own()
         self._ended: dict[str, dict[str, Any]] = {}
         self._sources: dict[str, str] = {}
         """Where the container has what of /volumes."""

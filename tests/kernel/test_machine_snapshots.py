@@ -17,7 +17,7 @@ import zstandard
 from bench.daemons import Skerry
 from tests.kernel import machine_kit, tls
 
-from skerry.base.errors import Conflict, InvalidInput, NotFound, SkerryError
+from skerry.base.errors import Conflict, InvalidInput, MachineFault, NotFound, SkerryError
 from skerry.engine import after_fork
 from skerry.sdk import Container, Engine
 from skerry.store import snapshot_archive
@@ -493,5 +493,8 @@ def _qemu_of(client: Engine, box: Container) -> int:
 
 
 def _keep(host: str, name: str = "one") -> None:
-    with contextlib.suppress(SkerryError, OSError), Engine(host, timeout=120) as client:
+    with (
+        contextlib.suppress(SkerryError, MachineFault, OSError),
+        Engine(host, timeout=120) as client,
+    ):
         client.client.post(f"/skerry/snapshots?container={name}")

@@ -10,7 +10,6 @@ first: that takes a millisecond less than reading and compiling a script. Where 
 the script lies beside that interpreter, and before it comes a program of cli/start.c.
 """
 
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -20,7 +19,6 @@ COMMANDS = {"skerry": "skerry.cli.start", "skerry-runtime": "skerry.runtime.main
 ALONE = frozenset({"skerry.cli.start"})
 """Modules that need nothing around them: executed by their path, which takes a fifth of the time
 that looking through the packages does."""
-COMPILERS = ("gcc", "cc", "clang")
 OPTIONS = ("-std=c11", "-O2", "-Wall", "-Wextra", "-s")
 LONGEST_SHEBANG = 255
 """Bytes of a first line that the kernel reads (BINPRM_BUF_SIZE of linux/binfmts.h, less one)."""
@@ -87,12 +85,14 @@ def quick_python(folder: Path, start: Path) -> Path:
 def before(folder: Path, source: Path, script: Path) -> Path | None:
     """The compiled program that becomes `script` unless it can do without; None where there is no
     compiler, or one that fails."""
-    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
-    if compiler is None or '"' in str(script) or "\\" in str(script):
+    sys.path.insert(1, str(source))
+    from skerry.machine.compiled import compiler
+
+    if not compiler() or '"' in str(script) or "\\" in str(script):
         return None
     path = folder / "before"
     given = (*OPTIONS, f'-DORDINARY="{script}"', str(source / "skerry/cli/start.c"))
-    if subprocess.run([compiler, *given, "-o", str(path)], check=False).returncode:
+    if subprocess.run([compiler(), *given, "-o", str(path)], check=False).returncode:
         return None
     return path
 
@@ -108,14 +108,13 @@ def main() -> None:
     Path(sysconfig.get_path("purelib"), "skerry.pth").write_text(f"{source}\n")
     for name, module in COMMANDS.items():
         python = quick if module in ALONE else bin_dir / "python"
-        text = launcher(template, python, source, name)
+        program = launcher(template, python, source, name).encode()
         if module in ALONE:
             script = quick.parent / name
-            replace(script, text.encode())
-            compiled = before(quick.parent, source, script)
-            replace(bin_dir / name, compiled.read_bytes() if compiled else text.encode())
-        else:
-            replace(bin_dir / name, text.encode())
+            replace(script, program)
+            if compiled := before(quick.parent, source, script):
+                program = compiled.read_bytes()
+        replace(bin_dir / name, program)
         sys.stdout.write(f"{bin_dir / name}\n")
 
 

@@ -44,11 +44,9 @@ class Clients:
     def _serve(self, fd: int, _events: int) -> None:
         sock = self._socks[fd]
         try:
-            message = wire.receive(sock)
+            message = wire.hear(sock)
         except BlockingIOError:
             return
-        except (OSError, SkerryError):
-            message = None
         if message is None:
             self._hang_up(fd, sock)
             return

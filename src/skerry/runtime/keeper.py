@@ -238,11 +238,9 @@ class Keeper:
     def _serve(self, fd: int, _events: int) -> None:
         sock = self._controls[fd]
         try:
-            message = wire.receive(sock)
+            message = wire.hear(sock)
         except BlockingIOError:
             return
-        except (OSError, SkerryError):
-            message = None
         if message is None:
             self._loop.drop(fd)
             del self._controls[fd]

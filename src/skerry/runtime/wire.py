@@ -102,6 +102,17 @@ def receive(sock: _socket.socket) -> Message | None:
     return unpack(datagram, fds) if datagram else None
 
 
+def hear(sock: _socket.socket) -> Message | None:
+    """As `receive`, and None also when the peer is broken or sends what is no message; what is
+    raised is BlockingIOError, when nothing waits."""
+    try:
+        return receive(sock)
+    except BlockingIOError:
+        raise
+    except (OSError, SkerryError):
+        return None
+
+
 def _read_memfd(fd: int, size: object) -> bytes:
     try:
         if not isinstance(size, int) or not 0 <= size <= BODY_LIMIT:

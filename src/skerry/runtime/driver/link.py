@@ -68,11 +68,9 @@ class Link:
             if self.closed:
                 return
             try:
-                message = wire.receive(self._sock)
+                message = wire.hear(self._sock)
             except BlockingIOError:
                 return
-            except (OSError, SkerryError):
-                message = None
             if message is None:
                 self._end()
                 return
